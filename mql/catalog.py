@@ -1,0 +1,54 @@
+"""What a query may read: the declared sources, as the planner sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mql.schema import Path, Shape
+
+SECOND_US = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRule:
+    """How an event's time is read: the property that holds it and its unit.
+
+    `unit`: s ms us ns for numbers, `iso` for text, `auto` to tell by the value (text is ISO 8601; numbers
+    below 1e11 are seconds, 1e14 milliseconds, 1e17 microseconds, else nanoseconds). `path` None: the time that
+    the source gives with the event (Kafka's timestamp), else its arrival.
+    """
+
+    path: Path | None = None
+    unit: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """All that the planner needs to know of a source. Times are in microseconds.
+
+    `encoding`: `json` (each event is one JSON text in column `_raw`) or `columns` (events come as Arrow
+    columns named as the shape's fields). `bounded`: the source ends by itself. `splits`: how many parts can be
+    read side by side, as far as is known. `history`: SINCE can reach back.
+    """
+
+    name: str
+    shape: Shape
+    kind: str = "memory"
+    encoding: str = "json"
+    time: TimeRule = TimeRule()
+    lateness_us: int = 5 * SECOND_US
+    idle_timeout_us: int = 30 * SECOND_US
+    max_ahead_us: int = 3600 * SECOND_US
+    bounded: bool = False
+    history: bool = False
+    splits: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Sources by name. `default` is taken where a query has no FROM; `piped` for any undeclared name."""
+
+    sources: Mapping[str, SourceInfo] = field(default_factory=dict)
+    default: str | None = None
+    piped: str | None = None

@@ -1,0 +1,93 @@
+"""What the engine asks of a source. Sources implement this; the engine never knows their kind.
+
+All calls block and are made from threads of the engine's (never from an event loop); an asynchronous client
+runs its own loop in a thread of its own behind these calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mql.catalog import SourceInfo
+from mql.exec.items import Raw
+
+Positions = Mapping[int, int]
+"""Offsets by split: the next offset to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """Where to begin. Exactly one is meant: `positions`, else `time_us`, else earliest (all None).
+
+    A time may give earlier events too, never fewer: the engine filters by event time itself.
+    """
+
+    positions: Positions | None = None
+    time_us: int | None = None
+
+
+class Reader(Protocol):
+    """One live reading of a source, from a start and on. Owned by one thread."""
+
+    def poll(self, timeout_s: float, max_bytes: int) -> Sequence[Raw]:
+        """What has come, at most about `max_bytes`; empty after `timeout_s` without anything.
+
+        Offsets of a split rise from call to call. A world that is away (no broker) is not an error: it
+        gives nothing, and `trouble` says why until it is back.
+        """
+        ...
+
+    @property
+    def splits(self) -> tuple[int, ...]:
+        """The splits that this reader has at the moment; a rebalance may change them."""
+        ...
+
+    @property
+    def positions(self) -> Positions:
+        """The next offset of each split, after what poll gave last."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """A bounded source has been read to its end."""
+        ...
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing comes, in a sentence, while the source is away; None while all is well."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """One declared source. Thread-safe."""
+
+    @property
+    def info(self) -> SourceInfo:
+        """What the planner needs; its shape may grow (with a new version) as events come."""
+        ...
+
+    def open(self, start: From | None, task: int = 0, tasks: int = 1) -> Reader:
+        """Read live. `start` None: only what comes from now on. `task` of `tasks`: a share of the splits."""
+        ...
+
+    def end(self) -> Positions:
+        """The positions just after the newest event there is."""
+        ...
+
+    def history(self, since: From, until: Positions | None = None, part: int = 0, parts: int = 1) -> Iterator[Raw]:
+        """Stored events from `since` up to (not with) `until`, in order within each split; then it ends.
+
+        `part` of `parts`: a share of it; the shares together are the whole. MqlError where the source keeps
+        no history.
+        """
+        ...
+
+    def sample(self, n: int) -> Sequence[bytes]:
+        """Up to n recent events as JSON texts."""
+        ...
+
+    def close(self) -> None: ...
