@@ -83,7 +83,14 @@ class Running(Protocol):
 class EngineApi(Protocol):
     """What mql.exec.engine.Engine offers. Thread-safe; errors of the user's are MqlError."""
 
-    def __init__(self, sources: Sequence[Source] = (), *, workers: int = 2, clock: Clock | None = None, default: str | None = None) -> None: ...
+    def __init__(
+        self,
+        sources: Sequence[Source] = (),
+        *,
+        workers: int = 2,
+        clock: Clock | None = None,
+        default: str | None = None,
+    ) -> None: ...
 
     def add_source(self, source: Source) -> None: ...
 
@@ -107,7 +114,9 @@ class EngineApi(Protocol):
         """The newest malformed events: reason, split, offset, arrival_us, text (first 4 KiB)."""
         ...
 
-    def rows(self, text: str, params: Mapping[str, Any] | None = None, options: Options = Options()) -> Iterator[pa.Table]:
+    def rows(
+        self, text: str, params: Mapping[str, Any] | None = None, options: Options = Options()
+    ) -> Iterator[pa.Table]:
         """The result rows of a query, blocking; a bounded query ends by itself."""
         ...
 

@@ -62,9 +62,11 @@ Raw = Chunk | Rows
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows on their way between operators."""
+    """Rows on their way between operators. `port` tells apart the tables of one operator's output
+    ("rows", and "bag0", "bag1", … for the value counts that some aggregates keep)."""
 
     table: pa.Table
+    port: str = "rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,11 @@ class Operator(Protocol):
 
     counts: Counts
 
-    def on_batch(self, table: pa.Table) -> Iterable[Item]: ...
+    def on_batch(self, batch: Batch) -> Iterable[Item]: ...
+
+    def in_state(self) -> int:
+        """How many events are held back, neither emitted nor counted elsewhere yet."""
+        ...
 
     def on_watermark(self, us: int) -> Iterable[Item]:
         """Yields what the watermark releases, the watermark itself (or a smaller one) last."""
