@@ -70,19 +70,30 @@ class Source(Protocol):
         """What the planner needs; its shape may grow (with a new version) as events come."""
         ...
 
-    def open(self, start: From | None, task: int = 0, tasks: int = 1) -> Reader:
-        """Read live. `start` None: only what comes from now on. `task` of `tasks`: a share of the splits."""
+    def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
+        """Read live. `start` None: only what comes from now on; all of it where the source is bounded.
+
+        `task` of `tasks`: a share of the splits. `columns`: the only top-level properties that will be looked at
+        (the event time's among them); a hint, which a source may ignore.
+        """
         ...
 
     def end(self) -> Positions:
         """The positions just after the newest event there is."""
         ...
 
-    def history(self, since: From, until: Positions | None = None, part: int = 0, parts: int = 1) -> Iterator[Raw]:
+    def history(
+        self,
+        since: From,
+        until: Positions | None = None,
+        part: int = 0,
+        parts: int = 1,
+        columns: Sequence[str] | None = None,
+    ) -> Iterator[Raw]:
         """Stored events from `since` up to (not with) `until`, in order within each split; then it ends.
 
-        `part` of `parts`: a share of it; the shares together are the whole. MqlError where the source keeps
-        no history.
+        `part` of `parts`: a share of it; the shares together are the whole. `columns` as in `open`. MqlError
+        where the source keeps no history.
         """
         ...
 

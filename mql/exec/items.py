@@ -28,7 +28,10 @@ MAX_US = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Whole lines of text, one event a line (JSON encoding). A line's offset is `base` + its first byte."""
+    """Whole lines of text, one event a line (JSON encoding), each ended by a newline.
+
+    A line's offset is `base` + its first byte.
+    """
 
     split: int
     data: bytes
