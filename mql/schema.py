@@ -32,7 +32,18 @@ class StructOf:
         return f"STRUCT({inside})"
 
 
-DataType = Scalar | ListOf | StructOf
+@dataclass(frozen=True, slots=True)
+class MapOf:
+    """What `histogram` gives: values with their counts."""
+
+    key: DataType
+    value: DataType
+
+    def __str__(self) -> str:
+        return f"MAP({self.key}, {self.value})"
+
+
+DataType = Scalar | ListOf | StructOf | MapOf
 
 BOOLEAN = Scalar("BOOLEAN")
 BIGINT = Scalar("BIGINT")
