@@ -1,0 +1,333 @@
+"""From bound expressions to DuckDB's SQL. Everything that gets into a statement is spelled or quoted here."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import assert_never
+
+from mql.functions import Function, choose
+from mql.planner.expressions import (
+    AnyOf,
+    Apply,
+    Bound,
+    Choose,
+    Column,
+    Constant,
+    Convert,
+    Element,
+    EventMeta,
+    Output,
+)
+from mql.schema import (
+    DATE,
+    INTERVAL,
+    JSON,
+    NULL,
+    TIMESTAMP,
+    VARCHAR,
+    DataType,
+    ListOf,
+    MapOf,
+    Path,
+    Scalar,
+    StructOf,
+)
+
+INTEGER_MAX = 2**31 - 1
+_BARE = frozenset(("+", "-", "*", "=", "<>", "<", "<=", ">", ">=", "==", "!=", "in", "between"))
+
+
+def expression_sql(bound: Bound, column_sql: Callable[[Path], str] | None = None) -> str:
+    """The expression as SQL that fails on no input. `column_sql` spells a property; as the decoded batch names it
+    where left out."""
+    return _Writer(column_sql or (lambda path: quote_identifier(column_name(path)))).write(bound)
+
+
+def quote_identifier(name: str) -> str:
+    return '"' + _storable(name).replace('"', '""') + '"'
+
+
+def quote_string(value: str) -> str:
+    """A text as an SQL literal: the one place where a value is quoted."""
+    parts = ["'" + part.replace("'", "''") + "'" for part in _storable(value, nul=True).split("\0")]
+    return parts[0] if len(parts) == 1 else "(" + " || chr(0) || ".join(parts) + ")"
+
+
+def type_sql(type: DataType) -> str:
+    """The type as DuckDB writes it."""
+    match type:
+        case Scalar(name):
+            assert re.fullmatch(r"[A-Z_]+(\(\d+,\d+\))?", name), name
+            return "INTEGER" if type == NULL else name
+        case ListOf(item):
+            return type_sql(item) + "[]"
+        case StructOf(fields):
+            return "STRUCT(" + ", ".join(f"{quote_identifier(name)} {type_sql(of)}" for name, of in fields) + ")"
+        case MapOf(key, value):
+            return f"MAP({type_sql(key)}, {type_sql(value)})"
+        case _:
+            assert_never(type)
+
+
+def column_name(path: Path) -> str:
+    """How the decoded batch names a property: its path as a JSON pointer, `/device/id`; "" is the whole event."""
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in path)
+
+
+def constant_sql(constant: Constant, bare: bool = False) -> str:
+    """A value as SQL of exactly its type; `bare` where a column beside it settles the type of a small integer."""
+    value, type = constant.value, constant.type
+    if value is None:
+        return "NULL" if type == NULL else f"CAST(NULL AS {type_sql(type)})"
+    if isinstance(value, tuple):
+        assert isinstance(type, ListOf)
+        return f"CAST([{', '.join(constant_sql(item) for item in value)}] AS {type_sql(type)})"
+    match type:
+        case Scalar("BOOLEAN"):
+            return "true" if value else "false"
+        case Scalar("BIGINT"):
+            assert isinstance(value, int)
+            return str(value) if bare and abs(value) <= INTEGER_MAX else f"CAST({value} AS BIGINT)"
+        case Scalar("DOUBLE"):
+            return _double(float(value))
+        case Scalar("TIMESTAMP"):
+            return f"make_timestamp({int(value)}::BIGINT)"
+        case Scalar("INTERVAL"):
+            return f"to_microseconds({int(value)}::BIGINT)"
+        case Scalar("DATE"):
+            return f"(DATE '1970-01-01' + {int(value)}::INTEGER)"
+        case Scalar("VARCHAR"):
+            return quote_string(str(value))
+        case Scalar("JSON"):
+            return f"CAST({quote_string(str(value))} AS JSON)"
+        case _:
+            assert isinstance(value, Decimal | int | float), constant
+            return f"CAST({quote_string(format(Decimal(value), 'f'))} AS {type_sql(type)})"
+
+
+def decode_template(paths_with_types: Iterable[tuple[Path, DataType]]) -> str:
+    """The structure text for `json_transform(_raw, '…')` that decodes these properties: one nested struct.
+
+    Of a path and another inside it the outer one is decoded whole. Times are decoded as text, see `decode_columns`.
+    """
+    tree: dict[str, object] = {}
+    for path, type in _outermost(paths_with_types):
+        at = tree
+        for name in path[:-1]:
+            inner = at.setdefault(name, {})
+            assert isinstance(inner, dict)
+            at = inner
+        at[path[-1]] = _structure(type)
+    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+
+
+def decode_columns(
+    paths_with_types: Iterable[tuple[Path, DataType]], struct: str = "j", raw: str = "_raw"
+) -> list[tuple[str, str]]:
+    """(SQL, column name) of each property, out of the struct that `json_transform` gave by `decode_template`."""
+    wanted = list(dict.fromkeys(paths_with_types))
+    outer = dict(_outermost(wanted))
+    found = []
+    for path, type in wanted:
+        if not path:
+            found.append((f"TRY_CAST({quote_identifier(raw)} AS JSON)", column_name(path)))
+            continue
+        at = next((path[:length] for length in range(1, len(path) + 1) if path[:length] in outer), path)
+        sql = _steps(quote_identifier(struct), at)
+        if at != path:
+            sql = _inside(sql, outer[at], path[len(at) :], type)
+        found.append((_from_decoded(sql, type), column_name(path)))
+    return found
+
+
+# --- expressions -------------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Writes one expression. Holds how a property is spelled and how many lambdas are around."""
+
+    def __init__(self, column_sql: Callable[[Path], str]) -> None:
+        self.column_sql = column_sql
+        self.depth = 0
+
+    def write(self, bound: Bound, tried: bool = False, bare: bool = False) -> str:
+        """`tried`: a TRY around it already makes of a failure the same null that would come of a TRY here."""
+        match bound:
+            case Column(path):
+                return self.column_sql(path)
+            case EventMeta(kind):
+                return _META[kind]
+            case Constant():
+                return constant_sql(bound, bare)
+            case Output(name):
+                return quote_identifier(name)
+            case Element():
+                assert self.depth > 0, "an element outside of any list"
+                return f"e{self.depth}"
+            case Apply():
+                return self.apply(bound, tried)
+            case Convert(operand, type):
+                return convert_sql(self.write(operand, tried), operand.type, type)
+            case Choose(whens, otherwise):
+                cases = " ".join(f"WHEN {self.write(when)} THEN {self.write(then)}" for when, then in whens)
+                return f"CASE {cases} ELSE {self.write(otherwise)} END"
+            case AnyOf(operand, predicate):
+                items = self.write(operand)
+                self.depth += 1
+                inside = self.write(predicate)
+                name = f"e{self.depth}"
+                self.depth -= 1
+                return f"coalesce(len(list_filter({items}, lambda {name}: {inside})) > 0, false)"
+            case _:
+                assert_never(bound)
+
+    def apply(self, bound: Apply, tried: bool) -> str:
+        if bound.name in ("and", "or"):
+            return "(" + f" {bound.name.upper()} ".join(self.write(arg) for arg in bound.args) + ")"
+        row = choose(bound.name, tuple(arg.type for arg in bound.args))
+        assert row is not None, f"no row for {bound}"
+        around = row.strict and (tried or row.raises)
+        bare = bound.name in _BARE and not all(isinstance(arg, Constant) for arg in bound.args)
+        args = [self.write(arg, around, bare) for arg in bound.args]
+        sql = _filled(row, bound, args)
+        return f"TRY({sql})" if row.raises and not (tried and row.strict) else sql
+
+
+def _filled(row: Function, bound: Apply, args: list[str]) -> str:
+    match row.name:
+        case "in":
+            return f"({args[0]} IN ({', '.join(args[1:])}))"
+        case "||" if not row.sql:
+            return "(" + " || ".join(args) + ")"
+        case "element":
+            index = _constant(bound.args[1])
+            assert isinstance(index, int)
+            return f"list_extract({args[0]}, {index + 1 if index >= 0 else index})"
+        case "field":
+            return f"struct_extract({args[0]}, {args[1]})"
+        case "each_field":
+            return f"list_transform({args[0]}, lambda v: struct_extract(v, {args[1]}))"
+        case _:
+            sql = row.sql.replace("{all}", ", ".join(args))
+            return re.sub(r"\{(\d)\}", lambda found: args[int(found[1])], sql)
+
+
+def _constant(bound: Bound) -> object:
+    assert isinstance(bound, Constant)
+    return bound.value
+
+
+def convert_sql(sql: str, source: DataType, target: DataType) -> str:
+    """A cast that gives null where the value has no such form. Text without a zone is UTC."""
+    if source == target:
+        return sql
+    if target == JSON and source != VARCHAR:
+        return f"to_json({sql})"
+    if source == JSON and target == VARCHAR:
+        return f"json_extract_string({sql}, '$')"
+    if source == JSON and target in (TIMESTAMP, DATE, INTERVAL):
+        return convert_sql(f"json_extract_string({sql}, '$')", VARCHAR, target)
+    if source == VARCHAR and target == TIMESTAMP:
+        return f"timezone('UTC', TRY_CAST({sql} AS TIMESTAMPTZ))"
+    return f"TRY_CAST({sql} AS {type_sql(target)})"
+
+
+_META = {
+    "event_time": 'make_timestamp("__t")',
+    "arrival_time": 'make_timestamp("__a")',
+    "split": 'CAST("__s" AS BIGINT)',
+    "offset": '"__o"',
+    "row_id": """("__s" || '-' || "__o")""",
+}
+
+
+def _double(value: float) -> str:
+    if not math.isfinite(value):
+        return f"CAST('{value}' AS DOUBLE)"
+    text = repr(value)
+    text = text if "e" in text else text + "e0"
+    return f"({text})" if value < 0 or text.startswith("-") else text
+
+
+def _storable(text: str, nul: bool = False) -> str:
+    """The text as UTF-8 can hold it: half a surrogate pair becomes the replacement character, as does NUL in a name."""
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if nul else text.replace("\0", "�")
+
+
+# --- decoding ----------------------------------------------------------------------------------------------
+
+
+def _outermost(paths_with_types: Iterable[tuple[Path, DataType]]) -> list[tuple[Path, DataType]]:
+    """The paths that lie in no other of them, sorted; the whole event apart."""
+    found: list[tuple[Path, DataType]] = []
+    for path, type in sorted(dict(paths_with_types).items()):
+        if path and not (found and path[: len(found[-1][0])] == found[-1][0]):
+            found.append((path, type))
+    return found
+
+
+def _structure(type: DataType) -> object:
+    match type:
+        case ListOf(item):
+            return [_structure(item)]
+        case StructOf(fields):
+            return {name: _structure(of) for name, of in fields} if fields else "JSON"
+        case MapOf():
+            return "JSON"
+        case Scalar():
+            return "VARCHAR" if type in (TIMESTAMP, DATE, INTERVAL) else "JSON" if type == NULL else type_sql(type)
+        case _:
+            assert_never(type)
+
+
+def _steps(sql: str, path: Path) -> str:
+    for name in path:
+        sql = f"{sql}[{quote_string(name)}]"
+    return sql
+
+
+def _inside(sql: str, outer: DataType, path: Path, type: DataType) -> str:
+    """A property inside another that is decoded whole."""
+    if isinstance(outer, StructOf):
+        fields = dict(outer.fields)
+        assert path[0] in fields, path
+        found = _steps(sql, path[:1])
+        return found if len(path) == 1 else _inside(found, fields[path[0]], path[1:], type)
+    assert outer == JSON, outer
+    found = f"json_extract({sql}, {quote_string(column_name(path))})"
+    return f"nullif({found}, 'null')" if type == JSON else convert_sql(found, JSON, type)
+
+
+def _from_decoded(sql: str, type: DataType, depth: int = 0) -> str:
+    """What was decoded as text or as it came, brought to its type."""
+    match type:
+        case Scalar("TIMESTAMP" | "DATE" | "INTERVAL"):
+            return convert_sql(sql, VARCHAR, type)
+        case ListOf(item) if _holds_time(item):
+            name = f"v{depth}"
+            return f"list_transform({sql}, lambda {name}: {_from_decoded(name, item, depth + 1)})"
+        case StructOf(fields) if _holds_time(type):
+            inside = ((name, _from_decoded(_steps(sql, (name,)), of, depth)) for name, of in fields)
+            packed = ", ".join(f"{quote_identifier(name)} := {part}" for name, part in inside)
+            return f"CASE WHEN {sql} IS NOT NULL THEN struct_pack({packed}) END"
+        case _:
+            return sql
+
+
+def _holds_time(type: DataType) -> bool:
+    match type:
+        case ListOf(item):
+            return _holds_time(item)
+        case StructOf(fields):
+            return any(_holds_time(of) for _, of in fields)
+        case MapOf():
+            return False
+        case Scalar():
+            return type in (TIMESTAMP, DATE, INTERVAL)
+        case _:
+            assert_never(type)
