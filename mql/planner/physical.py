@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from mql.catalog import TimeRule
 from mql.schema import DataType, Path
 
-ROWS = "rows"  # the port of ordinary rows and of the main partial table; bags travel on ports "bag0", "bag1", …
+ROWS = "rows"
+"""The port of ordinary rows and of the main partial table; bags travel on ports bag0, bag1, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +76,23 @@ NO_WINDOW = Window("none")
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """`sql` is true for the rows that stay; decided by a stable hash, before WHERE."""
-
-    sql: str
-
-
-@dataclass(frozen=True, slots=True)
 class SelectRows:
-    """Filter and project: one statement. Gives the select items by result name, and __t __s __o."""
+    """Filter and project: `sql` over the table `batch`. Gives the select items by result name, and __t __s __o.
+
+    `sampling`, `predicate` and `late` are conditions over the batch: a row must meet the first two, and must not be
+    late (None: nothing to ask).
+    """
 
     sql: str
-    sampling: Sampling | None = None
-    predicate: str | None = None
+    sampling: str | None
+    predicate: str | None
+    late: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """Filter and pre-aggregate a decoded batch: `sql` gives p, e, k…, f…, __h; `bags` the (value, n) tables.
-
-    Each statement reads the table `batch`.
+    """Filter and pre-aggregate the table `batch`: `sql` gives p, e, k…, n, f…, __h; `bags` the tables of values with
+    their counts. `sql` asks for `sampling` and `predicate` by itself; late rows must be out of the batch before.
     """
 
     window: Window
@@ -102,19 +100,36 @@ class Partial:
     bags: tuple[str, ...]
     predicate: str | None
     late: str | None
-    sampling: Sampling | None
+    sampling: str | None
     lateness_us: int
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
-    """Order rows by (event time, split, offset) as the watermark releases them, number them in their group, and
-    pre-aggregate: for windows of a number of events. Reads k…, values and __t __s __o."""
+class RateSample:
+    """Keep the `per_second` rows of each second of event time whose hash is smallest; gives decoded batches."""
+
+    per_second: int
+    hash: str
+    lateness_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountWindows:
+    """Windows of a number of events, per group, in the order (event time, split, offset) as the watermark releases rows.
+
+    `number` gives the table `released` its running number i, by the table `counts` (k…, n seen before, done: the end of the
+    last window told); `counts` brings that table up to date; `partial` and `partial_bags` pre-aggregate the table `numbered`; `close` gives the rows
+    of windows that are full, and under $ended the last, shorter one.
+    """
 
     window: Window
     keys: int
-    sql: str
-    bags: tuple[str, ...]
+    bags: int
+    number: str
+    counts: str
+    partial: str
+    partial_bags: tuple[str, ...]
+    close: str
     lateness_us: int
 
 
@@ -122,12 +137,14 @@ class Number:
 class Final:
     """Merge partials, and speak: when the watermark closes a window, on ticks, at the end.
 
-    `merge` and `merge_bags` compact the state's tables; `close` computes finished rows (result columns, window_start,
-    window_end, `_key`) of the windows in the table `windows`. See mql.exec.operators.final.
+    `merge` and `merge_bags` compact one table of the state (as `state`). `close` gives the result rows of the windows
+    with $since < end <= $until that start at or after $not_before, with __ws, __we, _key, __keep (HAVING holds). `emit`:
+    final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before their time, marked final=false.
     """
 
     window: Window
     keys: int
+    bags: int
     merge: str
     merge_bags: tuple[str, ...]
     close: str
@@ -138,26 +155,30 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrange:
-    """ORDER BY and LIMIT over rows as they become final: per window where there is one, else over all.
+class Arranging:
+    """ORDER BY and LIMIT over the table `rows` as they become final: in each window, else over all.
 
-    `sql` sorts and cuts the table `rows`; `per_window` tells which.
+    `kind` is rows, final, changes or every; where rows replace earlier ones, a list of the top is kept and its changes
+    are told.
     """
 
     sql: str
     per_window: bool
     kind: str
+    limit: int | None
+    every_us: int | None
+    early_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class TakeFirst:
-    """LIMIT in total: so many rows, in arrival order (live) or event order (bounded), then the query is done."""
+    """LIMIT in total: so many rows as they come (live) or in event order (bounded), then the query is done."""
 
     count: int
     ordered: bool
 
 
-OperatorSpec = SelectRows | Partial | Number | Final | Arrange | TakeFirst
+OperatorSpec = SelectRows | Partial | RateSample | CountWindows | Final | Arranging | TakeFirst
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,318 @@
+"""A GROUP BY in SQL, in the pieces that its streamed and its batch form are both put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mql.aggregates import AggregateRow, Bag, Fold, Partial, aggregate_row
+from mql.planner import windows
+from mql.planner.expressions import Aggregate
+from mql.planner.logical import Group
+from mql.planner.physical import Window
+from mql.planner.sql import constant_sql, expression_sql, type_sql
+from mql.schema import BIGINT
+
+PLACE = 'row("__t", "__s", "__o")'
+REVERSED_PLACE = 'row(-"__t", -"__s", -"__o")'
+
+
+@dataclass(frozen=True, slots=True)
+class ValueCounts:
+    """A table of values with their counts that some aggregates share: which value, and how counts are kept."""
+
+    value: str
+    count: str
+    merge: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """The pieces. `values` are the per-row expressions x0, x1, …; `steps`/`merges` give the partial columns f0, f1, …;
+    `results` finish the aggregates: SQL over merged f…, or over a bag's v, n, c, t (`bag_of` tells which bag)."""
+
+    keys: tuple[str, ...]
+    values: tuple[str, ...]
+    steps: tuple[str, ...]
+    merges: tuple[str, ...]
+    bags: tuple[ValueCounts, ...]
+    results: tuple[str, ...]
+    direct: tuple[str, ...]
+    bag_of: tuple[int | None, ...]
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        return tuple(f"k{i}" for i in range(len(self.keys)))
+
+
+def grouping(group: Group) -> Grouping:
+    """Cut every aggregate of a GROUP BY into its pieces, sharing arguments and value counts."""
+    values: list[str] = []
+    steps: list[str] = []
+    merges: list[str] = []
+    bags: list[ValueCounts] = []
+    results: list[str] = []
+    direct: list[str] = []
+    bag_of: list[int | None] = []
+
+    def value(sql: str) -> str:
+        if sql not in values:
+            values.append(sql)
+        return f"x{values.index(sql)}"
+
+    for call in group.aggregates:
+        row = aggregate_row(call.name)
+        assert row is not None, call.name
+        args = tuple(value(sql) for sql in _argument_sql(row, call))
+        constant = constant_sql(call.extra[0]) if call.extra else str(row.default)
+        fill = _filler(args, constant)
+        match _form(row, call, len(args)):
+            case Fold(partials, result):
+                first = len(steps)
+                names = [f"f{first + i}" for i in range(len(partials))]
+                for i, partial in enumerate(partials):
+                    steps.append(fill(partial.step))
+                    beside = names[i + 1] if i + 1 < len(names) else names[i]
+                    merges.append(partial.merge.replace("{p}", names[i]).replace("{q}", beside))
+                finished = result
+                for i, name in enumerate(names):
+                    finished = finished.replace(f"{{p{i}}}", name)
+                results.append(_typed(fill(finished), call))
+                bag_of.append(None)
+            case Bag(result, of, count, merge):
+                bag = ValueCounts(fill(of), fill(count), merge)
+                if bag not in bags:
+                    bags.append(bag)
+                results.append(_typed(fill(result), call))
+                bag_of.append(bags.index(bag))
+        template = _direct(row, call, len(args))
+        direct.append(_typed(fill(template), call) if template else "")
+    keys = tuple(expression_sql(key) for key in group.keys)
+    return Grouping(
+        keys, tuple(values), tuple(steps), tuple(merges), tuple(bags), tuple(results), tuple(direct), tuple(bag_of)
+    )
+
+
+def base_sql(pieces: Grouping, source: str, where: str | None, extra: Sequence[str]) -> str:
+    """Keys and values of the rows that count, each computed once: `k0 … x0 … __t __s __o` and `extra` columns."""
+    columns = [
+        *extra,
+        *(f"{sql} AS {name}" for sql, name in zip(pieces.keys, pieces.key_names, strict=True)),
+        *(f"{sql} AS x{i}" for i, sql in enumerate(pieces.values)),
+        '"__t"',
+        '"__s"',
+        '"__o"',
+    ]
+    condition = f" WHERE {where}" if where else ""
+    return f"SELECT {', '.join(columns)} FROM {source}{condition}"
+
+
+def partial_sql(pieces: Grouping, base: str, shared: bool) -> str:
+    """The main partial table of a batch of rows: p, e, keys, `n` (rows), f…, and the hash an exchange goes by.
+
+    `shared`: several windows share a pane, so a row may be late for some of them; else `e` is a constant.
+    """
+    keys = pieces.key_names
+    columns = [
+        *_pane_columns(shared),
+        *keys,
+        "count(*) AS n",
+        *(f"{step} AS f{i}" for i, step in enumerate(pieces.steps)),
+        f'{hash_sql(keys)} AS "__h"',
+    ]
+    return f"SELECT {', '.join(columns)} FROM ({base}) GROUP BY {', '.join([*_pane_group(shared), *keys])}"
+
+
+def bag_sql(pieces: Grouping, bag: ValueCounts, base: str, shared: bool) -> str:
+    """One table of values with their counts, of a batch of rows."""
+    keys = pieces.key_names
+    columns = [*_pane_columns(shared), *keys, f"{bag.value} AS v", f"{bag.count} AS n", f'{hash_sql(keys)} AS "__h"']
+    inside = f"SELECT * FROM ({base}) WHERE {present_sql(bag.value)}"
+    return f"SELECT {', '.join(columns)} FROM ({inside}) GROUP BY {', '.join([*_pane_group(shared), *keys, 'v'])}"
+
+
+def _pane_columns(shared: bool) -> tuple[str, str]:
+    return "p", "e" if shared else f"{windows.NEVER}::BIGINT AS e"
+
+
+def _pane_group(shared: bool) -> tuple[str, ...]:
+    return ("p", "e") if shared else ("p",)
+
+
+def merge_sql(pieces: Grouping) -> str:
+    """The table `state` with its partials put together."""
+    group = ["p", "e", *pieces.key_names]
+    columns = [*group, "sum(n)::BIGINT AS n", *(f"{merge} AS f{i}" for i, merge in enumerate(pieces.merges))]
+    return f'SELECT {", ".join(columns)}, any_value("__h") AS "__h" FROM state GROUP BY {", ".join(group)}'
+
+
+def merge_bag_sql(pieces: Grouping, bag: ValueCounts) -> str:
+    group = ["p", "e", *pieces.key_names, "v"]
+    return (
+        f'SELECT {", ".join(group)}, {bag.merge}(n)::BIGINT AS n, any_value("__h") AS "__h" '
+        f"FROM state GROUP BY {', '.join(group)}"
+    )
+
+
+def finished_sql(pieces: Grouping, window: Window, grouped: bool, only: str) -> list[str]:
+    """CTEs from the state's tables to `a`: one row per window and group, `ws we k0 … a0 …`.
+
+    Reads the tables `state` and `bag0`, …; `only` says which windows, in terms of ws, we, e (and k…).
+    """
+    keys = pieces.key_names
+    at = ["ws", "we", *keys]
+    parts = [f"s AS ({expanded_sql(window, 'state', only)})"]
+    merged = [*at, "sum(n) AS n", *(f"{merge} AS f{i}" for i, merge in enumerate(pieces.merges))]
+    parts.append(f"m AS (SELECT {', '.join(merged)} FROM s{group_clause(at, window, grouped)})")
+    for number, bag in enumerate(pieces.bags):
+        parts.append(f"s{number} AS ({expanded_sql(window, f'bag{number}', only)})")
+        counted = f"SELECT {', '.join(at)}, v, {bag.merge}(n)::BIGINT AS n FROM s{number} GROUP BY {', '.join(at)}, v"
+        parts.extend(bag_result_sql(pieces, number, counted, at))
+    parts.append(f"a AS ({joined_sql(pieces, at, window, results_sql(pieces))})")
+    return parts
+
+
+def results_sql(pieces: Grouping) -> list[str]:
+    """The finished aggregates a0, a1, … over `m` and the bags' results beside it."""
+    return [
+        f"{result} AS a{i}" if bag is None else _or_none(pieces, i, bag)
+        for i, (result, bag) in enumerate(zip(pieces.results, pieces.bag_of, strict=True))
+    ]
+
+
+def bag_result_sql(pieces: Grouping, number: int, counted: str, at: Sequence[str]) -> list[str]:
+    """CTEs b and r of one bag: running counts, then the results of the aggregates that live on it."""
+    over = f"PARTITION BY {', '.join(at)}"
+    running = (
+        f"SELECT *, sum(n) OVER ({over} ORDER BY v ROWS UNBOUNDED PRECEDING) AS c, sum(n) OVER ({over}) AS t "
+        f"FROM ({counted})"
+    )
+    found = [
+        f"{sql} AS a{i}"
+        for i, (sql, bag) in enumerate(zip(pieces.results, pieces.bag_of, strict=True))
+        if bag == number
+    ]
+    return [
+        f"b{number} AS ({running})",
+        f"r{number} AS (SELECT {', '.join([*at, *found])} FROM b{number} GROUP BY {', '.join(at)})",
+    ]
+
+
+def expanded_sql(window: Window, table: str, only: str) -> str:
+    """The rows of a state table once per window that they belong to."""
+    if window.kind == "none":
+        return f"SELECT *, 0::BIGINT AS ws, 0::BIGINT AS we FROM {table}"
+    if window.kind == "tumbling":
+        inside = f"SELECT *, p AS ws, p + {window.size} AS we FROM {table}"
+    else:
+        ends = f"SELECT *, unnest({windows.ends_sql(window, 'p')}) AS we FROM {table}"
+        inside = f"SELECT *, {windows.start_sql(window, 'we')} AS ws FROM ({ends})"
+    return f"SELECT * FROM ({inside}) WHERE {only}"
+
+
+def group_clause(at: Sequence[str], window: Window, grouped: bool) -> str:
+    """GROUP BY; nothing groups an aggregate over everything, so that no rows still give one row."""
+    if window.kind == "none" and not grouped:
+        return ""
+    return f" GROUP BY {', '.join(at)}"
+
+
+def joined_sql(pieces: Grouping, at: Sequence[str], window: Window, results: Sequence[str]) -> str:
+    """Rows of `m` with the results of the bags that belong to them."""
+    columns = [f"m.{name}" for name in at]
+    columns += [sql.replace("{seconds}", seconds_sql(window)) for sql in results]
+    joins = [
+        f"LEFT JOIN r{number} ON " + " AND ".join(f"m.{name} IS NOT DISTINCT FROM r{number}.{name}" for name in at)
+        for number in range(len(pieces.bags))
+        if number in pieces.bag_of
+    ]
+    return f"SELECT {', '.join(columns)} FROM m {' '.join(joins)}"
+
+
+def _or_none(pieces: Grouping, i: int, bag: int) -> str:
+    """A bag's result; a group without any value has no row there: a count is 0 then, the rest null."""
+    counts_values = pieces.results[i].startswith("CAST(count(v)") or pieces.bags[bag].merge == "max"
+    return f"coalesce(r{bag}.a{i}, 0) AS a{i}" if counts_values else f"r{bag}.a{i} AS a{i}"
+
+
+def seconds_sql(window: Window) -> str:
+    if window.kind == "count":
+        return "greatest((m.we - m.ws) / 1e6, 1e-6)"
+    return "((m.we - m.ws) / 1e6)"
+
+
+def hash_sql(keys: Sequence[str]) -> str:
+    """What a hash exchange goes by: 63 bits of the keys' hash."""
+    return f"(hash({', '.join(keys)}) >> 1)::BIGINT" if keys else "0::BIGINT"
+
+
+def present_sql(value: str) -> str:
+    """A bag takes only rows that have a value."""
+    return f"({value}) IS NOT NULL"
+
+
+def _argument_sql(row: AggregateRow, call: Aggregate) -> list[str]:
+    """The arguments per row. A FILTER makes those of other rows null, which no aggregate looks at."""
+    if not call.args and row.name in ("count", "rate"):
+        return [expression_sql(call.filter)] if call.filter is not None else []
+    found = [expression_sql(arg) for arg in call.args]
+    if call.filter is None:
+        return found
+    only = expression_sql(call.filter)
+    return [f"CASE WHEN {only} THEN {sql} END" for sql in found]
+
+
+def _form(row: AggregateRow, call: Aggregate, args: int) -> Fold | Bag:
+    if call.distinct and call.args:
+        if row.name == "count":
+            return Bag("count(v)")
+        if row.name == "list":
+            return Bag("list(v ORDER BY v)")
+        if row.name in ("sum", "avg", "stddev_samp", "stddev_pop", "var_samp", "var_pop", "mode", "median"):
+            return Bag(row.direct.replace("{0}", "v") if row.name != "mode" else "min(v)")
+    if row.name == "count" and args:
+        what = "count(*) FILTER (WHERE {0})" if call.filter is not None and not call.args else "count({0})"
+        return _summed(what)
+    if row.name == "rate" and args:
+        if call.filter is not None and not call.args:
+            return Fold(_summed("count(*) FILTER (WHERE {0})").partials, "({p0} / {seconds})")
+        return Fold(_summed("sum({0})").partials, "({p0} / {seconds})")
+    return row.how
+
+
+def _summed(step: str) -> Fold:
+    return Fold((Partial(step, "sum({p})"),), "coalesce({p0}, 0)")
+
+
+def _direct(row: AggregateRow, call: Aggregate, args: int) -> str:
+    if (
+        call.distinct
+        and call.args
+        and row.name in ("count", "sum", "avg", "stddev_samp", "stddev_pop", "var_samp", "var_pop")
+    ):
+        name = {"count": "count"}.get(row.name, row.name)
+        return f"{name}(DISTINCT {{0}})"
+    if call.distinct and call.args and row.name in ("list", "mode", "median"):
+        return ""
+    if row.name == "count" and args:
+        return "count(*) FILTER (WHERE {0})" if call.filter is not None and not call.args else "count({0})"
+    if row.name == "rate" and args:
+        what = "count(*) FILTER (WHERE {0})" if call.filter is not None and not call.args else "sum({0})"
+        return f"({what} / {{seconds}})"
+    return row.direct
+
+
+def _filler(args: Sequence[str], constant: str) -> Callable[[str], str]:
+    def fill(template: str) -> str:
+        text = template.replace("{x}", constant).replace("{order}", PLACE).replace("{reversed}", REVERSED_PLACE)
+        for i, arg in enumerate(args):
+            text = text.replace(f"{{{i}}}", arg)
+        return text
+
+    return fill
+
+
+def _typed(sql: str, call: Aggregate) -> str:
+    """The result as its type; a sum that does not fit is null."""
+    word = "TRY_CAST" if call.type == BIGINT and call.name == "sum" else "CAST"
+    return f"{word}({sql} AS {type_sql(call.type)})"

@@ -1,0 +1,216 @@
+"""The logical plan: what a query means, before anybody decides how it runs. A tree of frozen nodes that prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from mql.catalog import SourceInfo
+from mql.planner.expressions import Aggregate, Bound
+from mql.planner.physical import Start, Window
+from mql.schema import DataType, Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Which rows a SAMPLE clause keeps, decided by a stable hash of `by` (or of the row's place) and `seed`.
+
+    `share` of 1 for the kinds percent and sticky; `per_second` for a rate.
+    """
+
+    share: float | None
+    per_second: int | None
+    by: tuple[Bound, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """The events of one source from `since` until `until`; only `columns` are decoded."""
+
+    info: SourceInfo
+    since: Start
+    until: Start
+    lateness_us: int
+    columns: tuple[tuple[Path, DataType], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    input: Logical
+    sampled: Sampled
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Keep the rows for which the predicate is true. Null is not true."""
+
+    input: Logical
+    predicate: Bound
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One row per window and group: keys as k0 k1 …, aggregates as a0 a1 …, window_start, window_end."""
+
+    input: Logical
+    window: Window
+    keys: tuple[Bound, ...]
+    aggregates: tuple[Aggregate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Windowed:
+    """Each row once per window that it lies in, with window_start and window_end; no grouping."""
+
+    input: Logical
+    window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """The select list: names and expressions."""
+
+    input: Logical
+    items: tuple[tuple[str, Bound], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """An ordering by an expression over the input's columns."""
+
+    expression: Bound
+    descending: bool
+    nulls_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Arrange:
+    """ORDER BY and LIMIT [PER]; per window where the input has windows. Sits below Project."""
+
+    input: Logical
+    order: tuple[SortKey, ...]
+    limit: int | None
+    per: tuple[Bound, ...]
+    per_window: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Speak:
+    """When rows are told. `kind`: rows (each at once), final, changes, every. Times in microseconds."""
+
+    input: Logical
+    kind: str
+    every_us: int | None
+    early_us: int | None
+
+
+Logical = Scan | Sample | Filter | Group | Windowed | Project | Arrange | Speak
+
+
+def chain(node: Logical) -> Iterator[Logical]:
+    """The nodes from the top (what is told) down to the scan."""
+    while True:
+        yield node
+        if isinstance(node, Scan):
+            return
+        node = node.input
+
+
+def find(node: Logical, kind: type) -> Logical | None:
+    """The first node of a kind, from the top."""
+    return next((found for found in chain(node) if isinstance(found, kind)), None)
+
+
+def with_input(node: Logical, below: Logical) -> Logical:
+    """The same node over another input."""
+    return node if isinstance(node, Scan) else replace(node, input=below)
+
+
+def show(node: Logical) -> str:
+    """The plan as EXPLAIN LOGICAL prints it: one node a line, inputs indented."""
+    return "\n".join(f"{'  ' * depth}{_line(found)}" for depth, found in enumerate(chain(node)))
+
+
+def _line(node: Logical) -> str:
+    match node:
+        case Scan():
+            columns = ", ".join("/".join(path) for path, _ in node.columns) or "nothing but the time"
+            return f"scan {node.info.name} [{columns}] since {show_start(node.since)} until {show_start(node.until)}"
+        case Sample():
+            return f"sample {show_sampled(node.sampled)}"
+        case Filter():
+            return f"filter {show_bound(node.predicate)}"
+        case Group():
+            keys = ", ".join(show_bound(key) for key in node.keys) or "everything"
+            calls = ", ".join(show_aggregate(call) for call in node.aggregates)
+            return f"group by {keys} window {show_window(node.window)} computing {calls or 'nothing'}"
+        case Windowed():
+            return f"window {show_window(node.window)}"
+        case Project():
+            return "project " + ", ".join(f"{name} := {show_bound(item)}" for name, item in node.items)
+        case Arrange():
+            order = ", ".join(show_bound(key.expression) + (" desc" if key.descending else "") for key in node.order)
+            limit = "" if node.limit is None else f" limit {node.limit}"
+            per = "" if not node.per else " per " + ", ".join(show_bound(item) for item in node.per)
+            scope = " in each window" if node.per_window else ""
+            return f"arrange by [{order}]{limit}{per}{scope}"
+        case Speak():
+            every = "" if node.every_us is None else f" every {show_us(node.every_us)}"
+            early = "" if node.early_us is None else f" with early {show_us(node.early_us)}"
+            return f"emit {node.kind}{every}{early}"
+        case _:
+            assert_never(node)
+
+
+def show_start(start: Start) -> str:
+    match start.kind:
+        case "time":
+            return f"{start.us} us"
+        case "offset":
+            return f"offset {start.offset}"
+        case kind:
+            return kind
+
+
+def show_us(us: int) -> str:
+    """A length of time as a person writes it."""
+    for unit, size in (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000)):
+        if us and us % size == 0:
+            return f"{us // size}{unit}"
+    return f"{us / 1000:g}ms"
+
+
+def show_window(window: Window) -> str:
+    match window.kind:
+        case "none":
+            return "none"
+        case "count":
+            step = "" if window.slide == window.size else f" every {window.slide}"
+            return f"{window.size} events{step}"
+        case kind:
+            step = "" if window.slide == window.size else f" every {show_us(window.slide)}"
+            offset = "" if not window.offset else f" offset {show_us(window.offset)}"
+            return f"{kind} {show_us(window.size)}{step}{offset}"
+
+
+def show_sampled(sampled: Sampled) -> str:
+    by = "" if not sampled.by else " by " + ", ".join(show_bound(item) for item in sampled.by)
+    if sampled.per_second is not None:
+        return f"{sampled.per_second} per second{by}"
+    return f"{100 * (sampled.share or 0):g} %{by}"
+
+
+def show_bound(bound: Bound) -> str:
+    """A bound expression as a person reads it."""
+    from mql.planner.sql import expression_sql
+
+    return expression_sql(bound)
+
+
+def show_aggregate(call: Aggregate) -> str:
+    inside = ", ".join([*(show_bound(arg) for arg in call.args), *(str(extra.value) for extra in call.extra)])
+    distinct = "distinct " if call.distinct else ""
+    only = "" if call.filter is None else f" filter ({show_bound(call.filter)})"
+    return f"{call.name}({distinct}{inside or '*'}){only}"

@@ -1,0 +1,431 @@
+"""From the logical plan to stages of operators: how a query runs as a stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mql.planner import grouping as g
+from mql.planner import windows
+from mql.planner.expressions import Bound, conjunction
+from mql.planner.logical import (
+    Arrange,
+    Filter,
+    Group,
+    Logical,
+    Project,
+    Sample,
+    Sampled,
+    Scan,
+    Speak,
+    Windowed,
+    chain,
+)
+from mql.planner.physical import (
+    Arranging,
+    CountWindows,
+    Final,
+    OperatorSpec,
+    Partial,
+    RateSample,
+    SelectRows,
+    Stage,
+    TakeFirst,
+    Window,
+)
+from mql.planner.sql import expression_sql, quote_identifier
+
+PLACE = ('"__t"', '"__s"', '"__o"')
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The nodes of a logical plan, each at most once, in the order in which rows pass them."""
+
+    scan: Scan
+    sampled: Sampled | None
+    where: Bound | None
+    windowed: Windowed | None
+    group: Group | None
+    having: Bound | None
+    arrange: Arrange | None
+    project: Project
+    speak: Speak
+
+    @property
+    def window(self) -> Window | None:
+        if self.group is not None:
+            return self.group.window
+        return self.windowed.window if self.windowed is not None else None
+
+
+def parts_of(top: Logical) -> Parts:
+    """Take a logical plan apart."""
+    scan = sampled = windowed = group = arrange = project = speak = None
+    above: list[Bound] = []
+    below: list[Bound] = []
+    for node in chain(top):
+        match node:
+            case Scan():
+                scan = node
+            case Sample():
+                sampled = node.sampled
+            case Filter():
+                (below if group is not None else above).append(node.predicate)
+            case Windowed():
+                windowed = node
+            case Group():
+                group = node
+            case Project():
+                project = node
+            case Arrange():
+                arrange = node
+            case Speak():
+                speak = node
+    assert scan is not None
+    assert project is not None
+    assert speak is not None
+    if group is None:
+        below, above = above, []
+    where = conjunction(below) if below else None
+    having = conjunction(above) if above else None
+    return Parts(scan, sampled, where, windowed, group, having, arrange, project, speak)
+
+
+def stages_of(parts: Parts, late_matters: bool) -> tuple[Stage, ...]:
+    """Cut the plan into stages. `late_matters`: the input has no end, so a row can come too late."""
+    first: list[OperatorSpec] = []
+    stages: list[Stage] = []
+    sampling = None if parts.sampled is None else sampling_sql(parts.sampled)
+    if parts.sampled is not None and parts.sampled.per_second is not None:
+        stages.append(Stage(0, "scan", "splits", ()))
+        first.append(RateSample(parts.sampled.per_second, sample_hash_sql(parts.sampled), parts.scan.lateness_us))
+        sampling = None
+    if parts.group is not None:
+        return _grouped(parts, first, stages, sampling, late_matters)
+    return _rows(parts, first, stages, sampling, late_matters)
+
+
+# --- rows ---------------------------------------------------------------------------------------------
+
+
+def _rows(
+    parts: Parts, first: list[OperatorSpec], stages: list[Stage], sampling: str | None, late_matters: bool
+) -> tuple[Stage, ...]:
+    predicate = None if parts.where is None else expression_sql(parts.where)
+    late = None
+    if late_matters and (parts.windowed is not None or parts.arrange is not None):
+        late = _row_late(parts)
+    select = SelectRows(rows_sql(parts, "batch"), sampling, predicate, late)
+    arrange = parts.arrange
+    if arrange is None:
+        stages.append(_stage(len(stages), stages, (*first, select)))
+        return tuple(stages)
+    if not arrange.order and not arrange.per and not arrange.per_window:
+        assert arrange.limit is not None
+        stages.append(_stage(len(stages), stages, (*first, select)))
+        stages.append(Stage(len(stages), "gather", "one", (TakeFirst(arrange.limit, not late_matters),)))
+        return tuple(stages)
+    stages.append(_stage(len(stages), stages, (*first, select)))
+    stages.append(Stage(len(stages), "gather", "one", (_arranging(parts, arrange),)))
+    return tuple(stages)
+
+
+def rows_sql(parts: Parts, source: str, window_only: str | None = None) -> str:
+    """The select list over rows, with the place of each row, window columns and what ORDER BY needs."""
+    items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
+    inside, at = f"SELECT * FROM {source}", []
+    if parts.windowed is not None:
+        window = parts.windowed.window
+        ends = windows.ends_sql(window, "p")
+        pane = windows.pane_sql(window, '"__t"')
+        inside = f"SELECT *, {pane} AS p FROM {source}"
+        inside = f"SELECT *, unnest({ends}) AS we FROM ({inside}) WHERE p IS NOT NULL"
+        inside = f"SELECT *, {windows.start_sql(window, 'we')} AS ws FROM ({inside})"
+        inside = f"SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM ({inside})"
+        if window_only:
+            inside = f"{inside} WHERE {window_only}"
+        at = ['ws AS "__ws"', 'we AS "__we"']
+    return f"SELECT {', '.join([*items, *at, *PLACE, *order_columns(parts)])} FROM ({inside})"
+
+
+def _row_late(parts: Parts) -> str:
+    """A row is late when the last window it lies in is over; without windows, when later rows may be out already."""
+    over = f'"__m" - {parts.scan.lateness_us}'
+    if parts.windowed is None:
+        return f'"__t" < {over}'
+    window = parts.windowed.window
+    return f"{windows.last_end_sql(window, windows.pane_sql(window, chr(34) + '__t' + chr(34)))} <= {over}"
+
+
+# --- groups -------------------------------------------------------------------------------------------
+
+
+def _grouped(
+    parts: Parts, first: list[OperatorSpec], stages: list[Stage], sampling: str | None, late_matters: bool
+) -> tuple[Stage, ...]:
+    group = parts.group
+    assert group is not None
+    pieces = g.grouping(group)
+    if group.window.kind == "count":
+        stages.extend(_counted(parts, group, pieces, first, stages, sampling, late_matters))
+    else:
+        partial = _partial(parts, group, pieces, sampling, late_matters)
+        stages.append(_stage(len(stages), stages, (*first, partial)))
+        stages.append(_after_exchange(stages, group, (_final(parts, group, pieces),)))
+    if parts.arrange is not None:
+        stages.append(Stage(len(stages), "gather", "one", (_arranging(parts, parts.arrange),)))
+    return tuple(stages)
+
+
+def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | None, late_matters: bool) -> Partial:
+    window = group.window
+    predicate = None if parts.where is None else expression_sql(parts.where)
+    shared = late_matters and window.kind in ("hopping", "cumulate")
+    extra = [f"{windows.pane_sql(window, chr(34) + '__t' + chr(34))} AS p"]
+    late = None
+    if late_matters and window.kind != "none":
+        over = f'("__m" - {parts.scan.lateness_us})'
+        pane = windows.pane_sql(window, '"__t"')
+        late = f"{windows.last_end_sql(window, pane)} <= {over}"
+        if shared:
+            over_end = windows.end_grid_sql(window, f"greatest({over}, {windows.NEVER // 2})")
+            first_end = windows.first_end_sql(window, pane)
+            extra.append(f"CASE WHEN {first_end} <= {over} THEN {over_end} ELSE {windows.NEVER} END AS e")
+    where = " AND ".join(f"({condition})" for condition in (sampling, predicate) if condition) or None
+    base = g.base_sql(pieces, "batch", where, extra)
+    if windows.has_gaps(window):
+        base = f"SELECT * FROM ({base}) WHERE p IS NOT NULL"
+    return Partial(
+        window,
+        g.partial_sql(pieces, base, shared),
+        tuple(g.bag_sql(pieces, bag, base, shared) for bag in pieces.bags),
+        predicate,
+        late,
+        sampling,
+        parts.scan.lateness_us,
+    )
+
+
+def _final(parts: Parts, group: Group, pieces: g.Grouping) -> Final:
+    only = "we <= $until AND we > $since AND we > e AND ws >= $not_before"
+    speak = parts.speak
+    return Final(
+        window=group.window,
+        keys=len(group.keys),
+        bags=len(pieces.bags),
+        merge=g.merge_sql(pieces),
+        merge_bags=tuple(g.merge_bag_sql(pieces, bag) for bag in pieces.bags),
+        close=_closing_sql(parts, group, g.finished_sql(pieces, group.window, bool(group.keys), only)),
+        emit=speak.kind,
+        every_us=speak.every_us,
+        early_us=speak.early_us,
+        grouped=bool(group.keys),
+    )
+
+
+def _counted(
+    parts: Parts,
+    group: Group,
+    pieces: g.Grouping,
+    first: list[OperatorSpec],
+    stages: list[Stage],
+    sampling: str | None,
+    late_matters: bool,
+) -> list[Stage]:
+    """Windows of a number of events: rows go to their key's task first, for they are numbered in order there."""
+    predicate = None if parts.where is None else expression_sql(parts.where)
+    late = f'"__t" < "__m" - {parts.scan.lateness_us}' if late_matters else None
+    base = g.base_sql(pieces, "batch", None, ())
+    with_hash = f'SELECT *, {g.hash_sql(pieces.key_names)} AS "__h" FROM ({base})'
+    select = SelectRows(with_hash, sampling, predicate, late)
+    window = group.window
+    number = "(n0 + row_number() OVER (" + _by_keys(pieces) + ' ORDER BY "__t", "__s", "__o") - 1)'
+    numbered = f"SELECT released.*, coalesce(counts.n, 0) AS n0 FROM released LEFT JOIN counts ON {_same_keys(pieces)}"
+    keys = "".join(f"{key}, " for key in pieces.key_names)
+    values = "".join(f"x{i}, " for i in range(len(pieces.values)))
+    paned = f'SELECT {keys}{values}"__t", "__s", "__o", {windows.floor_sql("i", window.pane)} AS p FROM numbered'
+    counts_of = (
+        f"SELECT {keys}sum(n)::BIGINT AS n FROM (SELECT {keys}n FROM counts UNION ALL SELECT {keys}1 FROM released)"
+    )
+    counts_of += f" GROUP BY {', '.join(pieces.key_names)}" if pieces.keys else ""
+    counting = CountWindows(
+        window=window,
+        keys=len(group.keys),
+        bags=len(pieces.bags),
+        number=f"SELECT * EXCLUDE (n0), {number} AS i FROM ({numbered})",
+        counts=counts_of,
+        partial=_timed(g.partial_sql(pieces, paned, False)),
+        partial_bags=tuple(g.bag_sql(pieces, bag, paned, False) for bag in pieces.bags),
+        close=_closing_sql(parts, group, counted_sql(pieces, window)),
+        lateness_us=parts.scan.lateness_us,
+    )
+    before = _stage(len(stages), stages, (*first, select))
+    after = _after_exchange([*stages, before], group, (counting,))
+    return [before, after]
+
+
+def counted_sql(pieces: g.Grouping, window: Window) -> list[str]:
+    """CTEs that finish windows of events: those full by `counts`, and under $ended a last, shorter one."""
+    keys = pieces.key_names
+    at = ["ws", "we", *keys]
+    full = f"{windows.floor_sql(f'(counts.n - {window.size})', window.slide)} + {window.size}"
+    # The last full window of a key ends at `full` (below `size` where there is none).
+    joined = f"JOIN counts ON {' AND '.join(f's.{key} IS NOT DISTINCT FROM counts.{key}' for key in keys) or 'true'}"
+    only = (
+        f"(we <= counts.n AND we > counts.done) OR "
+        f"($ended AND we > counts.n AND we > counts.done AND greatest({full}, 0) < counts.n "
+        f"AND we = CASE WHEN counts.n < {window.size} THEN {window.size} ELSE {full} + {window.slide} END)"
+    )
+
+    def expanded(table: str) -> str:
+        ends = f"SELECT *, unnest({windows.ends_sql(_as_hopping(window), 'p')}) AS we FROM {table}"
+        inside = f"SELECT *, we - {window.size} AS ws FROM ({ends}) WHERE we >= {window.size}"
+        return f"SELECT s.* FROM ({inside}) s {joined} WHERE {only}"
+
+    parts = [f"s AS ({expanded('state')})"]
+    merged = [
+        *at,
+        "sum(n) AS n",
+        "min(tmin) AS tmin",
+        "max(tmax) AS tmax",
+        *(f"{merge} AS f{i}" for i, merge in enumerate(pieces.merges)),
+    ]
+    parts.append(f"m0 AS (SELECT {', '.join(merged)} FROM s GROUP BY {', '.join(at)})")
+    parts.append("m AS (SELECT * FROM m0)")
+    for number, bag in enumerate(pieces.bags):
+        parts.append(f"s{number} AS ({expanded(f'bag{number}')})")
+        values = f"SELECT {', '.join(at)}, v, {bag.merge}(n)::BIGINT AS n FROM s{number} GROUP BY {', '.join(at)}, v"
+        parts.extend(g.bag_result_sql(pieces, number, values, at))
+    results = g.results_sql(pieces)
+    parts.append(f"a0 AS ({g.joined_sql(pieces, at, window, [*results, 'm.tmin', 'm.tmax'])})")
+    # Readers see when the window's first and last event happened, not their numbers.
+    parts.append("a AS (SELECT * EXCLUDE (ws, we, tmin, tmax), tmin AS ws, tmax AS we, we AS wn FROM a0)")
+    return parts
+
+
+def _as_hopping(window: Window) -> Window:
+    return Window("hopping", window.size, window.slide, 0, window.pane)
+
+
+def _timed(sql: str) -> str:
+    """The partials of counted windows also keep when their first and last events happened."""
+    return sql.replace("count(*) AS n,", 'count(*) AS n, min("__t") AS tmin, max("__t") AS tmax,', 1)
+
+
+def _by_keys(pieces: g.Grouping) -> str:
+    keys = ", ".join(f"released.{key}" for key in pieces.key_names)
+    return f"PARTITION BY {', '.join(pieces.key_names)}" if keys else ""
+
+
+def _same_keys(pieces: g.Grouping) -> str:
+    return " AND ".join(f"released.{key} IS NOT DISTINCT FROM counts.{key}" for key in pieces.key_names) or "true"
+
+
+# --- what both have -----------------------------------------------------------------------------------
+
+
+def _closing_sql(parts: Parts, group: Group, ctes: list[str]) -> str:
+    """The statement that gives result rows out of the state: select items, hidden columns, key, HAVING."""
+    return f"WITH {', '.join(ctes)} {result_sql(parts, group)}"
+
+
+def result_sql(parts: Parts, group: Group) -> str:
+    """The select list over the CTE `a` (ws, we, k…, a…), in the order of windows and keys."""
+    window = group.window
+    items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
+    inside = (
+        "a"
+        if window.kind == "none"
+        else ("(SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM a)")
+    )
+    keys = [f"k{i}" for i in range(len(group.keys))]
+    at = ['ws AS "__ws"', 'we AS "__we"']
+    having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
+    number = ["wn"] if window.kind == "count" else []
+    columns = [
+        *items,
+        *at,
+        f'{key_sql([*keys, *(["we"] if window.kind not in ("none", "count") else number)])} AS "_key"',
+        f'{having} AS "__keep"',
+        *order_columns(parts),
+    ]
+    order = ", ".join(f"{name} NULLS LAST" for name in ["we", *number, *keys])
+    return f"SELECT {', '.join(columns)} FROM {inside} ORDER BY {order}"
+
+
+def key_sql(columns: list[str]) -> str:
+    """What a result row is known by: a hash of its group and window."""
+    return f"md5(to_json(row({', '.join(columns)}))::VARCHAR)" if columns else "md5('')"
+
+
+def order_columns(parts: Parts) -> list[str]:
+    """What ORDER BY and LIMIT PER sort by, computed beside the rows: __o0 … and __p0 …; ties go by group or place."""
+    if parts.arrange is None:
+        return []
+    found = [f'{expression_sql(key.expression)} AS "__o{i}"' for i, key in enumerate(parts.arrange.order)]
+    found += [f'{expression_sql(item)} AS "__p{i}"' for i, item in enumerate(parts.arrange.per)]
+    if parts.group is not None:
+        found += [f'k{i} AS "__k{i}"' for i in range(len(parts.group.keys))]
+    return found
+
+
+def arranging_sql(parts: Parts, arrange: Arrange, table: str) -> str:
+    """Sort and cut the table of result rows, all at once or in each window."""
+    order = [
+        f'"__o{i}" {"DESC" if key.descending else "ASC"} NULLS {"FIRST" if key.nulls_first else "LAST"}'
+        for i, key in enumerate(arrange.order)
+    ]
+    ties = (
+        ['"__t"', '"__s"', '"__o"']
+        if parts.group is None
+        else [f'"__k{i}" NULLS LAST' for i in range(len(parts.group.keys))]
+    )
+    if parts.group is not None and parts.group.window.kind == "count":
+        ties = ['"__we"', *ties]
+    window = ['"__we"'] if arrange.per_window else []
+    everything = [*window, *order, *ties] or ["1"]
+    sql = f"SELECT * FROM {table}"
+    if arrange.limit is not None and (arrange.per or arrange.per_window):
+        scope = ", ".join([*window, *(f'"__p{i}"' for i in range(len(arrange.per)))])
+        ranked = ", ".join([*order, *ties]) or "1"
+        sql += f" QUALIFY row_number() OVER (PARTITION BY {scope} ORDER BY {ranked}) <= {arrange.limit}"
+    sql += f" ORDER BY {', '.join(everything)}"
+    if arrange.limit is not None and not arrange.per and not arrange.per_window:
+        sql += f" LIMIT {arrange.limit}"
+    return sql
+
+
+def _arranging(parts: Parts, arrange: Arrange) -> Arranging:
+    return Arranging(
+        sql=arranging_sql(parts, arrange, "rows"),
+        per_window=arrange.per_window,
+        kind="rows" if parts.group is None else parts.speak.kind,
+        limit=arrange.limit if not arrange.per else None,
+        every_us=parts.speak.every_us,
+        early_us=parts.speak.early_us,
+    )
+
+
+def sampling_sql(sampled: Sampled) -> str | None:
+    """True for the rows that stay: their hash, out of a million, lies below the share."""
+    if sampled.share is None:
+        return None
+    return f"{sample_hash_sql(sampled)} % 1000000 < {round(sampled.share * 1_000_000)}"
+
+
+def sample_hash_sql(sampled: Sampled) -> str:
+    """A stable number for a row, or for its keys: 64 bits of MD5, the same in every version and language."""
+    parts = [f"CAST({expression_sql(item)} AS VARCHAR)" for item in sampled.by] or ['"__s"', '"__o"']
+    texts = ", ".join(f"coalesce(CAST({part} AS VARCHAR), chr(1))" for part in parts)
+    return f"md5_number_lower(concat_ws(chr(0), '{sampled.seed}', {texts}))"
+
+
+def _stage(number: int, before: list[Stage], operators: tuple[OperatorSpec, ...]) -> Stage:
+    """The next stage: on the scan's own tasks, or in one task after a gathering one."""
+    return Stage(number, "gather", "one", operators) if before else Stage(number, "scan", "splits", operators)
+
+
+def _after_exchange(before: list[Stage], group: Group, operators: tuple[OperatorSpec, ...]) -> Stage:
+    if group.keys:
+        return Stage(len(before), "hash", "any", operators)
+    return Stage(len(before), "gather", "one", operators)
