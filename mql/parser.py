@@ -1,0 +1,889 @@
+"""From text to the syntax tree. The grammar is in grammar.lark; this is the only door to lark.
+
+A text is looked over once (`mql.scan`: bounds, quotes, brackets, comments), parsed by lark's LALR tables, and the parse
+tree is folded from its leaves up, without recursion, into the nodes of `mql.syntax`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedInput, UnexpectedToken
+
+from mql import mistakes
+from mql.errors import MqlError, Span, did_you_mean
+from mql.precedence import InTail, Item, Operator, arrange
+from mql.regexes import check_regex
+from mql.scan import blank_comments
+from mql.syntax import (
+    Anomaly,
+    AnyElement,
+    Call,
+    Case,
+    Cast,
+    DateLiteral,
+    Duration,
+    Emit,
+    Exists,
+    Expression,
+    Frame,
+    Index,
+    Instant,
+    Join,
+    Key,
+    Limit,
+    ListLiteral,
+    Literal,
+    Order,
+    Over,
+    Param,
+    Point,
+    Prefix,
+    Property,
+    Query,
+    Regex,
+    Sample,
+    SelectItem,
+    SourceRef,
+    Star,
+    Step,
+    SubqueryRef,
+    TypeName,
+    Window,
+)
+
+COLUMNS_MAX = 1_000
+DEPTH_MAX = 128
+DIGITS_MAX = 38
+BIGINT_MAX = 2**63 - 1
+
+
+def parse(text: str) -> Query:
+    """The query that a text says. Raises MqlError with the place and a hint where it says none.
+
+    Of a union, the first query holds the others in `union`, and the clauses about the whole result (ORDER BY, LIMIT, EMIT,
+    LATENESS, SINCE, UNTIL, REPLAY SPEED, SETTINGS), which are written after the last.
+    """
+    try:
+        clean = blank_comments(text)
+        query = _fold(_tree(clean), _Builder(clean, text))
+        assert isinstance(query, Query)
+        if len(clean) > DEPTH_MAX:
+            _refuse_depth(query)
+    except MqlError as error:
+        raise error.in_text(text) from None
+    return query
+
+
+def expected_at(text: str, offset: int) -> list[str]:
+    """What may be written at an offset of a text: keywords in capitals, and "name", "value" and the like, sorted."""
+    before = re.sub(r"\w+$", "", text[:offset])
+    try:
+        clean = blank_comments(before)
+    except MqlError:
+        clean = before
+    cursor = _lark().parse_interactive(clean)
+    try:
+        cursor.exhaust_lexer()
+    except UnexpectedInput:
+        return []
+    return sorted({word for terminal in cursor.accepts() for word in mistakes.words_of(terminal)})
+
+
+@lru_cache(maxsize=1)
+def _lark() -> Lark:
+    """The tables, built when first asked for: they take half a second and are the same for every text."""
+    return Lark.open_from_package("mql", "grammar.lark", parser="lalr", lexer="contextual", propagate_positions=True)
+
+
+def _tree(clean: str) -> Tree[Token]:
+    try:
+        return _lark().parse(clean)
+    except UnexpectedInput as unexpected:
+        position = unexpected.pos_in_stream
+        if (
+            isinstance(unexpected, UnexpectedToken)
+            and unexpected.token.type == "$END"
+            or position is None
+            or position < 0
+        ):
+            position = len(clean)
+        accepted = unexpected.interactive_parser.accepts()
+        raise mistakes.explain(clean, position, accepted) from None
+
+
+def _fold(tree: Tree[Token], builder: _Builder) -> Any:
+    """A parse tree folded from its leaves up: each node by the builder's method of its name."""
+    waiting: list[tuple[Tree[Any], list[Any]]] = [(tree, [])]
+    while True:
+        node, built = waiting[-1]
+        if len(built) < len(node.children):
+            child = node.children[len(built)]
+            if isinstance(child, Tree):
+                waiting.append((child, []))
+            else:
+                built.append(child)
+            continue
+        waiting.pop()
+        value = getattr(builder, _method(node.data))(built, Span(node.meta.start_pos, node.meta.end_pos))
+        if not waiting:
+            return value
+        waiting[-1][1].append(value)
+
+
+def _method(rule: str) -> str:
+    return f"{rule}_" if rule in ("from", "with") else rule
+
+
+_OPERATORS = frozenset(
+    "OR AND NOT SIGN PIPES COMPARISON MATCHES LIKE BETWEEN IS IS_DISTINCT ADDITIVE MULTIPLICATIVE".split()
+)
+_UNITS_US = {
+    "us": 1,
+    "microsecond": 1,
+    "ms": 1_000,
+    "millisecond": 1_000,
+    "s": 1_000_000,
+    "sec": 1_000_000,
+    "second": 1_000_000,
+    "m": 60_000_000,
+    "min": 60_000_000,
+    "minute": 60_000_000,
+    "h": 3_600_000_000,
+    "hr": 3_600_000_000,
+    "hour": 3_600_000_000,
+    "d": 86_400_000_000,
+    "day": 86_400_000_000,
+    "w": 604_800_000_000,
+    "week": 604_800_000_000,
+}
+_AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+)")
+_DIRECTIONS = ("up", "down", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class _Clause:
+    """A clause on its way into the query: the field it fills, and the words that begin it."""
+
+    field: str
+    words: str
+    value: Any
+    span: Span
+
+
+# Clauses that say something of the whole result of a UNION ALL.
+_OF_THE_WHOLE = ("order_by", "limit", "emit", "lateness", "since", "until", "replay_speed", "settings")
+
+
+class _Builder:
+    """Makes a node of `mql.syntax` of each node of the parse tree; a method's name is the grammar's rule.
+
+    `clean` is the text without its comments, by which the tree was made; `text` is as the user wrote it.
+    """
+
+    def __init__(self, clean: str, text: str) -> None:
+        self.clean = clean
+        self.text = text
+
+    # --- queries ---------------------------------------------------------------------------------
+
+    def start(self, kids: list[Any], span: Span) -> Query:
+        explain, query = kids
+        if explain is None:
+            return query  # type: ignore[no-any-return]
+        words = explain.lower().split()
+        return replace(query, explain=words[1] if len(words) > 1 else "plan", span=span)
+
+    def truth(self, kids: list[Any], span: Span) -> Query:
+        return Query((SelectItem(Star(None, span), None, "*", span),), where=self.value(kids[0]), span=span)
+
+    def query(self, kids: list[Any], span: Span) -> Query:
+        ctes, first, *others = kids
+        names = [name for name, _ in ctes or ()]
+        for at, name in enumerate(names):
+            if name in names[:at]:
+                raise MqlError(f'there are two queries named "{name}" in "with"', span, "Give each a name of its own.")
+        if not others:
+            return replace(first, ctes=ctes or (), span=span)
+        for branch in (first, *others[:-1]):
+            for field in _OF_THE_WHOLE:
+                if getattr(branch, field) != _default(field):
+                    words = field.replace("_", " ")
+                    raise MqlError(
+                        f'"{words}" stands before "union all"',
+                        branch.span,
+                        f"Write {words.upper()} once, after the last query: it is about all rows together.",
+                    )
+        whole = {field: getattr(others[-1], field) for field in _OF_THE_WHOLE}
+        others[-1] = replace(others[-1], **{field: _default(field) for field in _OF_THE_WHOLE})
+        return replace(first, ctes=ctes or (), union=tuple(others), span=span, **whole)
+
+    def with_(self, kids: list[Any], span: Span) -> tuple[tuple[str, Query], ...]:
+        return tuple(kids)
+
+    def cte(self, kids: list[Any], span: Span) -> tuple[str, Query]:
+        return self.name(kids[0]), kids[1]
+
+    def select(self, kids: list[Any], span: Span) -> Query:
+        distinct, *rest = kids
+        items = tuple(kid for kid in rest if isinstance(kid, SelectItem))
+        clauses = [kid for kid in rest if isinstance(kid, _Clause)]
+        if len(items) > COLUMNS_MAX:
+            raise MqlError(
+                f"more than {COLUMNS_MAX:,} columns",
+                items[COLUMNS_MAX].span,
+                "Select fewer, or the whole event with *.",
+            )
+        values = self.clauses(clauses)
+        fill, windows = values.pop("fill", None), values.get("windows", ())
+        if fill is not None:
+            if not windows:
+                at = next(clause.span for clause in clauses if clause.field == "fill")
+                raise MqlError('"fill" needs a window', at, "Add one, such as WINDOW TUMBLING 10s.")
+            values["windows"] = tuple(replace(window, fill=fill[0], fill_for=fill[1]) for window in windows)
+        return Query(items, distinct=distinct is not None, span=span, **values)
+
+    def clauses(self, clauses: Sequence[_Clause]) -> dict[str, Any]:
+        """The fields of a query that its clauses fill."""
+        values: dict[str, Any] = {}
+        anomaly = any(clause.field == "anomaly" for clause in clauses)
+        for clause in clauses:
+            field, value = clause.field, clause.value
+            if field == "sources":
+                if values:
+                    raise MqlError(
+                        f'"from" stands after "{clauses[0].words}"',
+                        clause.span,
+                        "FROM comes right after the list of columns, before all other clauses.",
+                    )
+                values["joins"] = value[1]
+                value = value[0]
+            if field == "limit_per_window":
+                if anomaly:
+                    field = "anomaly_limit"
+                else:
+                    field, value = "limit", Limit(value, (Property((Key("window_start"),), clause.span),), clause.span)
+            if field in values:
+                raise MqlError(
+                    f'there are two "{clause.words}" clauses',
+                    Span(clause.span.start, clause.span.start + len(clause.words)),
+                    _hint_for_two(field),
+                )
+            values[field] = value
+        limit = values.pop("anomaly_limit", None)
+        if limit is not None:
+            values["anomaly"] = replace(values["anomaly"], options=(*values["anomaly"].options, ("limit", limit)))
+        return values
+
+    def item(self, kids: list[Any], span: Span) -> SelectItem:
+        expression, alias = kids[0], None
+        written = span
+        if len(kids) > 1 and kids[1] is not None:
+            alias = self.name(kids[1])
+            written = Span(span.start, self.end_before_alias(kids[1], span.start))
+            if isinstance(expression, Star):
+                raise MqlError(
+                    '"*" has no name of its own', _span_of(kids[1]), "Take the alias out, or name one property."
+                )
+        return SelectItem(expression, alias, self.slice(written), span)
+
+    def end_before_alias(self, alias: Token, start: int) -> int:
+        """Where the expression before an alias ends."""
+        before = self.clean[start : alias.start_pos].rstrip()
+        if re.search(r"[^\w.$]as$", before, re.IGNORECASE):
+            before = before[:-2].rstrip()
+        return start + len(before)
+
+    def star(self, kids: list[Any], span: Span) -> Star:
+        return Star(kids[0].partition(".")[0].strip() if kids else None, span)
+
+    # --- FROM ------------------------------------------------------------------------------------
+
+    def from_(self, kids: list[Any], span: Span) -> _Clause:
+        sources = tuple(kid for kid in kids if isinstance(kid, SourceRef | SubqueryRef))
+        joins = [kid for kid in kids if not isinstance(kid, SourceRef | SubqueryRef)]
+        flat = tuple(join for kid in joins for join in (kid if isinstance(kid, tuple) else (kid,)))
+        return _Clause("sources", "from", (sources, flat), span)
+
+    def source(self, kids: list[Any], span: Span) -> SourceRef:
+        named, alias = kids[0], self.alias(kids)
+        match named.type:
+            case "STRING":
+                return SourceRef(path=_unquoted(named), alias=alias, span=span)
+            case "PARAM":
+                return SourceRef(param=str(named[1:]), alias=alias, span=span)
+            case _:
+                return SourceRef(name=self.name(named), alias=alias, span=span)
+
+    def subquery(self, kids: list[Any], span: Span) -> SubqueryRef:
+        return SubqueryRef(kids[0], self.alias(kids), span)
+
+    def alias(self, kids: list[Any]) -> str | None:
+        return self.name(kids[1]) if len(kids) > 1 and kids[1] is not None else None
+
+    def join(self, kids: list[Any], span: Span) -> Join:
+        words, right, on, within = kids
+        kind, asof = _join_kind(words)
+        if on is None and kind != "cross":
+            raise MqlError('"join" needs a condition', _span_of(words), "Add ON a.id = b.id, with your own names.")
+        return Join(kind, right, on, within, asof, None, span)
+
+    def within(self, kids: list[Any], span: Span) -> tuple[Expression, Expression]:
+        amounts = [self.value(kid) for kid in kids]
+        return amounts[0], amounts[-1]
+
+    def mantis_join(self, kids: list[Any], span: Span) -> tuple[Join, ...]:
+        words, *rights, seconds, on = kids
+        kind, asof = _join_kind(words)
+        return tuple(Join(kind, right, on, None, asof, self.value(seconds), span) for right in rights)
+
+    # --- the other clauses -----------------------------------------------------------------------
+
+    def where(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("where", "where", kids[0], span)
+
+    def having(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("having", "having", kids[0], span)
+
+    def qualify(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("qualify", "qualify", kids[0], span)
+
+    def group_by(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("group_by", "group by", tuple(kids), span)
+
+    def order_by(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("order_by", "order by", tuple(kids), span)
+
+    def order(self, kids: list[Any], span: Span) -> Order:
+        expression, direction, nulls = kids
+        first = None if nulls is None else nulls.lower().endswith("first")
+        return Order(expression, direction is not None and direction.lower() == "desc", first)
+
+    def limit(self, kids: list[Any], span: Span) -> _Clause:
+        count, per = self.value(kids[0]), kids[1]
+        if per == "window":
+            return _Clause("limit_per_window", "limit", count, span)
+        return _Clause("limit", "limit", Limit(count, per or (), span), span)
+
+    def per(self, kids: list[Any], span: Span) -> tuple[Expression, ...]:
+        return tuple(kids)
+
+    def per_window(self, kids: list[Any], span: Span) -> str:
+        return "window"
+
+    def lateness(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("lateness", "lateness", self.value(kids[0]), span)
+
+    def replay(self, kids: list[Any], span: Span) -> _Clause:
+        speed = kids[0]
+        if speed.type == "FACTOR":
+            value: Expression = Literal(self.number(speed[:-1], _span_of(speed)), str(speed), _span_of(speed))
+        else:
+            value = self.value(speed)
+        return _Clause("replay_speed", "replay speed", value, span)
+
+    def settings(self, kids: list[Any], span: Span) -> _Clause:
+        for at, (name, _) in enumerate(kids):
+            if any(name == earlier for earlier, _ in kids[:at]):
+                raise MqlError(f'the setting "{name}" is given twice', span, "Keep one of them.")
+        return _Clause("settings", "settings", tuple(kids), span)
+
+    def setting(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+        return str(kids[0]).lower(), kids[1]
+
+    def since(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("since", "since", self.point(kids[0], span), span)
+
+    def until(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("until", "until", self.point(kids[0], span), span)
+
+    def point(self, written: Any, span: Span) -> Point:
+        match written:
+            case Token():
+                return Point(str(written).lower(), None, _span_of(written))
+            case Point():
+                return written
+            case Call("now", ()):
+                return Point("now", None, written.span)
+            case _:
+                return Point("time", written, written.span)
+
+    def from_offset(self, kids: list[Any], span: Span) -> Point:
+        return Point("offset", kids[0], span)
+
+    # --- samples ---------------------------------------------------------------------------------
+
+    def sample(self, kids: list[Any], span: Span) -> _Clause:
+        sample, by, extrapolate = kids
+        whole = replace(sample, by=by or (), extrapolate=sample.extrapolate or extrapolate is not None, span=span)
+        return _Clause("sample", "sample", whole, span)
+
+    def percent(self, kids: list[Any], span: Span) -> Sample:
+        amount = kids[0]
+        if amount.type == "PERCENT":
+            number = str(amount).rstrip("% \t\r\n")
+            return Sample("percent", Literal(self.number(number, span), number, span))
+        return Sample("percent", self.value(amount))
+
+    def rate(self, kids: list[Any], span: Span) -> Sample:
+        return Sample("rate", self.value(kids[0]))
+
+    def sample_by(self, kids: list[Any], span: Span) -> tuple[Expression, ...]:
+        return tuple(kids)
+
+    def json(self, kids: list[Any], span: Span) -> Sample:
+        options = dict(kid for kid in kids if kid is not None)
+        extrapolate = options.pop("extrapolate", False)
+        if not isinstance(extrapolate, bool):
+            raise MqlError('"extrapolate" is true or false', span)
+        return Sample("json", options=tuple(options.items()), extrapolate=extrapolate)
+
+    def pair(self, kids: list[Any], span: Span) -> tuple[str, Any]:
+        name, *value = kids
+        return _unquoted(name), self.json_value(value, span)
+
+    def json_value(self, value: list[Any], span: Span) -> Any:
+        match value:
+            case [None | Token(), Token(type="NUMBER") as number]:
+                size = self.number(number, _span_of(number))
+                size = float(size) if isinstance(size, Decimal) else size
+                return -size if value[0] == "-" else size
+            case [Token(type="TRUTH") as truth]:
+                return truth.lower() == "true"
+            case [Token() as string]:
+                return _unquoted(string)
+            case _:
+                return value[0]
+
+    def json_list(self, kids: list[Any], span: Span) -> tuple[str, ...]:
+        return tuple(_unquoted(kid) for kid in kids if kid is not None)
+
+    # --- windows ---------------------------------------------------------------------------------
+
+    def window(self, kids: list[Any], span: Span) -> _Clause:
+        return _Clause("windows", "window", (self.with_options(kids, span),), span)
+
+    def windows(self, kids: list[Any], span: Span) -> _Clause:
+        for at, window in enumerate(kids):
+            if any(window.name == earlier.name for earlier in kids[:at]):
+                raise MqlError(
+                    f'there are two windows named "{window.name}"', window.span, "Give each a name of its own."
+                )
+        return _Clause("windows", "windows", tuple(kids), span)
+
+    def named_window(self, kids: list[Any], span: Span) -> Window:
+        return replace(self.with_options(kids[1:], span), name=self.name(kids[0]))
+
+    def with_options(self, kids: list[Any], span: Span) -> Window:
+        window, *options = kids
+        values = dict(options)
+        if len(values) < len(options):
+            raise MqlError("an option of the window is given twice", span, "Keep one of them.")
+        return replace(window, span=span, **values)
+
+    def tumbling(self, kids: list[Any], span: Span) -> Window:
+        return Window("tumbling", self.value(kids[-1]), span=span)
+
+    def hopping(self, kids: list[Any], span: Span) -> Window:
+        return Window("hopping", self.value(kids[-2]), self.value(kids[-1]), span=span)
+
+    def cumulate(self, kids: list[Any], span: Span) -> Window:
+        return Window("cumulate", self.value(kids[-2]), self.value(kids[-1]), span=span)
+
+    def session(self, kids: list[Any], span: Span) -> Window:
+        return Window("session", self.value(kids[-1]), span=span)
+
+    def sliding(self, kids: list[Any], span: Span) -> Window:
+        return Window("sliding", self.value(kids[-1]), span=span)
+
+    def counted(self, kids: list[Any], span: Span) -> Window:
+        amounts = [self.value(kid) for kid in kids if kid is not None]
+        return Window("count", amounts[0], amounts[1] if len(amounts) > 1 else None, span=span)
+
+    def offset(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+        return "offset", self.value(kids[0])
+
+    def timezone(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+        return "timezone", self.value(kids[0])
+
+    def max_length(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+        return "max_length", self.value(kids[0])
+
+    def start_when(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+        return "start_when", kids[0]
+
+    def end_when(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+        return "end_when", kids[0]
+
+    def fill(self, kids: list[Any], span: Span) -> _Clause:
+        duration = self.value(kids[1]) if len(kids) > 1 and kids[1] is not None else None
+        return _Clause("fill", "fill", (kids[0], duration), span)
+
+    # --- anomalies -------------------------------------------------------------------------------
+
+    def anomaly(self, kids: list[Any], span: Span) -> _Clause:
+        on, *pairs = kids
+        options = [pair for kid in pairs for pair in kid]
+        names = [name for name, _ in options]
+        for at, name in enumerate(names):
+            if name in names[:at]:
+                raise MqlError(f'"{name}" is given twice in "anomaly"', span, "Keep one of them.")
+        method = next((value for name, value in options if name == "using"), None)
+        rest = tuple((name, value) for name, value in options if name != "using")
+        return _Clause("anomaly", "anomaly", Anomaly(on, method, rest, span), span)
+
+    def mantis_anomaly(self, kids: list[Any], span: Span) -> _Clause:
+        name, on, *numbers = kids
+        arguments = []
+        for sign, number in zip(numbers[::2], numbers[1::2], strict=True):
+            value = self.value(number)
+            assert isinstance(value, Literal)
+            assert isinstance(value.value, int | float | Decimal)
+            arguments.append(replace(value, value=-value.value, text=f"-{value.text}") if sign == "-" else value)
+        method = Call(str(name).lower(), tuple(arguments), text=self.slice(span), span=_span_of(name))
+        return _Clause("anomaly", "anomaly", Anomaly(on, method, (), span), span)
+
+    def using(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+        method = kids[0]
+        if isinstance(method, Token):
+            method = Call(method.lower(), (), text=str(method), span=_span_of(method))
+        return [("using", method)]
+
+    def anomaly_words(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+        option, word = kids[0].lower(), kids[1].lower()
+        if option == "direction" and word not in _DIRECTIONS:
+            raise MqlError(
+                f'no direction "{kids[1]}"',
+                _span_of(kids[1]),
+                did_you_mean(word, _DIRECTIONS) or "Write UP, DOWN or BOTH.",
+            )
+        return [(option, word)]
+
+    def anomaly_list(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+        return [(kids[0].lower(), tuple(kids[1:]))]
+
+    def anomaly_span(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+        option = kids[0].lower().split()[0]
+        return [(option if len(kids) == 2 else f"{option}_windows", self.value(kids[1]))]
+
+    def anomaly_for(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+        needed, among = self.value(kids[1]), kids[2] if len(kids) > 2 else None
+        return [("for", needed), ("of", needed if among is None else self.value(among))]
+
+    def anomaly_value(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+        return [("relative_to", kids[1])]
+
+    # --- EMIT ------------------------------------------------------------------------------------
+
+    def emit(self, kids: list[Any], span: Span) -> _Clause:
+        word = kids[0]
+        early = next((kid[1] for kid in kids if isinstance(kid, tuple)), None)
+        revisions = any(isinstance(kid, Token) and kid.type == "REVISIONS" for kid in kids)
+        every = next((kid for kid in kids[1:] if kid is not None and not _is_emit_option(kid)), None)
+        emit = Emit(word.lower().split()[0], None if every is None else self.value(every), early, revisions, span)
+        return _Clause("emit", "emit", emit, span)
+
+    def early(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+        return "early", self.value(kids[0])
+
+    # --- expressions -----------------------------------------------------------------------------
+
+    def expression(self, kids: list[Any], span: Span) -> Expression:
+        return arrange([self.as_item(kid) for kid in kids], self.clean)
+
+    def as_item(self, kid: Any) -> Item:
+        if not isinstance(kid, Token):
+            return kid  # type: ignore[no-any-return]
+        if kid.type in _OPERATORS:
+            return Operator(kid.type, " ".join(kid.lower().split()), _span_of(kid))
+        return self.value(kid)
+
+    def in_list(self, kids: list[Any], span: Span) -> InTail:
+        word, *items = kids
+        choices = tuple(self.value(item) for item in items if item is not None)
+        return InTail(choices, word.lower() != "in", span)
+
+    def in_query(self, kids: list[Any], span: Span) -> InTail:
+        return InTail(kids[1], kids[0].lower() != "in", span)
+
+    def paren(self, kids: list[Any], span: Span) -> Expression:
+        return kids[0]  # type: ignore[no-any-return]
+
+    def list(self, kids: Sequence[Any], span: Span) -> ListLiteral:
+        return ListLiteral(tuple(kid for kid in kids if kid is not None), span)
+
+    def exists(self, kids: Sequence[Any], span: Span) -> Exists:
+        return Exists(kids[0], False, span)
+
+    def extract(self, kids: Sequence[Any], span: Span) -> Call:
+        part = Literal(kids[0].lower(), f"'{kids[0].lower()}'", _span_of(kids[0]))
+        return Call("date_part", (part, kids[1]), text=self.slice(span), span=span)
+
+    def property(self, kids: Sequence[Any], span: Span) -> Property:
+        head, *rest = kids
+        steps: tuple[Step, ...] = (Key(self.name(head), "tick" if head.type == "TICKED" else "bare"),)
+        return Property(steps + tuple(_step(token) for token in rest), span)
+
+    def call(self, kids: Sequence[Any], span: Span) -> Call:
+        name, distinct, *rest = kids
+        *given, filter_by, over = rest
+        positional: list[Expression] = []
+        named: list[tuple[str, Expression]] = []
+        order_by: tuple[Order, ...] = ()
+        for kid in given:
+            match kid:
+                case None:
+                    pass
+                case _Clause(value=value):
+                    order_by = value
+                case (str() as key, value):
+                    named.append((key, value))
+                case _:
+                    if named:
+                        raise MqlError(
+                            "a named argument stands before one without a name", kid.span, "Names come last."
+                        )
+                    positional.append(kid)
+        return Call(
+            str(name).lower(),
+            tuple(positional),
+            tuple(named),
+            distinct is not None,
+            order_by,
+            filter_by,
+            over,
+            self.slice(span),
+            span,
+        )
+
+    def named(self, kids: Sequence[Any], span: Span) -> tuple[str, Expression]:
+        value = kids[1]
+        if isinstance(value, Token):
+            number = Decimal(str(value).rstrip("% \t\r\n")) / 100
+            value = Literal(number, str(value), _span_of(value))
+        return str(kids[0]).lower(), value
+
+    def filter(self, kids: Sequence[Any], span: Span) -> Expression:
+        return kids[-1]  # type: ignore[no-any-return]
+
+    def over(self, kids: Sequence[Any], span: Span) -> Over:
+        partition, order_by, frame = kids
+        return Over(partition or (), order_by.value if order_by else (), frame)
+
+    def partition(self, kids: Sequence[Any], span: Span) -> tuple[Expression, ...]:
+        return tuple(kids)
+
+    def frame(self, kids: Sequence[Any], span: Span) -> Frame:
+        unit, *bounds = kids
+        ends = [" ".join(bound.lower().split()) if isinstance(bound, Token) else bound for bound in bounds]
+        return Frame(unit.lower(), ends[0], ends[1] if len(ends) > 1 else "current row")
+
+    def bound(self, kids: Sequence[Any], span: Span) -> tuple[Expression, str]:
+        return self.value(kids[0]), kids[1].lower()
+
+    def case(self, kids: Sequence[Any], span: Span) -> Case:
+        operand, *whens, otherwise = kids
+        return Case(operand, tuple(whens), otherwise, span)
+
+    def when(self, kids: Sequence[Any], span: Span) -> tuple[Expression, Expression]:
+        return kids[0], kids[1]
+
+    def convert(self, kids: Sequence[Any], span: Span) -> Cast:
+        return Cast(kids[1], kids[2], kids[0].lower() == "try_cast", span)
+
+    def shorthand_cast(self, kids: Sequence[Any], span: Span) -> Cast:
+        return Cast(self.value(kids[0]), kids[1], False, span)
+
+    def type(self, kids: Sequence[Any], span: Span) -> TypeName:
+        name = " ".join(kids[0].upper().split())
+        sizes = ",".join(kid for kid in kids[1:] if kid is not None and kid.type == "NUMBER")
+        lists = sum(1 for kid in kids[1:] if kid is not None and kid.type == "LIST_OF")
+        return TypeName(name + f"({sizes})" * bool(sizes) + "[]" * lists, span)
+
+    # --- values ----------------------------------------------------------------------------------
+
+    def value(self, token: Any) -> Any:
+        """The node for a single token; what is a node already stays as it is."""
+        if not isinstance(token, Token):
+            return token
+        span, written = _span_of(token), str(token)
+        match token.type:
+            case "STRING":
+                return Literal(_unquoted(token), written, span)
+            case "NUMBER":
+                return Literal(self.number(written, span), written, span)
+            case "TRUTH":
+                return Literal(written.lower() == "true", written, span)
+            case "NULL":
+                return Literal(None, written, span)
+            case "PARAM":
+                return Param(written[1:], span)
+            case "DURATION":
+                return _duration(written, span)
+            case "REGEX":
+                pattern = re.sub(r"\\(.)", lambda escaped: "/" if escaped[1] == "/" else escaped[0], written[1:-1])
+                check_regex(pattern, span)
+                return Regex(pattern, span)
+            case other:
+                raise AssertionError(f"no value is made of {other}")
+
+    def number(self, written: str, span: Span) -> int | Decimal | float:
+        """Whole numbers as int, with a point as Decimal, with an exponent as float."""
+        if "e" in written.lower():
+            number = float(written)
+            if number in (float("inf"), float("-inf")):
+                raise MqlError("the number is too large", span, "A DOUBLE goes up to about 1.8e308.")
+            return number
+        if len(written) > DIGITS_MAX + 1:
+            raise MqlError("the number has too many digits", span, f"At most {DIGITS_MAX} digits; use an exponent.")
+        return Decimal(written) if "." in written else int(written)
+
+    def interval(self, kids: list[Any], span: Span) -> Duration:
+        amount, unit = kids[0], kids[1] if len(kids) > 1 else None
+        if amount.type == "DURATION":
+            return replace(_duration(str(amount), span), span=span)
+        written = _unquoted(amount) + (f" {unit}" if unit is not None else "")
+        return _duration(written, span)
+
+    def instant(self, kids: list[Any], span: Span) -> Instant:
+        try:
+            moment = datetime.fromisoformat(_unquoted(kids[0]).strip())
+        except ValueError:
+            raise MqlError(
+                f"{kids[0]} is no timestamp", _span_of(kids[0]), "Write it as: TIMESTAMP '2026-01-31T12:00:00Z'."
+            ) from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        since_epoch = moment - datetime(1970, 1, 1, tzinfo=UTC)
+        return Instant((since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds, span)
+
+    def date(self, kids: list[Any], span: Span) -> DateLiteral:
+        try:
+            day = date.fromisoformat(_unquoted(kids[0]).strip())
+        except ValueError:
+            raise MqlError(f"{kids[0]} is no date", _span_of(kids[0]), "Write it as: DATE '2026-01-31'.") from None
+        return DateLiteral((day - date(1970, 1, 1)).days, span)
+
+    # --- names and slices ------------------------------------------------------------------------
+
+    def name(self, token: Token) -> str:
+        match token.type:
+            case "TICKED":
+                return str(token[1:-1]).replace("``", "`")
+            case "STRING":
+                return _unquoted(token)
+            case _:
+                return str(token)
+
+    def slice(self, span: Span) -> str:
+        return self.text[span.start : span.end]
+
+
+def _default(field: str) -> Any:
+    return () if field in ("order_by", "settings") else None
+
+
+def _hint_for_two(field: str) -> str:
+    if field in ("where", "having", "qualify"):
+        return "Join the conditions with AND."
+    if field == "windows":
+        return "Several windows at once: WINDOWS (fast AS TUMBLING 1m, slow AS TUMBLING 1h)."
+    return "Each clause stands once; keep one of them."
+
+
+def _span_of(token: Token) -> Span:
+    assert token.start_pos is not None
+    assert token.end_pos is not None
+    return Span(token.start_pos, token.end_pos)
+
+
+def _unquoted(token: Token) -> str:
+    quote = token[0]
+    return str(token[1:-1]).replace(quote * 2, quote)
+
+
+def _step(token: Token) -> Step:
+    """A step of a property; in brackets a backslash may stand before a quote too."""
+    inside = token[1:-1].strip()
+    match token.type:
+        case "WORD":
+            return Key(str(token), "dot")
+        case "TICKED":
+            return Key(str(token[1:-1]).replace("``", "`"), "tick")
+        case "KEY_STEP":
+            quote = inside[0]
+            return Key(inside[1:-1].replace(f"\\{quote}", quote).replace(quote * 2, quote), "bracket")
+        case "PREFIX_STEP":
+            return Prefix(inside[1:].strip()[1:-1])
+        case "INDEX_STEP":
+            digits = "".join(inside.split())
+            if len(digits) > 10:
+                raise MqlError("no list is that long", _span_of(token))
+            return Index(int(digits))
+        case _:
+            return AnyElement()
+
+
+def _join_kind(words: Token) -> tuple[str, bool]:
+    said = set(words.lower().split())
+    kind = next((kind for kind in ("left", "right", "full", "cross") if kind in said), "inner")
+    return kind, "asof" in said
+
+
+def _is_emit_option(kid: Any) -> bool:
+    return isinstance(kid, tuple) or (isinstance(kid, Token) and kid.type == "REVISIONS")
+
+
+def _duration(written: str, span: Span) -> Duration:
+    """A length of time from `10s`, `1h30m`, `5 minutes` or what stands in INTERVAL's quotes."""
+    text = written.strip().lower()
+    sign = -1 if text.startswith("-") else 1
+    text = text.removeprefix("-").strip()
+    total, at = Decimal(0), 0
+    for amount in _AMOUNT.finditer(text):
+        unit = amount[2] if amount[2] in _UNITS_US else amount[2].removesuffix("s")
+        if text[at : amount.start()].strip(" ,") or len(amount[1]) > DIGITS_MAX:
+            break
+        if unit in ("month", "quarter", "year"):
+            raise MqlError(f"a {unit} has no fixed length", span, "Say it in days.")
+        if unit not in _UNITS_US:
+            break
+        total, at = total + Decimal(amount[1]) * _UNITS_US[unit], amount.end()
+    if not at or text[at:].strip():
+        raise MqlError(f'"{written}" is no duration', span, "Write it as: 10s, 5 minutes or INTERVAL '1' HOUR.")
+    if total > BIGINT_MAX:
+        raise MqlError("the duration is too long", span, "At most about 292,000 years.")
+    return Duration(sign * int(total), span)
+
+
+def _refuse_depth(query: Query) -> None:
+    """Refuse a tree so deep that those who walk it might fall: each level of it is looked at, none recursed into."""
+    level: list[Any] = [query]
+    for _ in range(DEPTH_MAX):
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return
+    span = next((node.span for node in level if hasattr(node, "span")), Span(0, 0))
+    raise MqlError(
+        f"the expression is more than {DEPTH_MAX} operators deep",
+        span,
+        "Cut it in parts with WITH, or use a list: x IN (…).",
+    )
+
+
+def _children(node: Any) -> Iterator[Any]:
+    """The nodes below a node, through tuples."""
+    for field in fields(node):
+        waiting = [getattr(node, field.name)]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, tuple):
+                waiting.extend(value)
+            elif is_dataclass(value) and not isinstance(value, Span):
+                yield value

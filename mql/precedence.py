@@ -1,0 +1,314 @@
+"""Which operators bind tighter: from a flat run of operands and operators to a tree.
+
+From loose to tight: OR; AND; NOT; comparisons, LIKE, BETWEEN, IN and IS; `||` as concatenation; `+ -`; `* / // %`;
+a sign. `::` and everything in brackets have been taken care of by the grammar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+from mql.errors import MqlError, Span
+from mql.syntax import (
+    Between,
+    Binary,
+    Exists,
+    Expression,
+    InList,
+    InQuery,
+    IsDistinct,
+    IsNull,
+    Like,
+    Literal,
+    Query,
+    Unary,
+)
+
+DEPTH_MAX = 64
+CHAIN_LEFT_MAX = 16
+
+_COMPARISONS = frozenset({"=", "==", "!=", "<>", "<", "<=", ">", ">=", "==~", "=~", "==+"})
+_CONDITION_KINDS = frozenset({"COMPARISON", "MATCHES", "LIKE", "BETWEEN", "IS", "IS_DISTINCT"})
+_ARITHMETIC = {"PIPES": 1, "ADDITIVE": 2, "MULTIPLICATIVE": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An operator as written. `kind` is its terminal in the grammar; `word` is lower case with single blanks."""
+
+    kind: str
+    word: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class InTail:
+    """`[NOT] IN (…)`, all that follows the operand."""
+
+    choices: tuple[Expression, ...] | Query
+    negated: bool
+    span: Span
+
+
+Item = Expression | Operator | InTail
+
+
+def arrange(items: Sequence[Item], text: str) -> Expression:
+    """The tree that a flat run of operands and operators stands for."""
+    if len(items) == 1:
+        return _operand(items[0])
+    run = _Run(_tell_or_from_concatenation(items), text)
+    expression = run.disjunction()
+    if run.kind() is not None:
+        raise run.comparisons_do_not_chain()
+    return expression
+
+
+class _Run:
+    """Reads a run of items from left to right; `at` is the next one."""
+
+    def __init__(self, items: Sequence[Item], text: str) -> None:
+        self.items = items
+        self.text = text
+        self.at = 0
+        self.depth = 0
+
+    def kind(self) -> str | None:
+        if self.at >= len(self.items):
+            return None
+        match self.items[self.at]:
+            case Operator(kind=kind):
+                return kind
+            case InTail():
+                return "IN"
+            case _:
+                return "operand"
+
+    def take(self) -> Item:
+        self.at += 1
+        return self.items[self.at - 1]
+
+    def operator(self) -> Operator:
+        taken = self.take()
+        assert isinstance(taken, Operator)
+        return taken
+
+    def disjunction(self) -> Expression:
+        terms = [self.conjunction()]
+        while self.kind() == "OR":
+            self.take()
+            terms.append(self.conjunction())
+        return join_terms("or", terms)
+
+    def conjunction(self) -> Expression:
+        terms = [self.negation()]
+        while self.kind() == "AND":
+            self.take()
+            terms.append(self.negation())
+        return join_terms("and", terms)
+
+    def negation(self) -> Expression:
+        if self.kind() != "NOT":
+            return self.comparison()
+        word = self.operator()
+        self.deeper(word)
+        operand = self.negation()
+        self.depth -= 1
+        return Unary("not", operand, word.span.to(operand.span))
+
+    def comparison(self) -> Expression:
+        left = self.arithmetic(1)
+        match self.kind():
+            case "COMPARISON" | "MATCHES":
+                operator = self.operator()
+                right = self.arithmetic(1)
+                return Binary(operator.word, left, right, left.span.to(right.span))
+            case "IS_DISTINCT":
+                operator = self.operator()
+                right = self.arithmetic(1)
+                return IsDistinct(left, right, " not " in operator.word, left.span.to(right.span))
+            case "LIKE":
+                operator = self.operator()
+                right = self.arithmetic(1)
+                negated, ignore_case = operator.word.startswith("not"), operator.word.endswith("ilike")
+                return Like(left, right, negated, ignore_case, left.span.to(right.span))
+            case "BETWEEN":
+                return self.between(left)
+            case "IS":
+                return self.truth_test(left)
+            case "IN":
+                tail = self.take()
+                assert isinstance(tail, InTail)
+                span = left.span.to(tail.span)
+                if isinstance(tail.choices, Query):
+                    return InQuery(left, tail.choices, tail.negated, span)
+                return InList(left, tail.choices, tail.negated, span)
+            case _:
+                return left
+
+    def between(self, left: Expression) -> Expression:
+        operator = self.operator()
+        low = self.arithmetic(1)
+        if self.kind() != "AND":
+            raise MqlError('"between" needs a second bound', operator.span, "Write it as: x BETWEEN 1 AND 10.")
+        self.take()
+        high = self.arithmetic(1)
+        return Between(left, low, high, operator.word.startswith("not"), left.span.to(high.span))
+
+    def truth_test(self, left: Expression) -> Expression:
+        operator = self.operator()
+        span = left.span.to(operator.span)
+        negated = " not " in operator.word
+        if operator.word.endswith("null"):
+            return IsNull(left, negated, span)
+        truth = operator.word.rsplit(" ", 1)[1]
+        return IsDistinct(left, Literal(truth == "true", truth, operator.span), not negated, span)
+
+    def arithmetic(self, tightness: int) -> Expression:
+        """Operators that bind at least so tightly, each group from left to right."""
+        if tightness > 3:
+            return self.signed()
+        left = self.arithmetic(tightness + 1)
+        while _ARITHMETIC.get(self.kind() or "") == tightness:
+            operator = self.operator()
+            right = self.arithmetic(tightness + 1)
+            left = Binary(operator.word, left, right, left.span.to(right.span))
+        return left
+
+    def signed(self) -> Expression:
+        match self.kind():
+            case "SIGN":
+                sign = self.operator()
+                self.deeper(sign)
+                operand = self.signed()
+                self.depth -= 1
+                return self.with_sign(sign, operand)
+            case "NOT":
+                word = self.items[self.at]
+                assert isinstance(word, Operator)
+                self.deeper(word)
+                expression = self.negation()
+                self.depth -= 1
+                return expression
+            case "operand":
+                return _operand(self.take())
+            case _:
+                raise self.comparisons_do_not_chain()
+
+    def with_sign(self, sign: Operator, operand: Expression) -> Expression:
+        """A minus right before a number belongs to the number."""
+        span = sign.span.to(operand.span)
+        between = self.text[sign.span.end : operand.span.start]
+        if isinstance(operand, Literal) and sign.word == "-" and not between.strip():
+            match operand.value:
+                case bool() | str() | None:
+                    pass
+                case number if not operand.text.startswith("-"):
+                    return Literal(-number, self.text[span.start : span.end], span)
+        return Unary(sign.word, operand, span)
+
+    def deeper(self, operator: Operator) -> None:
+        self.depth += 1
+        if self.depth > DEPTH_MAX:
+            raise MqlError(f"more than {DEPTH_MAX} operators inside each other", operator.span)
+
+    def comparisons_do_not_chain(self) -> MqlError:
+        item = self.items[min(self.at, len(self.items) - 1)]
+        return MqlError(
+            "comparisons do not chain", item.span, "Put AND or OR between the two, or brackets around one of them."
+        )
+
+
+def join_terms(word: str, terms: Sequence[Expression]) -> Expression:
+    """Terms joined by `and` or `or`; brackets around terms of the same kind make no difference.
+
+    A long chain becomes a balanced tree, so that nobody who walks it goes deep.
+    """
+    flat = [part for term in terms for part in flatten(word, term)]
+    return _balanced(word, flat)
+
+
+def flatten(word: str, expression: Expression) -> list[Expression]:
+    """The terms of a chain of `and` or of `or`, from left to right."""
+    found: list[Expression] = []
+    waiting = [expression]
+    while waiting:
+        match waiting.pop():
+            case Binary(op, left, right) if op == word:
+                waiting += right, left
+            case term:
+                found.append(term)
+    return found
+
+
+def _balanced(word: str, terms: Sequence[Expression]) -> Expression:
+    if len(terms) > CHAIN_LEFT_MAX:
+        middle = len(terms) // 2
+        return _both(word, _balanced(word, terms[:middle]), _balanced(word, terms[middle:]))
+    return reduce(lambda left, right: _both(word, left, right), terms)
+
+
+def _both(word: str, left: Expression, right: Expression) -> Expression:
+    return Binary(word, left, right, left.span.to(right.span))
+
+
+def is_condition(expression: Expression) -> bool:
+    """Whether an expression is written as a condition: a comparison, a test, or several joined."""
+    match expression:
+        case Binary(op):
+            return op in _COMPARISONS or op in ("and", "or")
+        case Unary("not"):
+            return True
+        case Like() | Between() | InList() | InQuery() | Exists() | IsNull() | IsDistinct() | Literal(bool()):
+            return True
+        case _:
+            return False
+
+
+def _tell_or_from_concatenation(items: Sequence[Item]) -> Sequence[Item]:
+    """`||` between two conditions is OR, as in Mantis: made so here, before anything is built."""
+    pipes = [at for at, item in enumerate(items) if isinstance(item, Operator) and item.kind == "PIPES"]
+    if not pipes:
+        return items
+    segments = _segments(items)
+    told = list(items)
+    for at in pipes:
+        before, after = items[at - 1], items[at + 1]
+        closed_before = isinstance(before, InTail) or _is_written_as_condition(before)
+        if (segments[at - 1] and segments[at + 1]) or closed_before or _is_written_as_condition(after):
+            told[at] = Operator("OR", "or", items[at].span)
+    return told
+
+
+def _segments(items: Sequence[Item]) -> list[bool]:
+    """For each item: does the stretch between two AND, OR or `||` that it stands in hold a condition?"""
+    answers: list[bool] = []
+    start, condition, bounds_open = 0, False, 0
+    for at, item in enumerate(items):
+        kind = item.kind if isinstance(item, Operator) else ""
+        if kind == "AND" and bounds_open:
+            bounds_open -= 1
+        elif kind in ("AND", "OR", "PIPES"):
+            answers += [condition] * (at - start)
+            start, condition = at, False
+        elif isinstance(item, InTail) or kind in _CONDITION_KINDS or _is_written_as_condition(item):
+            condition = True
+            bounds_open += kind == "BETWEEN"
+    return answers + [condition] * (len(items) - start)
+
+
+def _is_written_as_condition(item: Item) -> bool:
+    match item:
+        case Operator(kind=kind):
+            return kind in ("NOT", "IS")
+        case InTail():
+            return False
+        case operand:
+            return is_condition(operand)
+
+
+def _operand(item: Item) -> Expression:
+    assert not isinstance(item, Operator | InTail), "the grammar puts an operand here"
+    return item
