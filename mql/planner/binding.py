@@ -17,14 +17,15 @@ from mql import syntax
 from mql.errors import MqlError, Span, did_you_mean, nearest
 from mql.functions import (
     CALLABLE,
-    DATE_PARTS,
+    CONSTANT_KINDS,
     OVERLOADS,
     TYPES,
     Function,
-    check_regex,
+    check_constant,
     choose,
     common_type,
     cost,
+    groups_of,
     is_number,
     result_type,
 )
@@ -72,6 +73,7 @@ BIGINT_MIN, BIGINT_MAX = -(2**63), 2**63 - 1
 SECOND_US = 1_000_000
 
 _COMPARISONS = frozenset(("=", "<>", "==", "!=", "<", "<=", ">", ">="))
+_GROWING = frozenset(("replace", "regexp_replace", "regexp_replace_all"))
 _TEXT_TESTS = {"==~": "regex_full", "=~": "regex_part", "==+": "contains_text"}
 _META_CALLS: Mapping[str, Bound] = {
     "row_id": EventMeta("row_id"),
@@ -892,11 +894,12 @@ def apply(name: str, args: tuple[Bound, ...], span: Span, spans: tuple[Span, ...
     row = choose(name, types)
     if row is None:
         raise _misfit(name, args, span, spans)
-    for at, arg in enumerate(args):
-        _check_argument(row, row.kind_of(at), arg, spans[at] if spans else span)
+    for at in range(len(args)):
+        _check_argument(row, at, args, spans[at] if spans else span)
     if row.strict and any(isinstance(arg, Constant) and arg.value is None for arg in args):
         return Constant(None, result_type(row, types))
     fitted = _fitted(row, args, span)
+    _check_growth(name, fitted, span)
     return Apply(name, fitted, result_type(row, tuple(arg.type for arg in fitted)))
 
 
@@ -965,23 +968,37 @@ def _signature(row: Function) -> str:
     return f"{row.name}({', '.join(row.takes.split())})"
 
 
-def _check_argument(row: Function, kind: str, arg: Bound, span: Span) -> None:
+def _check_argument(row: Function, at: int, args: tuple[Bound, ...], span: Span) -> None:
     """Constants where only constants may stand, and of the form that is wanted."""
-    base = kind.rstrip("!")
-    if kind == base and base not in ("regex", "part", "zone", "format", "jsonpath"):
+    kind, arg = row.kind_of(at), args[at]
+    if not kind.endswith("!") and kind not in CONSTANT_KINDS:
         return
     if not isinstance(arg, Constant):
         raise MqlError(f'this argument of "{row.name}" must be a constant', span, "Write a literal or a $parameter.")
-    if arg.value is None or base in TYPES:
+    if arg.value is None:
         return
-    text = str(arg.value)
-    match base:
-        case "regex":
-            check_regex(text, span)
-        case "part" if text.lower() not in DATE_PARTS:
-            raise MqlError(f'no part of a time "{text}"', span, did_you_mean(text, DATE_PARTS))
-        case _:
-            return
+    check_constant(kind, arg.value, span)
+    if kind == "group":
+        pattern = args[at - 1]
+        groups = groups_of(str(pattern.value)) if isinstance(pattern, Constant) else 0
+        if not isinstance(arg.value, int) or not 0 <= arg.value <= groups:
+            raise MqlError(
+                f"the regular expression has no group {arg.value}", span, f"It has {groups}, counted from 1."
+            )
+
+
+def _check_growth(name: str, args: tuple[Bound, ...], span: Span) -> None:
+    """Refuses replacements within replacements that could make a text longer without bound."""
+    if name not in _GROWING:
+        return
+    growth = 1
+    for part in walk(Apply(name, args, VARCHAR)):
+        if isinstance(part, Apply) and part.name in _GROWING and isinstance(part.args[2], Constant):
+            old, new = part.args[1], len(str(part.args[2].value))
+            known = part.name == "replace" and isinstance(old, Constant) and old.value
+            growth *= max(1, -(-new // len(str(old.value)))) if known and isinstance(old, Constant) else new + 1
+    if growth > GROWTH_MAX:
+        raise MqlError("these replacements could make a text too long", span, "Use fewer or shorter ones.")
 
 
 def _convert(bound: Bound, type: DataType, span: Span) -> Bound:

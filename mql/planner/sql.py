@@ -212,8 +212,7 @@ def _filled(row: Function, bound: Apply, args: list[str]) -> str:
         case "each_field":
             return f"list_transform({args[0]}, lambda v: struct_extract(v, {args[1]}))"
         case _:
-            sql = row.sql.replace("{all}", ", ".join(args))
-            return re.sub(r"\{(\d)\}", lambda found: args[int(found[1])], sql)
+            return re.sub(r"\{(\d|all)\}", lambda at: ", ".join(args) if at[1] == "all" else args[int(at[1])], row.sql)
 
 
 def _constant(bound: Bound) -> object:
