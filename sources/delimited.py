@@ -25,6 +25,9 @@ class CsvForm:
     quote: str = '"'
 
 
+PLAIN_CSV = CsvForm()
+
+
 @dataclass(slots=True)
 class CsvPlan:
     """What the head of a file tells: names, types as found, where the rows begin; and what was skipped so far."""
@@ -78,7 +81,9 @@ def infer(plan: CsvPlan, body: bytes) -> pa.Schema | None:
 
 def common_schema(names: pa.Schema, found: Sequence[pa.Schema]) -> pa.Schema:
     """One type a column that all samples agree on; text where they do not."""
-    return pa.schema([pa.field(name, common_type([schema.field(name).type for schema in found])) for name in names.names])
+    return pa.schema(
+        [pa.field(name, common_type([schema.field(name).type for schema in found])) for name in names.names]
+    )
 
 
 def common_type(types: Sequence[pa.DataType]) -> pa.DataType:
@@ -121,7 +126,7 @@ def record_end(data: bytes, quote: str, first: bool = False) -> int:
     mark = quote.encode()
     find = data.find if first else data.rfind
     end = find(b"\n") + 1
-    while 0 < end and data.count(mark, 0, end) % 2:
+    while end > 0 and data.count(mark, 0, end) % 2:
         end = data.find(b"\n", end) + 1 if first else data.rfind(b"\n", 0, end - 1) + 1
     return end or (len(data) if first else 0)
 
@@ -173,7 +178,7 @@ def read_leniently(plan: CsvPlan, body: bytes, types: dict[str, pa.DataType]) ->
         table = read(plan, text, as_text).combine_chunks()
     except pa.ArrowInvalid:
         plan.skipped += body.count(b"\n")
-        return pa.schema([(name, type) for name, type in types.items()]).empty_table()
+        return pa.schema(list(types.items())).empty_table()
     columns = [cast_or_null(whole(blank_as_null(table.column(name))), type) for name, type in types.items()]
     return pa.Table.from_arrays(columns, list(types))
 
@@ -190,7 +195,9 @@ def blank_as_null(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def null_if_empty(batch: pa.RecordBatch) -> pa.RecordBatch:
     """An empty cell is null, in text columns too."""
     columns = [
-        pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column) if pa.types.is_string(column.type) else column
+        pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+        if pa.types.is_string(column.type)
+        else column
         for column in batch.columns
     ]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema) if columns else batch

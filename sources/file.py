@@ -21,7 +21,7 @@ from mql.exec.items import Chunk, Raw, Rows
 from mql.learn import learn
 from mql.schema import Field, Shape
 from sources.columns import conform, rows_of, shape_of
-from sources.delimited import SNIFF_BYTES, CsvForm, CsvPlan, batches_of, plan_csv
+from sources.delimited import PLAIN_CSV, SNIFF_BYTES, CsvForm, CsvPlan, batches_of, plan_csv
 from sources.learning import LEARN_FIRST, parsed
 from sources.pieces import END, clip, lines_list
 from sources.settings import DEFAULTS, Settings, describe
@@ -54,7 +54,7 @@ class FileSource:
         *,
         format: str = "auto",
         follow: bool = False,
-        csv: CsvForm = CsvForm(),
+        csv: CsvForm = PLAIN_CSV,
         settings: Settings = DEFAULTS,
         clock: Clock | None = None,
         registry: Path | None = None,
@@ -111,9 +111,7 @@ class FileSource:
                 events = parsed(sample_lines(self.paths))
                 return learn(events, open=self.settings.open) if events else Shape(open=True, events=0)
 
-    def open(
-        self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None
-    ) -> Reader:
+    def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
         if self.tail is not None:
             return TailReader(self.tail, start, task, tasks)
         since = From() if start is None else start

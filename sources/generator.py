@@ -176,9 +176,7 @@ class Requests:
         first = int(slots.min())
         table = schedule(np.arange(first, int(slots.max()) + 1, dtype=np.int64), self.seed)
         starts, ends, countries, devices = (column[slots - first] for column in table)
-        hit: npt.NDArray[np.bool_] = (
-            (stamps >= starts) & (stamps < ends) & (country == countries) & (device == devices)
-        )
+        hit: npt.NDArray[np.bool_] = (stamps >= starts) & (stamps < ends) & (country == countries) & (device == devices)
         return hit
 
     def status(self, numbers: Numbers, hit: npt.NDArray[np.bool_]) -> Numbers:
@@ -189,7 +187,8 @@ class Requests:
     def latency(self, bits: Hashes, hit: npt.NDArray[np.bool_]) -> Numbers:
         """In tenths of a millisecond; log-normal about 40 ms."""
         usual = LATENCIES[(bits >> np.uint64(52)).astype(np.int64)]
-        return np.where(hit, usual * INCIDENT_SLOWER, usual).astype(np.int64)
+        found: Numbers = np.where(hit, usual * INCIDENT_SLOWER, usual).astype(np.int64)
+        return found
 
 
 def text(numbers: Numbers) -> pa.Array:
@@ -210,7 +209,8 @@ def shares(n: int, size: int) -> Numbers:
 def quantiles_of_latency(size: int) -> Numbers:
     """Log-normal, median 40 ms, in tenths of a millisecond: the sum of twelve uniforms stands for the normal."""
     normal = unit(np.stack([mixed(np.arange(size), 7, 200 + at) for at in range(12)])).sum(axis=0) - 6
-    return np.round(400 * np.exp(0.6 * normal)).astype(np.int64)
+    latencies: Numbers = np.round(400 * np.exp(0.6 * normal)).astype(np.int64)
+    return latencies
 
 
 COUNTRY_TABLE = shares(len(COUNTRIES), 4096)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from mql.catalog import SourceInfo, TimeRule
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.feed import From, Positions, Reader
-from mql.exec.items import Chunk, Raw
+from mql.exec.items import Chunk, Raw, Rows
 from mql.schema import Shape
 from sources.columns import conform, rows_of, shape_of
 from sources.learning import Learner
@@ -22,7 +22,8 @@ from sources.settings import DEFAULTS, Settings, describe
 
 ROWS_PER_BATCH = 65_536
 
-Events = Iterable[Mapping[str, Any]] | pa.Table | Sequence[pa.Table]
+Events = Iterable[Any]
+"""Dicts; or one Arrow table; or a list of Arrow tables, one a split."""
 
 
 class MemorySource:
@@ -52,7 +53,7 @@ class MemorySource:
         self.columns: Shape | None = None
         self.learner = Learner(open=settings.open)
         self.split_count = max(splits, len(tables), 1)
-        self.ring.next = {split: 0 for split in range(self.split_count)}
+        self.ring.next = dict.fromkeys(range(self.split_count), 0)
         for split, table in enumerate(tables):
             self.push(split, table)
         if not tables:
@@ -97,9 +98,7 @@ class MemorySource:
         """No more events will be pushed: readers end."""
         self.ring.finish()
 
-    def open(
-        self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None
-    ) -> Reader:
+    def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
         if start is None and self.bounded:
             start = From()
         return self.ring.reader(start, range(task, self.split_count, tasks))
@@ -122,7 +121,7 @@ class MemorySource:
     def sample(self, n: int) -> Sequence[bytes]:
         if self.columns is None:
             return self.learner.newest(n)
-        rows = [row for item in list(self.ring.items)[-1:] for row in pa.Table.from_batches([item.table]).to_pylist()]
+        rows = [row for item in tuple(self.ring.items)[-1:] if isinstance(item, Rows) for row in item.table.to_pylist()]
         return tuple(orjson.dumps(plain(row), default=str) for row in rows[-n:])
 
     def close(self) -> None:

@@ -32,7 +32,18 @@ HOT_AUCTION_RATIO, HOT_BIDDER_RATIO, HOT_SELLER_RATIO = 2, 4, 4
 HOT_STEP = 100  # the hot one is the newest whose number is a multiple of this
 
 STATES = ("AZ", "CA", "ID", "OR", "WA", "WY")
-CITIES = ("Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland", "Bend", "Redmond", "Seattle", "Kent", "Cheyenne")
+CITIES = (
+    "Phoenix",
+    "Los Angeles",
+    "San Francisco",
+    "Boise",
+    "Portland",
+    "Bend",
+    "Redmond",
+    "Seattle",
+    "Kent",
+    "Cheyenne",
+)
 FIRST_NAMES = ("Peter", "Paul", "Luke", "John", "Saul", "Vicky", "Kate", "Julie", "Sarah", "Deiter", "Walter")
 LAST_NAMES = ("Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones", "Noris")
 CHANNELS = ("Google", "Facebook", "Baidu", "Apple")
@@ -92,7 +103,9 @@ class NexmarkSource(SyntheticSource):
     ) -> None:
         assert stream in STREAMS, stream
         curve = Curve(rate, 0.0, start_us)
-        super().__init__(name, Auctions(stream, seed), curve, splits=splits, events=events, settings=settings, clock=clock)
+        super().__init__(
+            name, Auctions(stream, seed), curve, splits=splits, events=events, settings=settings, clock=clock
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +128,8 @@ class Auctions:
     def keep(self, numbers: Numbers) -> Numbers:
         if self.stream == "all":
             return numbers
-        return numbers[kind_of(numbers) == STREAMS.index(self.stream) - 1]
+        kept: Numbers = numbers[kind_of(numbers) == STREAMS.index(self.stream) - 1]
+        return kept
 
     def texts(self, numbers: Numbers, times_us: Numbers) -> pa.Array:
         millis = times_us // 1000
@@ -149,7 +163,8 @@ class Auctions:
         last = below(mixed(numbers, self.seed, 22), len(LAST_NAMES))
         card = mixed(numbers, self.seed, 23)
         return pc.binary_join_element_wise(
-            '{"id":', text(ids), ',"name":"', taken(pa.array(FIRST_NAMES), first), " ", taken(pa.array(LAST_NAMES), last),
+            '{"id":', text(ids), ',"name":"', taken(pa.array(FIRST_NAMES), first), " ",
+            taken(pa.array(LAST_NAMES), last),
             '","email_address":"', taken(pa.array(LAST_NAMES), last), "@", text(ids), '.example","credit_card":"',
             text(1000 + below(card, 9000)), " ", text(1000 + below(card * np.uint64(7), 9000)), " ",
             text(1000 + below(card * np.uint64(11), 9000)), " ", text(1000 + below(card * np.uint64(13), 9000)),
@@ -162,9 +177,12 @@ class Auctions:
         initial = self.price(numbers, 31)
         reserve = initial + self.price(numbers, 32)
         return pc.binary_join_element_wise(
-            '{"id":', text(last_auction(numbers)), ',"item_name":"item ', text(below(mixed(numbers, self.seed, 33), 5000)),
-            '","description":"lot ', self.padding(numbers), '","initial_bid":', text(initial), ',"reserve":', text(reserve),
-            ',"date_time":', text(millis), ',"expires":', text(millis + 1 + below(mixed(numbers, self.seed, 34), 20_000)),
+            '{"id":', text(last_auction(numbers)), ',"item_name":"item ', text(below(mixed(numbers, self.seed,
+            33), 5000)),
+            '","description":"lot ', self.padding(numbers), '","initial_bid":', text(initial), ',"reserve":',
+            text(reserve),
+            ',"date_time":', text(millis), ',"expires":', text(millis + 1 + below(mixed(numbers, self.seed,
+            34), 20_000)),
             ',"seller":', text(self.person(numbers, 35, HOT_SELLER_RATIO, 0)),
             ',"category":', text(FIRST_CATEGORY + below(mixed(numbers, self.seed, 37), CATEGORIES)),
             ',"extra":"', self.padding(numbers), '"}', "",
@@ -173,7 +191,8 @@ class Auctions:
     def bids(self, numbers: Numbers, millis: Numbers) -> pa.Array:
         channel = below(mixed(numbers, self.seed, 43), len(CHANNELS))
         return pc.binary_join_element_wise(
-            '{"auction":', text(self.auction(numbers)), ',"bidder":', text(self.person(numbers, 41, HOT_BIDDER_RATIO, 1)),
+            '{"auction":', text(self.auction(numbers)), ',"bidder":', text(self.person(numbers, 41,
+            HOT_BIDDER_RATIO, 1)),
             ',"price":', text(self.price(numbers, 42)), ',"channel":"', taken(pa.array(CHANNELS), channel),
             '","url":"https://www.nexmark.example/item.htm?query=1&channel_id=', text(channel),
             '","date_time":', text(millis), ',"extra":"', self.padding(numbers), '"}', "",

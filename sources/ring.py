@@ -38,10 +38,16 @@ class Ring:
         self.next: dict[int, int] = {}  # the next offset by split
         self.readers: set[RingReader] = set()
 
-    def append(self, item: Raw) -> None:
-        """Takes an item in; Full where it finds no room."""
+    def check_room(self, size: int) -> None:
+        """Makes room for so many bytes; Full where there is none."""
         with self.changed:
-            self.make_room(bytes_of(item))
+            self.make_room(size)
+
+    def append(self, item: Raw, checked: bool = False) -> None:
+        """Takes an item in; Full where it finds no room (unless that has been checked before, by the one writer)."""
+        with self.changed:
+            if not checked:
+                self.make_room(bytes_of(item))
             self.items.append(item)
             self.bytes += bytes_of(item)
             self.next[item.split] = item.next_offset
@@ -159,7 +165,7 @@ class RingReader:
 
     @property
     def positions(self) -> Positions:
-        return {**{split: 0 for split in self.splits}, **self.reached}
+        return {**dict.fromkeys(self.splits, 0), **self.reached}
 
     @property
     def ended(self) -> bool:

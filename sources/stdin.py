@@ -18,7 +18,7 @@ from mql.exec.feed import From, Positions, Reader
 from mql.exec.items import Chunk, Raw, Rows
 from mql.schema import Shape
 from sources.columns import conform, rows_of, shape_of
-from sources.delimited import SNIFF_BYTES, CsvForm, batches_of, plan_csv
+from sources.delimited import PLAIN_CSV, SNIFF_BYTES, CsvForm, batches_of, plan_csv
 from sources.file import FileSource, format_of_head
 from sources.learning import Learner
 from sources.ring import Ring
@@ -35,7 +35,7 @@ def stdin_source(
     *,
     fd: int = 0,
     format: str = "auto",
-    csv: CsvForm = CsvForm(),
+    csv: CsvForm = PLAIN_CSV,
     settings: Settings = DEFAULTS,
     clock: Clock | None = None,
 ) -> FileSource | PipeSource:
@@ -57,7 +57,7 @@ class PipeSource:
         *,
         fd: int = 0,
         format: str = "auto",
-        csv: CsvForm = CsvForm(),
+        csv: CsvForm = PLAIN_CSV,
         settings: Settings = DEFAULTS,
         clock: Clock | None = None,
         buffer_bytes: int = BUFFER_BYTES,
@@ -159,9 +159,7 @@ class PipeSource:
     def put(self, item: Raw) -> None:
         self.ring.append_when_free(item, lambda: not self.closed.is_set())
 
-    def open(
-        self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None
-    ) -> Reader:
+    def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
         """What has come and not yet been let go is for every reader; there is no other now to begin with."""
         reader = self.ring.reader(start or From(), range(task, 1, tasks))
         if task == 0:
@@ -208,5 +206,3 @@ def whole_lines(head: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
         rest = bytearray(piece[cut:])
     if rest:
         yield bytes(rest) + b"\n"
-
-

@@ -35,10 +35,17 @@ Hashes = npt.NDArray[np.uint64]
 class Model(Protocol):
     """What the events say."""
 
-    kind: str
-    shape: Shape
-    time: TimeRule
-    bytes_per_event: int
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def time(self) -> TimeRule: ...
+
+    @property
+    def bytes_per_event(self) -> int: ...
 
     def texts(self, numbers: Numbers, times_us: Numbers) -> pa.Array:
         """The events of these numbers as JSON texts; `times_us` is when each comes out."""
@@ -90,9 +97,7 @@ class SyntheticSource:
             return found
         return replace(found, time=self.model.time)
 
-    def open(
-        self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None
-    ) -> Reader:
+    def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
         splits = range(task, self.split_count, tasks)
         if self.events is not None:
             since = start or From()
@@ -105,11 +110,11 @@ class SyntheticSource:
         if since.positions is not None:
             return {split: since.positions.get(split, 0) for split in range(self.split_count)}
         number = 0 if since.time_us is None else self.curve.count(since.time_us)
-        return {split: number for split in range(self.split_count)}
+        return dict.fromkeys(range(self.split_count), number)
 
     def end(self) -> Positions:
         number = self.due() if self.events is None else self.events
-        return {split: number for split in range(self.split_count)}
+        return dict.fromkeys(range(self.split_count), number)
 
     def due(self) -> int:
         """How many events have come out until now."""

@@ -1,0 +1,402 @@
+"""Sources as they are declared: the `sources:` of mql.yaml, and what is put to the API.
+
+    sources:
+      requests: {kind: generator, rate: 1000}
+      orders:
+        kind: http
+        time: {field: created_at, unit: ms}
+        lateness: 10s
+        shape: {id: BIGINT, lines: ["STRUCT(sku VARCHAR, n BIGINT)"]}
+        record: {age: 7d, bytes: 20GB}
+
+Everything that is wrong is told at once, each with its path and, where there is a text, its line and column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from mql.catalog import SECOND_US, TimeRule
+from mql.errors import MqlError, did_you_mean
+from mql.exec.clock import Clock
+from mql.exec.feed import Source
+from mql.learn import parse_type
+from mql.schema import DataType, ListOf, Shape, StructOf
+from mql.schema import Field as Property
+from sources.archive import Archive, RecordedSource, Retention
+from sources.delimited import CsvForm
+from sources.file import FileSource
+from sources.generator import GeneratorSource
+from sources.http import HttpSource
+from sources.nexmark import NexmarkSource
+from sources.settings import Settings
+from sources.stdin import stdin_source
+from sources.strict_yaml import ConfigError, Document, Problem, Where
+
+__all__ = ["ConfigError", "declare", "load_sources"]
+
+NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]{0,127}$")
+UNITS_US = {"us": 1, "ms": 1_000, "s": SECOND_US, "m": 60 * SECOND_US, "h": 3600 * SECOND_US, "d": 86_400 * SECOND_US}
+UNITS_BYTES = {"": 1, "b": 1} | {
+    unit + ending: (1000 if ending == "b" else 1024) ** power
+    for power, unit in enumerate("kmgt", 1)
+    for ending in ("b", "ib")
+}
+
+
+def load_sources(
+    config: Mapping[str, Any],
+    base_dir: Path,
+    *,
+    document: Document | None = None,
+    where: Where = ("sources",),
+    clock: Clock | None = None,
+    data_dir: Path | None = None,
+) -> list[Source]:
+    """The sources of a `sources:` mapping. Paths are relative to `base_dir`; archives go to `data_dir`.
+
+    `document`, `where`: the text that the mapping is from, and where in it, for the places of errors. ConfigError
+    tells all of them; then no source is left open.
+    """
+    told = document or Document(config)
+    house = House(base_dir, data_dir or base_dir / ".mql", clock)
+    problems: list[Problem] = []
+    made: list[Source] = []
+    for name, mapping in config.items():
+        try:
+            made.append(make(name, mapping, house))
+        except Wrong as wrong:
+            problems += [told.problem((*where, name, *inner), message) for inner, message in wrong.complaints]
+    if problems:
+        for source in made:
+            source.close()
+        raise told.error(*problems)
+    return made
+
+
+def declare(
+    name: str,
+    mapping: Mapping[str, Any],
+    base_dir: Path = Path(),
+    *,
+    clock: Clock | None = None,
+    data_dir: Path | None = None,
+    kinds: Collection[str] | None = None,
+) -> Source:
+    """One source. `kinds`: those that may be declared here (None: all); ConfigError for any other, and as above."""
+    try:
+        return make(name, mapping, House(base_dir, data_dir or base_dir / ".mql", clock, kinds))
+    except Wrong as wrong:
+        raise ConfigError(
+            tuple(Document(mapping).problem(inner, message) for inner, message in wrong.complaints)
+        ) from wrong
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Where a source is declared."""
+
+    base_dir: Path
+    data_dir: Path
+    clock: Clock | None = None
+    kinds: Collection[str] | None = None
+
+
+class Wrong(Exception):
+    """What is wrong with one source's mapping: where in it, and a sentence."""
+
+    def __init__(self, *complaints: tuple[Where, str]) -> None:
+        super().__init__(complaints)
+        self.complaints = complaints
+
+
+def make(name: Any, mapping: Any, house: House) -> Source:
+    if not isinstance(name, str) or not NAME.match(name):
+        raise Wrong(((), f'"{name}" is no name: letters, digits, _ . - and a letter first'))
+    if not isinstance(mapping, Mapping):
+        raise Wrong(((), "must be a mapping with a kind"))
+    kind = mapping.get("kind")
+    known = [one for one in KINDS if house.kinds is None or one in house.kinds]
+    if kind not in known:
+        said = "a source needs a kind" if kind is None else f'unknown kind "{kind}"'
+        hint = did_you_mean(str(kind), known) or f"Known are {', '.join(known)}."
+        raise Wrong((("kind",), f"{said}. {hint}"))
+    model = checked(KINDS[kind], mapping)
+    try:
+        source = model.build(name, house)
+    except MqlError as error:
+        raise Wrong(((), f"{error.message}. {error.hint or ''}".strip())) from error
+    except OSError as error:
+        raise Wrong(((), f"cannot be opened: {error}")) from error
+    return source
+
+
+def checked(kind: type[Declared], mapping: Mapping[str, Any]) -> Declared:
+    try:
+        return kind.model_validate(dict(mapping))
+    except ValidationError as error:
+        raise Wrong(*(complaint(kind, one) for one in error.errors())) from error
+
+
+def complaint(kind: type[Declared], error: Any) -> tuple[Where, str]:
+    where: Where = tuple(part for part in error["loc"] if part not in UNION_TAGS)
+    match error["type"]:
+        case "extra_forbidden":
+            known = [field.alias or name for name, field in kind.model_fields.items()]
+            return where, f'unknown setting "{where[-1]}". {did_you_mean(str(where[-1]), known) or ""}'.strip()
+        case "missing":
+            return where, "is missing"
+        case _:
+            message = str(error["msg"]).removeprefix("Value error, ")
+            return where, message[0].lower() + message[1:]
+
+
+UNION_TAGS = ("bool", "str", "list[str]", "RecordModel", "TimeModel")
+
+# --- values ------------------------------------------------------------------------------------------
+
+
+def duration_us(value: Any) -> int:
+    """`250ms`, `5s`, `2m`, `1h`, `7d`; a bare number is seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return round(value * SECOND_US)
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s|m|h|d)\s*", str(value))
+    if not found:
+        raise ValueError(f'"{value}" is no duration; write it like 250ms, 5s, 2m, 1h, 7d')
+    return round(float(found[1]) * UNITS_US[found[2]])
+
+
+def size_bytes(value: Any) -> int:
+    """`512MB`, `20GiB`; a bare number is bytes."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
+    if not found or isinstance(value, bool) or found[2].lower() not in UNITS_BYTES:
+        raise ValueError(f'"{value}" is no size; write it like 512MB or 20GiB')
+    return int(float(found[1]) * UNITS_BYTES[found[2].lower()])
+
+
+def type_text(value: Any) -> DataType:
+    """A type's text; a mapping is a struct, a list of one type is a list of it."""
+    match value:
+        case str():
+            try:
+                return parse_type(value)
+            except MqlError as error:
+                raise ValueError(f"{error.message}. {error.hint or ''}".strip()) from error
+        case [inner]:
+            return ListOf(type_text(inner))
+        case dict():
+            return StructOf(tuple((str(name), type_text(inner)) for name, inner in value.items()))
+        case _:
+            raise ValueError(f'"{value}" is no type')
+
+
+def shape_fields(value: Any) -> tuple[Property, ...]:
+    if not isinstance(value, Mapping):
+        raise ValueError("must be a mapping from names to types")
+    return tuple(Property(str(name), type_text(type)) for name, type in value.items())
+
+
+def property_path(value: Any) -> tuple[str, ...]:
+    """`device.ts`, or a list of names where a name has a dot in it."""
+    if isinstance(value, str) and value:
+        return tuple(value.split("."))
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    raise ValueError("must be a property's name")
+
+
+def time_rule(value: Any) -> Any:
+    return {"field": value} if isinstance(value, str) else value
+
+
+def one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Duration = Annotated[int, BeforeValidator(duration_us), Field(ge=0)]
+Size = Annotated[int, BeforeValidator(size_bytes), Field(ge=0)]
+
+# --- what each kind says -----------------------------------------------------------------------------
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+class TimeModel(Strict):
+    path: Annotated[tuple[str, ...], BeforeValidator(property_path), Field(alias="field")]
+    unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
+
+
+class RecordModel(Strict):
+    """Keep the source's events: where, how long, how much, and whether each append reaches the disk itself."""
+
+    directory: str | None = None
+    age: Duration | None = None
+    bytes: Size | None = None
+    fsync: bool = False
+
+
+class Declared(Strict):
+    """What every source may say."""
+
+    kind: str
+    description: str | None = None
+    time: Annotated[TimeModel | None, BeforeValidator(time_rule)] = None
+    lateness: Duration = 5 * SECOND_US
+    idle_timeout: Duration = 30 * SECOND_US
+    max_ahead: Duration = 3600 * SECOND_US
+    shape: Annotated[tuple[Property, ...] | None, BeforeValidator(shape_fields)] = None
+    open: bool = False
+    record: bool | RecordModel = False
+
+    def settings(self) -> Settings:
+        time = None if self.time is None else TimeRule(self.time.path, self.time.unit)
+        shape = None if self.shape is None else Shape(self.shape, self.open)
+        return Settings(time, self.lateness, self.idle_timeout, self.max_ahead, shape, self.open)
+
+    def build(self, name: str, house: House) -> Source:
+        """The source, recorded if it is to be."""
+        archive_at = self.archive_dir(name, house)
+        source = self.source(name, house)
+        return source if archive_at is None else RecordedSource(source, self.archive(archive_at, house))
+
+    def source(self, name: str, house: House) -> Source:
+        raise AssertionError(f"the kind {self.kind} makes no source")
+
+    def archive_dir(self, name: str, house: House) -> Path | None:
+        if self.record is False:
+            return None
+        told = self.record.directory if isinstance(self.record, RecordModel) else None
+        return house.base_dir / told if told else house.data_dir / "archive" / name
+
+    def archive(self, directory: Path, house: House) -> Archive:
+        record = self.record if isinstance(self.record, RecordModel) else RecordModel()
+        retention = Retention(record.age, record.bytes)
+        return Archive(directory, fsync=record.fsync, retention=retention, clock=house.clock)
+
+
+class CsvModel(Strict):
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    header: bool = True
+    quote: Annotated[str, Field(min_length=1, max_length=1)] = '"'
+
+    def form(self) -> CsvForm:
+        return CsvForm(self.delimiter, self.header, self.quote)
+
+
+class FileModel(Declared):
+    path: Annotated[list[str], BeforeValidator(one_or_many), Field(min_length=1)]
+    format: Literal["auto", "ndjson", "csv", "parquet"] = "auto"
+    follow: bool = False
+    csv: CsvModel = CsvModel()
+
+    def source(self, name: str, house: House) -> Source:
+        if self.record is not False and not self.follow:
+            raise Wrong((("record",), "a file that is not followed is its own record"))
+        return FileSource(
+            name,
+            [house.base_dir / path for path in self.path],
+            format=self.format,
+            follow=self.follow,
+            csv=self.csv.form(),
+            settings=self.settings(),
+            clock=house.clock,
+            registry=house.data_dir / "followed" / f"{name}.json" if self.follow else None,
+        )
+
+
+class StdinModel(Declared):
+    format: Literal["auto", "ndjson", "csv", "parquet"] = "auto"
+    csv: CsvModel = CsvModel()
+
+    def source(self, name: str, house: House) -> Source:
+        return stdin_source(name, format=self.format, csv=self.csv.form(), settings=self.settings(), clock=house.clock)
+
+
+class HttpModel(Declared):
+    buffer: Size = 64 << 20
+
+    def build(self, name: str, house: House) -> Source:
+        """An HTTP source writes its archive itself: before a post is answered."""
+        at = self.archive_dir(name, house)
+        archive = None if at is None else self.archive(at, house)
+        return HttpSource(name, settings=self.settings(), clock=house.clock, buffer_bytes=self.buffer, archive=archive)
+
+
+class GeneratorModel(Declared):
+    rate: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
+    splits: Annotated[int, Field(ge=1, le=256)] = 2
+    seed: int = 1
+    rhythm: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    events: Annotated[int, Field(ge=0)] | None = None
+
+    def source(self, name: str, house: House) -> Source:
+        return GeneratorSource(
+            name,
+            rate=self.rate,
+            splits=self.splits,
+            seed=self.seed,
+            rhythm=self.rhythm,
+            events=self.events,
+            settings=self.settings(),
+            clock=house.clock,
+        )
+
+
+class NexmarkModel(Declared):
+    stream: Literal["all", "person", "auction", "bid"] = "all"
+    rate: Annotated[float, Field(gt=0, le=1_000_000)] = 1_000
+    splits: Annotated[int, Field(ge=1, le=256)] = 2
+    seed: int = 1
+    events: Annotated[int, Field(ge=0)] | None = None
+
+    def source(self, name: str, house: House) -> Source:
+        return NexmarkSource(
+            name,
+            self.stream,
+            rate=self.rate,
+            splits=self.splits,
+            seed=self.seed,
+            events=self.events,
+            settings=self.settings(),
+            clock=house.clock,
+        )
+
+
+class KafkaModel(Declared):
+    """The rest of its settings are those of the Kafka source itself."""
+
+    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+
+    def source(self, name: str, house: House) -> Source:
+        from sources.kafka import KafkaSettings, KafkaSource
+
+        told = dict(self.model_extra or {})
+        known = [field.name for field in fields(KafkaSettings)]
+        unknown = [key for key in told if key not in known]
+        if unknown:
+            raise Wrong(
+                *(((key,), f'unknown setting "{key}". {did_you_mean(key, known) or ""}'.strip()) for key in unknown)
+            )
+        try:
+            kafka = TypeAdapter(KafkaSettings).validate_python(told)
+        except ValidationError as error:
+            raise Wrong(*(complaint(KafkaModel, one) for one in error.errors())) from error
+        return KafkaSource(name, kafka, self.settings(), clock=house.clock)
+
+
+KINDS: dict[str, type[Declared]] = {
+    "file": FileModel,
+    "stdin": StdinModel,
+    "http": HttpModel,
+    "generator": GeneratorModel,
+    "nexmark": NexmarkModel,
+    "kafka": KafkaModel,
+}
