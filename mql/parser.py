@@ -68,14 +68,14 @@ BIGINT_MAX = 2**63 - 1
 def parse(text: str) -> Query:
     """The query that a text says. Raises MqlError with the place and a hint where it says none.
 
-    Of a union, the first query holds the others in `union`, and the clauses about the whole result (ORDER BY, LIMIT, EMIT,
-    LATENESS, SINCE, UNTIL, REPLAY SPEED, SETTINGS), which are written after the last.
+    Of a union, the first query holds the others in `union`, and the clauses about the whole result (ORDER BY, LIMIT,
+    EMIT, LATENESS, SINCE, UNTIL, REPLAY SPEED, SETTINGS), which are written after the last.
     """
     try:
         clean = blank_comments(text)
         query = _fold(_tree(clean), _Builder(clean, text))
         assert isinstance(query, Query)
-        if len(clean) > DEPTH_MAX:
+        if _may_be_deep(clean):
             _refuse_depth(query)
     except MqlError as error:
         raise error.in_text(text) from None
@@ -94,48 +94,74 @@ def expected_at(text: str, offset: int) -> list[str]:
         cursor.exhaust_lexer()
     except UnexpectedInput:
         return []
-    return sorted({word for terminal in cursor.accepts() for word in mistakes.words_of(terminal)})
+    return sorted({word for terminal in _accepted(cursor) for word in mistakes.words_of(terminal)})
 
 
 @lru_cache(maxsize=1)
 def _lark() -> Lark:
     """The tables, built when first asked for: they take half a second and are the same for every text."""
-    return Lark.open_from_package("mql", "grammar.lark", parser="lalr", lexer="contextual", propagate_positions=True)
+    return Lark.open_from_package("mql", "grammar.lark", parser="lalr", lexer="contextual")
 
 
 def _tree(clean: str) -> Tree[Token]:
     try:
         return _lark().parse(clean)
     except UnexpectedInput as unexpected:
-        position = unexpected.pos_in_stream
-        if (
-            isinstance(unexpected, UnexpectedToken)
-            and unexpected.token.type == "$END"
-            or position is None
-            or position < 0
-        ):
-            position = len(clean)
-        accepted = unexpected.interactive_parser.accepts()
-        raise mistakes.explain(clean, position, accepted) from None
+        at_end = isinstance(unexpected, UnexpectedToken) and unexpected.token.type == "$END"
+        position = len(clean) if at_end or unexpected.pos_in_stream is None else unexpected.pos_in_stream
+        raise mistakes.explain(clean, position, _accepted(unexpected.interactive_parser)) from None
+
+
+def _accepted(cursor: Any) -> set[str]:
+    """The terminals with which a parse could go on from where it stands."""
+    accepted: set[str] = cursor.accepts()
+    return accepted
+
+
+# Tokens that the parse tree keeps for the sake of its nodes' spans, and that say nothing else.
+_ONLY_PLACES = frozenset(
+    {"SELECT", "FROM", "WHERE", "SAMPLE", "WINDOW", "WINDOWS", "FILL", "GROUP_BY", "HAVING", "ANOMALY", "QUALIFY"}
+    | {"ORDER_BY", "LIMIT", "EMIT", "LATENESS", "SINCE", "UNTIL", "REPLAY_SPEED", "SETTINGS", "WITH", "PER_SECOND"}
+    | {"OVER", "FILTER", "CASE", "END", "INTERVAL", "TIMESTAMP", "DATE", "EXISTS", "EXTRACT", "PER_WINDOW", "EVENTS"}
+    | {"LPAR", "RPAR", "LSQB", "RSQB", "LBRACE", "RBRACE", "PERCENT_WORD"}
+)
+
+
+@dataclass(slots=True)
+class _Folding:
+    """A node of the parse tree on the way to its value: its children still to come, and what they became."""
+
+    rule: str
+    children: Iterator[Any]
+    built: list[Any]
+    start: int = -1
+    end: int = 0
 
 
 def _fold(tree: Tree[Token], builder: _Builder) -> Any:
     """A parse tree folded from its leaves up: each node by the builder's method of its name."""
-    waiting: list[tuple[Tree[Any], list[Any]]] = [(tree, [])]
+    waiting = [_Folding(tree.data, iter(tree.children), [])]
     while True:
-        node, built = waiting[-1]
-        if len(built) < len(node.children):
-            child = node.children[len(built)]
+        node = waiting[-1]
+        for child in node.children:
             if isinstance(child, Tree):
-                waiting.append((child, []))
-            else:
-                built.append(child)
-            continue
-        waiting.pop()
-        value = getattr(builder, _method(node.data))(built, Span(node.meta.start_pos, node.meta.end_pos))
-        if not waiting:
-            return value
-        waiting[-1][1].append(value)
+                waiting.append(_Folding(child.data, iter(child.children), []))
+                break
+            if child is not None:
+                node.start = child.start_pos if node.start < 0 else node.start
+                node.end = child.end_pos
+                if child.type in _ONLY_PLACES:
+                    continue
+            node.built.append(child)
+        else:
+            waiting.pop()
+            value = getattr(builder, _method(node.rule))(node.built, Span(node.start, node.end))
+            if not waiting:
+                return value
+            above = waiting[-1]
+            above.built.append(value)
+            above.start = node.start if above.start < 0 else above.start
+            above.end = max(above.end, node.end)
 
 
 def _method(rule: str) -> str:
@@ -143,7 +169,8 @@ def _method(rule: str) -> str:
 
 
 _OPERATORS = frozenset(
-    "OR AND NOT SIGN PIPES COMPARISON MATCHES LIKE BETWEEN IS IS_DISTINCT ADDITIVE MULTIPLICATIVE".split()
+    {"OR", "AND", "NOT", "SIGN", "PIPES", "COMPARISON", "MATCHES", "LIKE", "BETWEEN", "IS", "IS_DISTINCT"}
+    | {"ADDITIVE", "MULTIPLICATIVE"}
 )
 _UNITS_US = {
     "us": 1,
@@ -165,7 +192,12 @@ _UNITS_US = {
     "week": 604_800_000_000,
 }
 _AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+)")
+_DEEPENING = re.compile(r"[-+*/%|!]|::|\b(?:case|not)\b", re.IGNORECASE)
 _DIRECTIONS = ("up", "down", "both")
+
+
+# What a method of the builder gets: tokens, None where something optional is absent, and what was built below.
+Kids = list[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,18 +226,20 @@ class _Builder:
 
     # --- queries ---------------------------------------------------------------------------------
 
-    def start(self, kids: list[Any], span: Span) -> Query:
+    def start(self, kids: Kids, span: Span) -> Query:
         explain, query = kids
+        assert isinstance(query, Query)
         if explain is None:
-            return query  # type: ignore[no-any-return]
+            return query
         words = explain.lower().split()
         return replace(query, explain=words[1] if len(words) > 1 else "plan", span=span)
 
-    def truth(self, kids: list[Any], span: Span) -> Query:
+    def truth(self, kids: Kids, span: Span) -> Query:
         return Query((SelectItem(Star(None, span), None, "*", span),), where=self.value(kids[0]), span=span)
 
-    def query(self, kids: list[Any], span: Span) -> Query:
+    def query(self, kids: Kids, span: Span) -> Query:
         ctes, first, *others = kids
+        assert isinstance(first, Query)
         names = [name for name, _ in ctes or ()]
         for at, name in enumerate(names):
             if name in names[:at]:
@@ -225,13 +259,13 @@ class _Builder:
         others[-1] = replace(others[-1], **{field: _default(field) for field in _OF_THE_WHOLE})
         return replace(first, ctes=ctes or (), union=tuple(others), span=span, **whole)
 
-    def with_(self, kids: list[Any], span: Span) -> tuple[tuple[str, Query], ...]:
+    def with_(self, kids: Kids, span: Span) -> tuple[tuple[str, Query], ...]:
         return tuple(kids)
 
-    def cte(self, kids: list[Any], span: Span) -> tuple[str, Query]:
+    def cte(self, kids: Kids, span: Span) -> tuple[str, Query]:
         return self.name(kids[0]), kids[1]
 
-    def select(self, kids: list[Any], span: Span) -> Query:
+    def select(self, kids: Kids, span: Span) -> Query:
         distinct, *rest = kids
         items = tuple(kid for kid in rest if isinstance(kid, SelectItem))
         clauses = [kid for kid in rest if isinstance(kid, _Clause)]
@@ -282,7 +316,7 @@ class _Builder:
             values["anomaly"] = replace(values["anomaly"], options=(*values["anomaly"].options, ("limit", limit)))
         return values
 
-    def item(self, kids: list[Any], span: Span) -> SelectItem:
+    def item(self, kids: Kids, span: Span) -> SelectItem:
         expression, alias = kids[0], None
         written = span
         if len(kids) > 1 and kids[1] is not None:
@@ -301,18 +335,18 @@ class _Builder:
             before = before[:-2].rstrip()
         return start + len(before)
 
-    def star(self, kids: list[Any], span: Span) -> Star:
+    def star(self, kids: Kids, span: Span) -> Star:
         return Star(kids[0].partition(".")[0].strip() if kids else None, span)
 
     # --- FROM ------------------------------------------------------------------------------------
 
-    def from_(self, kids: list[Any], span: Span) -> _Clause:
+    def from_(self, kids: Kids, span: Span) -> _Clause:
         sources = tuple(kid for kid in kids if isinstance(kid, SourceRef | SubqueryRef))
         joins = [kid for kid in kids if not isinstance(kid, SourceRef | SubqueryRef)]
         flat = tuple(join for kid in joins for join in (kid if isinstance(kid, tuple) else (kid,)))
         return _Clause("sources", "from", (sources, flat), span)
 
-    def source(self, kids: list[Any], span: Span) -> SourceRef:
+    def source(self, kids: Kids, span: Span) -> SourceRef:
         named, alias = kids[0], self.alias(kids)
         match named.type:
             case "STRING":
@@ -322,66 +356,66 @@ class _Builder:
             case _:
                 return SourceRef(name=self.name(named), alias=alias, span=span)
 
-    def subquery(self, kids: list[Any], span: Span) -> SubqueryRef:
+    def subquery(self, kids: Kids, span: Span) -> SubqueryRef:
         return SubqueryRef(kids[0], self.alias(kids), span)
 
-    def alias(self, kids: list[Any]) -> str | None:
+    def alias(self, kids: Kids) -> str | None:
         return self.name(kids[1]) if len(kids) > 1 and kids[1] is not None else None
 
-    def join(self, kids: list[Any], span: Span) -> Join:
+    def join(self, kids: Kids, span: Span) -> Join:
         words, right, on, within = kids
         kind, asof = _join_kind(words)
         if on is None and kind != "cross":
             raise MqlError('"join" needs a condition', _span_of(words), "Add ON a.id = b.id, with your own names.")
         return Join(kind, right, on, within, asof, None, span)
 
-    def within(self, kids: list[Any], span: Span) -> tuple[Expression, Expression]:
+    def within(self, kids: Kids, span: Span) -> tuple[Expression, Expression]:
         amounts = [self.value(kid) for kid in kids]
         return amounts[0], amounts[-1]
 
-    def mantis_join(self, kids: list[Any], span: Span) -> tuple[Join, ...]:
+    def mantis_join(self, kids: Kids, span: Span) -> tuple[Join, ...]:
         words, *rights, seconds, on = kids
         kind, asof = _join_kind(words)
         return tuple(Join(kind, right, on, None, asof, self.value(seconds), span) for right in rights)
 
     # --- the other clauses -----------------------------------------------------------------------
 
-    def where(self, kids: list[Any], span: Span) -> _Clause:
+    def where(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("where", "where", kids[0], span)
 
-    def having(self, kids: list[Any], span: Span) -> _Clause:
+    def having(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("having", "having", kids[0], span)
 
-    def qualify(self, kids: list[Any], span: Span) -> _Clause:
+    def qualify(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("qualify", "qualify", kids[0], span)
 
-    def group_by(self, kids: list[Any], span: Span) -> _Clause:
+    def group_by(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("group_by", "group by", tuple(kids), span)
 
-    def order_by(self, kids: list[Any], span: Span) -> _Clause:
+    def order_by(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("order_by", "order by", tuple(kids), span)
 
-    def order(self, kids: list[Any], span: Span) -> Order:
+    def order(self, kids: Kids, span: Span) -> Order:
         expression, direction, nulls = kids
         first = None if nulls is None else nulls.lower().endswith("first")
         return Order(expression, direction is not None and direction.lower() == "desc", first)
 
-    def limit(self, kids: list[Any], span: Span) -> _Clause:
+    def limit(self, kids: Kids, span: Span) -> _Clause:
         count, per = self.value(kids[0]), kids[1]
         if per == "window":
             return _Clause("limit_per_window", "limit", count, span)
         return _Clause("limit", "limit", Limit(count, per or (), span), span)
 
-    def per(self, kids: list[Any], span: Span) -> tuple[Expression, ...]:
+    def per(self, kids: Kids, span: Span) -> tuple[Expression, ...]:
         return tuple(kids)
 
-    def per_window(self, kids: list[Any], span: Span) -> str:
+    def per_window(self, kids: Kids, span: Span) -> str:
         return "window"
 
-    def lateness(self, kids: list[Any], span: Span) -> _Clause:
+    def lateness(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("lateness", "lateness", self.value(kids[0]), span)
 
-    def replay(self, kids: list[Any], span: Span) -> _Clause:
+    def replay(self, kids: Kids, span: Span) -> _Clause:
         speed = kids[0]
         if speed.type == "FACTOR":
             value: Expression = Literal(self.number(speed[:-1], _span_of(speed)), str(speed), _span_of(speed))
@@ -389,19 +423,19 @@ class _Builder:
             value = self.value(speed)
         return _Clause("replay_speed", "replay speed", value, span)
 
-    def settings(self, kids: list[Any], span: Span) -> _Clause:
+    def settings(self, kids: Kids, span: Span) -> _Clause:
         for at, (name, _) in enumerate(kids):
             if any(name == earlier for earlier, _ in kids[:at]):
                 raise MqlError(f'the setting "{name}" is given twice', span, "Keep one of them.")
         return _Clause("settings", "settings", tuple(kids), span)
 
-    def setting(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+    def setting(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return str(kids[0]).lower(), kids[1]
 
-    def since(self, kids: list[Any], span: Span) -> _Clause:
+    def since(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("since", "since", self.point(kids[0], span), span)
 
-    def until(self, kids: list[Any], span: Span) -> _Clause:
+    def until(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("until", "until", self.point(kids[0], span), span)
 
     def point(self, written: Any, span: Span) -> Point:
@@ -415,41 +449,41 @@ class _Builder:
             case _:
                 return Point("time", written, written.span)
 
-    def from_offset(self, kids: list[Any], span: Span) -> Point:
+    def from_offset(self, kids: Kids, span: Span) -> Point:
         return Point("offset", kids[0], span)
 
     # --- samples ---------------------------------------------------------------------------------
 
-    def sample(self, kids: list[Any], span: Span) -> _Clause:
+    def sample(self, kids: Kids, span: Span) -> _Clause:
         sample, by, extrapolate = kids
         whole = replace(sample, by=by or (), extrapolate=sample.extrapolate or extrapolate is not None, span=span)
         return _Clause("sample", "sample", whole, span)
 
-    def percent(self, kids: list[Any], span: Span) -> Sample:
+    def percent(self, kids: Kids, span: Span) -> Sample:
         amount = kids[0]
         if amount.type == "PERCENT":
             number = str(amount).rstrip("% \t\r\n")
             return Sample("percent", Literal(self.number(number, span), number, span))
         return Sample("percent", self.value(amount))
 
-    def rate(self, kids: list[Any], span: Span) -> Sample:
+    def rate(self, kids: Kids, span: Span) -> Sample:
         return Sample("rate", self.value(kids[0]))
 
-    def sample_by(self, kids: list[Any], span: Span) -> tuple[Expression, ...]:
+    def sample_by(self, kids: Kids, span: Span) -> tuple[Expression, ...]:
         return tuple(kids)
 
-    def json(self, kids: list[Any], span: Span) -> Sample:
+    def json(self, kids: Kids, span: Span) -> Sample:
         options = dict(kid for kid in kids if kid is not None)
         extrapolate = options.pop("extrapolate", False)
         if not isinstance(extrapolate, bool):
             raise MqlError('"extrapolate" is true or false', span)
         return Sample("json", options=tuple(options.items()), extrapolate=extrapolate)
 
-    def pair(self, kids: list[Any], span: Span) -> tuple[str, Any]:
+    def pair(self, kids: Kids, span: Span) -> tuple[str, Any]:
         name, *value = kids
         return _unquoted(name), self.json_value(value, span)
 
-    def json_value(self, value: list[Any], span: Span) -> Any:
+    def json_value(self, value: Kids, span: Span) -> Any:
         match value:
             case [None | Token(), Token(type="NUMBER") as number]:
                 size = self.number(number, _span_of(number))
@@ -462,15 +496,15 @@ class _Builder:
             case _:
                 return value[0]
 
-    def json_list(self, kids: list[Any], span: Span) -> tuple[str, ...]:
+    def json_list(self, kids: Kids, span: Span) -> tuple[str, ...]:
         return tuple(_unquoted(kid) for kid in kids if kid is not None)
 
     # --- windows ---------------------------------------------------------------------------------
 
-    def window(self, kids: list[Any], span: Span) -> _Clause:
+    def window(self, kids: Kids, span: Span) -> _Clause:
         return _Clause("windows", "window", (self.with_options(kids, span),), span)
 
-    def windows(self, kids: list[Any], span: Span) -> _Clause:
+    def windows(self, kids: Kids, span: Span) -> _Clause:
         for at, window in enumerate(kids):
             if any(window.name == earlier.name for earlier in kids[:at]):
                 raise MqlError(
@@ -478,57 +512,57 @@ class _Builder:
                 )
         return _Clause("windows", "windows", tuple(kids), span)
 
-    def named_window(self, kids: list[Any], span: Span) -> Window:
+    def named_window(self, kids: Kids, span: Span) -> Window:
         return replace(self.with_options(kids[1:], span), name=self.name(kids[0]))
 
-    def with_options(self, kids: list[Any], span: Span) -> Window:
+    def with_options(self, kids: Kids, span: Span) -> Window:
         window, *options = kids
         values = dict(options)
         if len(values) < len(options):
             raise MqlError("an option of the window is given twice", span, "Keep one of them.")
         return replace(window, span=span, **values)
 
-    def tumbling(self, kids: list[Any], span: Span) -> Window:
+    def tumbling(self, kids: Kids, span: Span) -> Window:
         return Window("tumbling", self.value(kids[-1]), span=span)
 
-    def hopping(self, kids: list[Any], span: Span) -> Window:
+    def hopping(self, kids: Kids, span: Span) -> Window:
         return Window("hopping", self.value(kids[-2]), self.value(kids[-1]), span=span)
 
-    def cumulate(self, kids: list[Any], span: Span) -> Window:
+    def cumulate(self, kids: Kids, span: Span) -> Window:
         return Window("cumulate", self.value(kids[-2]), self.value(kids[-1]), span=span)
 
-    def session(self, kids: list[Any], span: Span) -> Window:
+    def session(self, kids: Kids, span: Span) -> Window:
         return Window("session", self.value(kids[-1]), span=span)
 
-    def sliding(self, kids: list[Any], span: Span) -> Window:
+    def sliding(self, kids: Kids, span: Span) -> Window:
         return Window("sliding", self.value(kids[-1]), span=span)
 
-    def counted(self, kids: list[Any], span: Span) -> Window:
+    def counted(self, kids: Kids, span: Span) -> Window:
         amounts = [self.value(kid) for kid in kids if kid is not None]
         return Window("count", amounts[0], amounts[1] if len(amounts) > 1 else None, span=span)
 
-    def offset(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+    def offset(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return "offset", self.value(kids[0])
 
-    def timezone(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+    def timezone(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return "timezone", self.value(kids[0])
 
-    def max_length(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+    def max_length(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return "max_length", self.value(kids[0])
 
-    def start_when(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+    def start_when(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return "start_when", kids[0]
 
-    def end_when(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+    def end_when(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return "end_when", kids[0]
 
-    def fill(self, kids: list[Any], span: Span) -> _Clause:
+    def fill(self, kids: Kids, span: Span) -> _Clause:
         duration = self.value(kids[1]) if len(kids) > 1 and kids[1] is not None else None
         return _Clause("fill", "fill", (kids[0], duration), span)
 
     # --- anomalies -------------------------------------------------------------------------------
 
-    def anomaly(self, kids: list[Any], span: Span) -> _Clause:
+    def anomaly(self, kids: Kids, span: Span) -> _Clause:
         on, *pairs = kids
         options = [pair for kid in pairs for pair in kid]
         names = [name for name, _ in options]
@@ -539,7 +573,7 @@ class _Builder:
         rest = tuple((name, value) for name, value in options if name != "using")
         return _Clause("anomaly", "anomaly", Anomaly(on, method, rest, span), span)
 
-    def mantis_anomaly(self, kids: list[Any], span: Span) -> _Clause:
+    def mantis_anomaly(self, kids: Kids, span: Span) -> _Clause:
         name, on, *numbers = kids
         arguments = []
         for sign, number in zip(numbers[::2], numbers[1::2], strict=True):
@@ -550,13 +584,13 @@ class _Builder:
         method = Call(str(name).lower(), tuple(arguments), text=self.slice(span), span=_span_of(name))
         return _Clause("anomaly", "anomaly", Anomaly(on, method, (), span), span)
 
-    def using(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+    def using(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         method = kids[0]
         if isinstance(method, Token):
             method = Call(method.lower(), (), text=str(method), span=_span_of(method))
         return [("using", method)]
 
-    def anomaly_words(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+    def anomaly_words(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         option, word = kids[0].lower(), kids[1].lower()
         if option == "direction" and word not in _DIRECTIONS:
             raise MqlError(
@@ -566,23 +600,23 @@ class _Builder:
             )
         return [(option, word)]
 
-    def anomaly_list(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+    def anomaly_list(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         return [(kids[0].lower(), tuple(kids[1:]))]
 
-    def anomaly_span(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+    def anomaly_span(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         option = kids[0].lower().split()[0]
         return [(option if len(kids) == 2 else f"{option}_windows", self.value(kids[1]))]
 
-    def anomaly_for(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+    def anomaly_for(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         needed, among = self.value(kids[1]), kids[2] if len(kids) > 2 else None
         return [("for", needed), ("of", needed if among is None else self.value(among))]
 
-    def anomaly_value(self, kids: list[Any], span: Span) -> list[tuple[str, Any]]:
+    def anomaly_value(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         return [("relative_to", kids[1])]
 
     # --- EMIT ------------------------------------------------------------------------------------
 
-    def emit(self, kids: list[Any], span: Span) -> _Clause:
+    def emit(self, kids: Kids, span: Span) -> _Clause:
         word = kids[0]
         early = next((kid[1] for kid in kids if isinstance(kid, tuple)), None)
         revisions = any(isinstance(kid, Token) and kid.type == "REVISIONS" for kid in kids)
@@ -590,48 +624,48 @@ class _Builder:
         emit = Emit(word.lower().split()[0], None if every is None else self.value(every), early, revisions, span)
         return _Clause("emit", "emit", emit, span)
 
-    def early(self, kids: list[Any], span: Span) -> tuple[str, Expression]:
+    def early(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return "early", self.value(kids[0])
 
     # --- expressions -----------------------------------------------------------------------------
 
-    def expression(self, kids: list[Any], span: Span) -> Expression:
+    def expression(self, kids: Kids, span: Span) -> Expression:
         return arrange([self.as_item(kid) for kid in kids], self.clean)
 
     def as_item(self, kid: Any) -> Item:
         if not isinstance(kid, Token):
-            return kid  # type: ignore[no-any-return]
+            return kid
         if kid.type in _OPERATORS:
             return Operator(kid.type, " ".join(kid.lower().split()), _span_of(kid))
         return self.value(kid)
 
-    def in_list(self, kids: list[Any], span: Span) -> InTail:
+    def in_list(self, kids: Kids, span: Span) -> InTail:
         word, *items = kids
         choices = tuple(self.value(item) for item in items if item is not None)
         return InTail(choices, word.lower() != "in", span)
 
-    def in_query(self, kids: list[Any], span: Span) -> InTail:
+    def in_query(self, kids: Kids, span: Span) -> InTail:
         return InTail(kids[1], kids[0].lower() != "in", span)
 
-    def paren(self, kids: list[Any], span: Span) -> Expression:
-        return kids[0]  # type: ignore[no-any-return]
+    def paren(self, kids: Kids, span: Span) -> Expression:
+        return kids[0]
 
-    def list(self, kids: Sequence[Any], span: Span) -> ListLiteral:
+    def list_literal(self, kids: Kids, span: Span) -> ListLiteral:
         return ListLiteral(tuple(kid for kid in kids if kid is not None), span)
 
-    def exists(self, kids: Sequence[Any], span: Span) -> Exists:
+    def exists(self, kids: Kids, span: Span) -> Exists:
         return Exists(kids[0], False, span)
 
-    def extract(self, kids: Sequence[Any], span: Span) -> Call:
+    def extract(self, kids: Kids, span: Span) -> Call:
         part = Literal(kids[0].lower(), f"'{kids[0].lower()}'", _span_of(kids[0]))
         return Call("date_part", (part, kids[1]), text=self.slice(span), span=span)
 
-    def property(self, kids: Sequence[Any], span: Span) -> Property:
+    def property(self, kids: Kids, span: Span) -> Property:
         head, *rest = kids
         steps: tuple[Step, ...] = (Key(self.name(head), "tick" if head.type == "TICKED" else "bare"),)
         return Property(steps + tuple(_step(token) for token in rest), span)
 
-    def call(self, kids: Sequence[Any], span: Span) -> Call:
+    def call(self, kids: Kids, span: Span) -> Call:
         name, distinct, *rest = kids
         *given, filter_by, over = rest
         positional: list[Expression] = []
@@ -663,45 +697,45 @@ class _Builder:
             span,
         )
 
-    def named(self, kids: Sequence[Any], span: Span) -> tuple[str, Expression]:
+    def named(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         value = kids[1]
         if isinstance(value, Token):
             number = Decimal(str(value).rstrip("% \t\r\n")) / 100
             value = Literal(number, str(value), _span_of(value))
         return str(kids[0]).lower(), value
 
-    def filter(self, kids: Sequence[Any], span: Span) -> Expression:
-        return kids[-1]  # type: ignore[no-any-return]
+    def filter(self, kids: Kids, span: Span) -> Expression:
+        return kids[-1]
 
-    def over(self, kids: Sequence[Any], span: Span) -> Over:
+    def over(self, kids: Kids, span: Span) -> Over:
         partition, order_by, frame = kids
         return Over(partition or (), order_by.value if order_by else (), frame)
 
-    def partition(self, kids: Sequence[Any], span: Span) -> tuple[Expression, ...]:
+    def partition(self, kids: Kids, span: Span) -> tuple[Expression, ...]:
         return tuple(kids)
 
-    def frame(self, kids: Sequence[Any], span: Span) -> Frame:
+    def frame(self, kids: Kids, span: Span) -> Frame:
         unit, *bounds = kids
         ends = [" ".join(bound.lower().split()) if isinstance(bound, Token) else bound for bound in bounds]
         return Frame(unit.lower(), ends[0], ends[1] if len(ends) > 1 else "current row")
 
-    def bound(self, kids: Sequence[Any], span: Span) -> tuple[Expression, str]:
+    def bound(self, kids: Kids, span: Span) -> tuple[Expression, str]:
         return self.value(kids[0]), kids[1].lower()
 
-    def case(self, kids: Sequence[Any], span: Span) -> Case:
+    def case(self, kids: Kids, span: Span) -> Case:
         operand, *whens, otherwise = kids
         return Case(operand, tuple(whens), otherwise, span)
 
-    def when(self, kids: Sequence[Any], span: Span) -> tuple[Expression, Expression]:
+    def when(self, kids: Kids, span: Span) -> tuple[Expression, Expression]:
         return kids[0], kids[1]
 
-    def convert(self, kids: Sequence[Any], span: Span) -> Cast:
+    def convert(self, kids: Kids, span: Span) -> Cast:
         return Cast(kids[1], kids[2], kids[0].lower() == "try_cast", span)
 
-    def shorthand_cast(self, kids: Sequence[Any], span: Span) -> Cast:
+    def shorthand_cast(self, kids: Kids, span: Span) -> Cast:
         return Cast(self.value(kids[0]), kids[1], False, span)
 
-    def type(self, kids: Sequence[Any], span: Span) -> TypeName:
+    def type_name(self, kids: Kids, span: Span) -> TypeName:
         name = " ".join(kids[0].upper().split())
         sizes = ",".join(kid for kid in kids[1:] if kid is not None and kid.type == "NUMBER")
         lists = sum(1 for kid in kids[1:] if kid is not None and kid.type == "LIST_OF")
@@ -745,14 +779,14 @@ class _Builder:
             raise MqlError("the number has too many digits", span, f"At most {DIGITS_MAX} digits; use an exponent.")
         return Decimal(written) if "." in written else int(written)
 
-    def interval(self, kids: list[Any], span: Span) -> Duration:
+    def interval(self, kids: Kids, span: Span) -> Duration:
         amount, unit = kids[0], kids[1] if len(kids) > 1 else None
         if amount.type == "DURATION":
             return replace(_duration(str(amount), span), span=span)
         written = _unquoted(amount) + (f" {unit}" if unit is not None else "")
         return _duration(written, span)
 
-    def instant(self, kids: list[Any], span: Span) -> Instant:
+    def instant(self, kids: Kids, span: Span) -> Instant:
         try:
             moment = datetime.fromisoformat(_unquoted(kids[0]).strip())
         except ValueError:
@@ -763,7 +797,7 @@ class _Builder:
         since_epoch = moment - datetime(1970, 1, 1, tzinfo=UTC)
         return Instant((since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds, span)
 
-    def date(self, kids: list[Any], span: Span) -> DateLiteral:
+    def date(self, kids: Kids, span: Span) -> DateLiteral:
         try:
             day = date.fromisoformat(_unquoted(kids[0]).strip())
         except ValueError:
@@ -860,6 +894,11 @@ def _duration(written: str, span: Span) -> Duration:
     if total > BIGINT_MAX:
         raise MqlError("the duration is too long", span, "At most about 292,000 years.")
     return Duration(sign * int(total), span)
+
+
+def _may_be_deep(clean: str) -> bool:
+    """Whether a text holds enough of what makes a tree deep; most need not be walked to be let through."""
+    return clean.count("(") + clean.count("[") > DEPTH_MAX // 16 or len(_DEEPENING.findall(clean)) > DEPTH_MAX // 2
 
 
 def _refuse_depth(query: Query) -> None:

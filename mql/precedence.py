@@ -31,7 +31,7 @@ CHAIN_LEFT_MAX = 16
 
 _COMPARISONS = frozenset({"=", "==", "!=", "<>", "<", "<=", ">", ">=", "==~", "=~", "==+"})
 _CONDITION_KINDS = frozenset({"COMPARISON", "MATCHES", "LIKE", "BETWEEN", "IS", "IS_DISTINCT"})
-_ARITHMETIC = {"PIPES": 1, "ADDITIVE": 2, "MULTIPLICATIVE": 3}
+_TIGHTNESS = {"PIPES": 1, "ADDITIVE": 2, "MULTIPLICATIVE": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +71,14 @@ class _Run:
 
     def __init__(self, items: Sequence[Item], text: str) -> None:
         self.items = items
+        self.kinds = [*map(_kind, items), None]
         self.text = text
         self.at = 0
         self.depth = 0
 
     def kind(self) -> str | None:
-        if self.at >= len(self.items):
-            return None
-        match self.items[self.at]:
-            case Operator(kind=kind):
-                return kind
-            case InTail():
-                return "IN"
-            case _:
-                return "operand"
+        """What stands next: an operator's kind, "IN", "operand", or None at the end."""
+        return self.kinds[self.at]
 
     def take(self) -> Item:
         self.at += 1
@@ -119,19 +113,19 @@ class _Run:
         return Unary("not", operand, word.span.to(operand.span))
 
     def comparison(self) -> Expression:
-        left = self.arithmetic(1)
+        left = self.arithmetic()
         match self.kind():
             case "COMPARISON" | "MATCHES":
                 operator = self.operator()
-                right = self.arithmetic(1)
+                right = self.arithmetic()
                 return Binary(operator.word, left, right, left.span.to(right.span))
             case "IS_DISTINCT":
                 operator = self.operator()
-                right = self.arithmetic(1)
+                right = self.arithmetic()
                 return IsDistinct(left, right, " not " in operator.word, left.span.to(right.span))
             case "LIKE":
                 operator = self.operator()
-                right = self.arithmetic(1)
+                right = self.arithmetic()
                 negated, ignore_case = operator.word.startswith("not"), operator.word.endswith("ilike")
                 return Like(left, right, negated, ignore_case, left.span.to(right.span))
             case "BETWEEN":
@@ -150,11 +144,11 @@ class _Run:
 
     def between(self, left: Expression) -> Expression:
         operator = self.operator()
-        low = self.arithmetic(1)
+        low = self.arithmetic()
         if self.kind() != "AND":
             raise MqlError('"between" needs a second bound', operator.span, "Write it as: x BETWEEN 1 AND 10.")
         self.take()
-        high = self.arithmetic(1)
+        high = self.arithmetic()
         return Between(left, low, high, operator.word.startswith("not"), left.span.to(high.span))
 
     def truth_test(self, left: Expression) -> Expression:
@@ -166,12 +160,10 @@ class _Run:
         truth = operator.word.rsplit(" ", 1)[1]
         return IsDistinct(left, Literal(truth == "true", truth, operator.span), not negated, span)
 
-    def arithmetic(self, tightness: int) -> Expression:
-        """Operators that bind at least so tightly, each group from left to right."""
-        if tightness > 3:
-            return self.signed()
-        left = self.arithmetic(tightness + 1)
-        while _ARITHMETIC.get(self.kind() or "") == tightness:
+    def arithmetic(self, loosest: int = 1) -> Expression:
+        """Operators that bind at least so tightly, equal ones from left to right."""
+        left = self.signed()
+        while (tightness := _TIGHTNESS.get(self.kind() or "", 0)) >= loosest:
             operator = self.operator()
             right = self.arithmetic(tightness + 1)
             left = Binary(operator.word, left, right, left.span.to(right.span))
@@ -280,6 +272,16 @@ def _tell_or_from_concatenation(items: Sequence[Item]) -> Sequence[Item]:
         if (segments[at - 1] and segments[at + 1]) or closed_before or _is_written_as_condition(after):
             told[at] = Operator("OR", "or", items[at].span)
     return told
+
+
+def _kind(item: Item) -> str:
+    match item:
+        case Operator(kind=kind):
+            return kind
+        case InTail():
+            return "IN"
+        case _:
+            return "operand"
 
 
 def _segments(items: Sequence[Item]) -> list[bool]:

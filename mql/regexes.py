@@ -23,7 +23,7 @@ def check_regex(pattern: str, span: Span) -> None:
             raise MqlError(
                 "regular expressions here have no look-around", span, f"{_LINEAR} Write two conditions instead."
             )
-        elif found == "(?P=" or found[0] == "\\" and found[1:] in tuple("123456789k"):
+        elif found == "(?P=" or (found[0] == "\\" and found[1:] in tuple("123456789k")):
             raise MqlError("regular expressions here have no back-references", span, _LINEAR)
         elif found in ("(?>", "*+", "++", "?+", "}+"):
             raise MqlError("regular expressions here have no possessive groups", span, _LINEAR)

@@ -11,7 +11,7 @@ from mql.errors import MqlError, Span
 
 TEXT_BYTES_MAX = 64 * 1024
 NESTING_MAX = 64
-WORDS_MAX = 10_000
+WORDS_MAX = 6_000
 
 # Whatever may open or close something, or hide a bracket or a quote in it.
 _SPECIAL = re.compile(r"""--[^\n]*|/\*|==?~\s*(?=/)|\[\s*(?=["'])|['"`()\[\]{}“”„«»‘’]""")
@@ -24,7 +24,7 @@ _REGEX = re.compile(r"/(?:[^/\\\n]|\\.)*+/")
 _KEY = re.compile(
     r"""\[\s*(?:"(?:\\"(?!\s*\])|""|[^"])*+"|'(?:\\'(?!\s*\])|''|[^'])*+')\s*\]"""  # as KEY_STEP in the grammar
 )
-_WORD = re.compile(r"\w+|[^\w\s]")
+_WORD = re.compile(r"""\w+|'[^']*+'|"[^"]*+"|\[\s*(?:'[^']*+'|"[^"]*+")\s*\]|[^\w\s]""")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _KINDS = {"'": "string", '"': "string", "`": "name in backticks"}
 
@@ -97,7 +97,7 @@ def _close(opened: list[tuple[str, int]], found: str, start: int) -> None:
         raise MqlError(
             f'"{found}" closes nothing', Span(start, start + 1), f'Take it out, or add the missing "{opening}".'
         )
-    bracket, at = opened.pop()
+    bracket, _ = opened.pop()
     if _CLOSING[bracket] != found:
         raise MqlError(
             f'"{found}" does not close "{bracket}"',
