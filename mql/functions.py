@@ -10,6 +10,9 @@ Kinds of argument (`takes`, in order; `...` after the last: one or more of it):
     decimal                  BIGINT or DECIMAL
     number                   BIGINT, DECIMAL or DOUBLE
     same                     anything; all of them are brought to one type
+    lists                    lists; all of them are brought to one type
+    item                     what the list before it holds
+    span                     a constant interval longer than nothing
     list, integer[] number[] text[]     a list
     kind!                    a constant of that kind
     regex part zone format jsonpath     a constant text of that form
@@ -19,6 +22,9 @@ first argument; `item`: the type of its elements; `same[]`, `item[]` likewise.
 
 In `sql` `{0}` stands for the first argument and `{all}` for all of them, with commas between. No template names an
 argument twice (it would be computed twice, and nested calls would double each time): a lambda names it instead.
+
+DuckDB computes an expression that occurs twice once and ahead, even where both stand inside a TRY, and then fails. So
+a TRY stands directly around every single step that can fail (`raises`), never around several.
 """
 
 from __future__ import annotations
@@ -152,21 +158,21 @@ def _once(argument: str, body: str) -> str:
 
 OPERATORS = (
     _operator("+", "integer integer", "integer", "({0} + {1})", "Sum; null on overflow.", "1 + 2 = 3", raises=True),
-    _operator("+", "decimal decimal", "decimal", "CAST(({0} + {1}) AS DECIMAL(38,10))", "Sum.",
+    _operator("+", "decimal decimal", "decimal", "TRY_CAST(TRY({0} + {1}) AS DECIMAL(38,10))", "Sum.",
               "1::DECIMAL + 2 = 3", raises=True),
     _operator("+", "number number", "double", "({0} + {1})", "Sum.", "1 + 0.5 = 1.5"),
     _operator("+", "timestamp interval", "timestamp", "({0} + {1})", "Later by an interval.",
               "TIMESTAMP '2026-01-01T00:00:00Z' + 1h = TIMESTAMP '2026-01-01T01:00:00Z'", raises=True),
     _operator("+", "interval timestamp", "timestamp", "({0} + {1})", "Later by an interval.",
               "1h + TIMESTAMP '2026-01-01T00:00:00Z' = TIMESTAMP '2026-01-01T01:00:00Z'", raises=True),
-    _operator("+", "date interval", "timestamp", "CAST({0} + {1} AS TIMESTAMP)", "Later by an interval.",
+    _operator("+", "date interval", "timestamp", "({0} + {1})", "Later by an interval.",
               "DATE '2026-01-01' + 1h = TIMESTAMP '2026-01-01T01:00:00Z'", raises=True),
-    _operator("+", "date integer", "date", "({0} + CAST({1} AS INTEGER))", "Later by days.",
+    _operator("+", "date integer", "date", "({0} + TRY_CAST({1} AS INTEGER))", "Later by days.",
               "DATE '2026-01-01' + 1 = DATE '2026-01-02'", raises=True),
     _operator("+", "interval interval", "interval", "({0} + {1})", "Sum.", "1h + 30m = 90m", raises=True),
     _operator("-", "integer integer", "integer", "({0} - {1})", "Difference; null on overflow.", "3 - 2 = 1",
               raises=True),
-    _operator("-", "decimal decimal", "decimal", "CAST(({0} - {1}) AS DECIMAL(38,10))", "Difference.",
+    _operator("-", "decimal decimal", "decimal", "TRY_CAST(TRY({0} - {1}) AS DECIMAL(38,10))", "Difference.",
               "3::DECIMAL - 2 = 1", raises=True),
     _operator("-", "number number", "double", "({0} - {1})", "Difference.", "1.5 - 1 = 0.5"),
     _operator("-", "timestamp timestamp", "interval", "({0} - {1})", "The time between.",
@@ -175,14 +181,14 @@ OPERATORS = (
               "TIMESTAMP '2026-01-01T01:00:00Z' - 1h = TIMESTAMP '2026-01-01T00:00:00Z'", raises=True),
     _operator("-", "date date", "integer", "({0} - {1})", "Days between.",
               "DATE '2026-01-03' - DATE '2026-01-01' = 2", raises=True),
-    _operator("-", "date interval", "timestamp", "CAST({0} - {1} AS TIMESTAMP)", "Earlier by an interval.",
+    _operator("-", "date interval", "timestamp", "({0} - {1})", "Earlier by an interval.",
               "DATE '2026-01-01' - 1h = TIMESTAMP '2025-12-31T23:00:00Z'", raises=True),
-    _operator("-", "date integer", "date", "({0} - CAST({1} AS INTEGER))", "Earlier by days.",
+    _operator("-", "date integer", "date", "({0} - TRY_CAST({1} AS INTEGER))", "Earlier by days.",
               "DATE '2026-01-02' - 1 = DATE '2026-01-01'", raises=True),
     _operator("-", "interval interval", "interval", "({0} - {1})", "Difference.", "1h - 30m = 30m", raises=True),
     _operator("*", "integer integer", "integer", "({0} * {1})", "Product; null on overflow.", "2 * 3 = 6",
               raises=True),
-    _operator("*", "decimal decimal", "decimal", "CAST(({0} * {1}) AS DECIMAL(38,10))", "Product.",
+    _operator("*", "decimal decimal", "decimal", "TRY_CAST(TRY({0} * {1}) AS DECIMAL(38,10))", "Product.",
               "2::DECIMAL * 3 = 6", raises=True),
     _operator("*", "number number", "double", "({0} * {1})", "Product.", "3 * 1.5 = 4.5"),
     _operator("*", "interval integer", "interval", "({0} * {1})", "An interval so many times.", "30m * 2 = 1h",
@@ -203,13 +209,13 @@ OPERATORS = (
     _operator("%", "number number", "double", "(CAST({0} AS DOUBLE) % nullif(CAST({1} AS DOUBLE), 0))",
               "Rest of the division; by zero null.", "7.5 % 2 = 1.5", raises=True),
     _operator("negate", "integer", "integer", "(0 - {0})", "`-x`; null on overflow.", "-(1 + 1) = -2", raises=True),
-    _operator("negate", "decimal", "decimal", "CAST(-({0}) AS DECIMAL(38,10))", "`-x`.", "-(1::DECIMAL) = -1",
+    _operator("negate", "decimal", "decimal", "TRY_CAST(-({0}) AS DECIMAL(38,10))", "`-x`.", "-(1::DECIMAL) = -1",
               raises=True),
     _operator("negate", "number", "double", "(-({0}))", "`-x`.", "-(1.5 + 1) = -2.5"),
     _operator("negate", "interval", "interval", "(-({0}))", "`-x`.", "-(1h) < 1h", raises=True),
     _operator("||", "text...", "text", "", "The texts one after the other; null if any is.",
               "'a' || 'b' = 'ab'"),
-    _operator("||", "list list", "first", "list_concat({0}, {1})", "The lists one after the other.",
+    _operator("||", "lists lists", "same", "list_concat({0}, {1})", "The lists one after the other.",
               "len([1] || [2]) = 2", strict=False),
     _operator("=", "alike alike", "boolean", "({0} = {1})", "Equal; null if either is.", "1 = 1"),
     _operator("<>", "alike alike", "boolean", "({0} <> {1})", "Unequal; null if either is.", "1 <> 2"),
@@ -301,7 +307,7 @@ TEXTS = (
     Function("suffix", "text text", "boolean", "suffix({0}, {1})", "Whether it ends so.", "suffix('abc', 'bc')"),
     Function("contains", "text text", "boolean", "contains({0}, {1})", "Whether it holds a text.",
              "contains('abc', 'b')"),
-    Function("contains", "list any", "boolean", "list_contains({0}, {1})", "Whether it holds an element.",
+    Function("contains", "list item", "boolean", "list_contains({0}, {1})", "Whether it holds an element.",
              "contains([1, 2], 2)"),
     Function("strpos", "text text", "integer", "strpos({0}, {1})", "Where a text stands, counted from 1; 0 if nowhere.",
              "strpos('abc', 'b') = 2"),
@@ -322,7 +328,8 @@ TEXTS = (
              "ascii('A') = 65"),
     Function("unicode", "text", "integer", "CAST(unicode({0}) AS BIGINT)", "Code point of the first character.",
              "unicode('A') = 65"),
-    _fails("chr", "integer", "text", "chr(CAST({0} AS INTEGER))", "The character of a code point.", "chr(65) = 'A'"),
+    _fails("chr", "integer", "text", "chr(TRY_CAST({0} AS INTEGER))", "The character of a code point.",
+           "chr(65) = 'A'"),
     Function("levenshtein", "text text", "integer", "levenshtein(left({0}, 256), left({1}, 256))",
              "Edits between the first 256 characters.", "levenshtein('ab', 'ac') = 1"),
     Function("damerau_levenshtein", "text text", "integer", "damerau_levenshtein(left({0}, 256), left({1}, 256))",
@@ -337,7 +344,7 @@ TEXTS = (
            "url_encode('a b') = 'a%20b'"),
     _fails("url_decode", "text", "text", "url_decode({0})", "With %XX read.", "url_decode('a%20b') = 'a b'"),
     Function("to_base64", "text", "text", "to_base64(encode({0}))", "As base64.", "to_base64('a') = 'YQ=='"),
-    _fails("from_base64", "text", "text", "decode(from_base64({0}))", "The text in base64; null if it is none.",
+    _fails("from_base64", "text", "text", "decode(TRY(from_base64({0})))", "The text in base64; null if it is none.",
            "from_base64('YQ==') = 'a'"),
     Function("hex", "text", "text", "hex({0})", "The bytes as hex digits.", "hex('a') = '61'"),
     Function("hex", "integer", "text", "hex({0})", "The number in hex digits.", "hex(255) = 'FF'"),
@@ -365,7 +372,8 @@ TEXTS = (
     Function("md5", "text", "text", "md5({0})", "MD5 as hex digits.", "left(md5('a'), 4) = '0cc1'"),
     Function("sha1", "text", "text", "sha1({0})", "SHA-1 as hex digits.", "left(sha1('a'), 4) = '86f7'"),
     Function("sha256", "text", "text", "sha256({0})", "SHA-256 as hex digits.", "left(sha256('a'), 4) = 'ca97'"),
-    _fails("bucket", "text integer", "integer", "CAST(md5_number({0}) % nullif(CAST({1} AS UHUGEINT), 0) AS BIGINT)",
+    _fails("bucket", "text integer", "integer",
+           "TRY_CAST(md5_number({0}) % nullif(TRY_CAST({1} AS UHUGEINT), 0) AS BIGINT)",
            "Which of so many buckets a text falls into, for ever the same.", "bucket('a', 1) = 0"),
 )
 
@@ -384,7 +392,7 @@ NUMBERS = (
              "floor(1.8) = 1"),
     Function("round", "integer", "integer", "({0})", "The nearest whole number.", "round(2) = 2"),
     Function("round", "number", "double", "round(CAST({0} AS DOUBLE))", "The nearest whole number.", "round(1.5) = 2"),
-    _fails("round", "number integer", "double", "round(CAST({0} AS DOUBLE), CAST({1} AS INTEGER))",
+    _fails("round", "number integer", "double", "round(CAST({0} AS DOUBLE), TRY_CAST({1} AS INTEGER))",
            "To so many digits behind the point.", "round(1.25, 1) = 1.3"),
     Function("trunc", "integer", "integer", "({0})", "Without what is behind the point.", "trunc(2) = 2"),
     Function("trunc", "number", "double", "trunc(CAST({0} AS DOUBLE))", "Without what is behind the point.",
@@ -465,11 +473,11 @@ def _part(name: str, doc: str, example: str) -> Function:
 
 
 TIMES = (
-    Function("date_trunc", "part timestamp", "timestamp", "CAST(date_trunc({0}, {1}) AS TIMESTAMP)",
+    Function("date_trunc", "part timestamp", "timestamp", "date_trunc({0}, {1})",
              "The start of the hour, day … in which it lies.",
              "date_trunc('hour', TIMESTAMP '2026-01-01T10:30:00Z') = TIMESTAMP '2026-01-01T10:00:00Z'", raises=True),
-    _fails("date_part", "part timestamp", "integer", "CAST(date_part({0}, {1}) AS BIGINT)", "One part as a number.",
-           "date_part('hour', TIMESTAMP '2026-01-01T10:30:00Z') = 10"),
+    _fails("date_part", "part timestamp", "integer", "TRY_CAST(TRY(date_part({0}, {1})) AS BIGINT)",
+           "One part as a number.", "date_part('hour', TIMESTAMP '2026-01-01T10:30:00Z') = 10"),
     _fails("date_diff", "part timestamp timestamp", "integer", "date_diff({0}, {1}, {2})",
            "How many borders of hours, days … lie between.",
            "date_diff('day', TIMESTAMP '2026-01-01T23:00:00Z', TIMESTAMP '2026-01-02T01:00:00Z') = 1"),
@@ -478,7 +486,7 @@ TIMES = (
            "date_sub('day', TIMESTAMP '2026-01-01T23:00:00Z', TIMESTAMP '2026-01-02T01:00:00Z') = 0"),
     _fails("date_add", "timestamp interval", "timestamp", "({0} + {1})", "Later by an interval.",
            "date_add(TIMESTAMP '2026-01-01T00:00:00Z', 1h) = TIMESTAMP '2026-01-01T01:00:00Z'"),
-    _fails("time_bucket", "interval timestamp", "timestamp", "time_bucket({0}, {1})",
+    _fails("time_bucket", "span timestamp", "timestamp", "time_bucket({0}, {1})",
            "The start of the stretch in which it lies.",
            "time_bucket(15m, TIMESTAMP '2026-01-01T10:20:00Z') = TIMESTAMP '2026-01-01T10:15:00Z'"),
     _part("year", "The year.", "year(TIMESTAMP '2026-03-01T10:20:30Z') = 2026"),
@@ -513,11 +521,11 @@ TIMES = (
     _fails("epoch_us", "interval", "integer", "epoch_us({0})", "Microseconds of an interval.",
            "epoch_us(1s) = 1000000"),
     _fails("to_timestamp", "number", "timestamp",
-           "make_timestamp(CAST(round(CAST({0} AS DOUBLE) * 1000000) AS BIGINT))",
+           "make_timestamp(TRY_CAST(round(CAST({0} AS DOUBLE) * 1000000) AS BIGINT))",
            "The time so many seconds after 1970.", "to_timestamp(1) = TIMESTAMP '1970-01-01T00:00:01Z'"),
     _fails("make_timestamp", "integer", "timestamp", "make_timestamp({0})", "The time so many microseconds after 1970.",
            "make_timestamp(1000000) = TIMESTAMP '1970-01-01T00:00:01Z'"),
-    _fails("make_timestamp_ms", "integer", "timestamp", "make_timestamp({0} * 1000)",
+    _fails("make_timestamp_ms", "integer", "timestamp", "make_timestamp(TRY({0} * 1000))",
            "The time so many milliseconds after 1970.",
            "make_timestamp_ms(1000) = TIMESTAMP '1970-01-01T00:00:01Z'"),
     _fails("make_date", "integer integer integer", "date", "make_date({0}, {1}, {2})", "The day of year, month, day.",
@@ -532,7 +540,7 @@ TIMES = (
            "strftime(TIMESTAMP '2026-03-01T10:20:30Z', '%H:%M') = '10:20'"),
     _fails("strptime", "text format", "timestamp", "try_strptime({0}, {1})", "Read by a format; null if it is not so.",
            "strptime('2026-03-01', '%Y-%m-%d') = TIMESTAMP '2026-03-01T00:00:00Z'"),
-    _fails("at_timezone", "timestamp zone", "timestamp", "timezone({1}, timezone('UTC', {0}))",
+    _fails("at_timezone", "timestamp zone", "timestamp", "timezone({1}, TRY(timezone('UTC', {0})))",
            "What the clocks in a zone show at that time.",
            "at_timezone(TIMESTAMP '2026-01-01T12:00:00Z', 'Europe/Berlin') = TIMESTAMP '2026-01-01T13:00:00Z'"),
 )
@@ -540,13 +548,13 @@ TIMES = (
 # --- lists -----------------------------------------------------------------------------------------------
 
 LISTS = (
-    Function("list_contains", "list any", "boolean", "list_contains({0}, {1})", "Whether it holds an element.",
+    Function("list_contains", "list item", "boolean", "list_contains({0}, {1})", "Whether it holds an element.",
              "list_contains([1, 2], 2)"),
-    Function("list_has_any", "list list", "boolean", "list_has_any({0}, {1})", "Whether they share an element.",
+    Function("list_has_any", "lists lists", "boolean", "list_has_any({0}, {1})", "Whether they share an element.",
              "list_has_any([1, 2], [2, 3])"),
-    Function("list_has_all", "list list", "boolean", "list_has_all({0}, {1})",
+    Function("list_has_all", "lists lists", "boolean", "list_has_all({0}, {1})",
              "Whether the first holds all of the second.", "list_has_all([1, 2], [2])"),
-    Function("list_intersect", "list list", "first", "list_sort(list_intersect({0}, {1}))",
+    Function("list_intersect", "lists lists", "same", "list_sort(list_intersect({0}, {1}))",
              "What is in both, sorted.", "len(list_intersect([1, 2], [2, 3])) = 1"),
     Function("list_distinct", "list", "first", "list_sort(list_distinct({0}))", "Each element once, sorted.",
              "len(list_distinct([1, 1, 2])) = 2"),
@@ -555,14 +563,15 @@ LISTS = (
     Function("list_sort", "list", "first", "list_sort({0})", "In rising order.", "list_at(list_sort([2, 1]), 0) = 1"),
     Function("list_reverse_sort", "list", "first", "list_reverse_sort({0})", "In falling order.",
              "list_at(list_reverse_sort([1, 2]), 0) = 2"),
-    Function("list_reverse", "list", "first", "list_reverse({0})", "Backwards.", "list_at(list_reverse([1, 2]), 0) = 2"),
-    _with_nulls("list_concat", "list list", "first", "list_concat({0}, {1})", "One after the other.",
+    Function("list_reverse", "list", "first", "list_reverse({0})", "Backwards.",
+             "list_at(list_reverse([1, 2]), 0) = 2"),
+    _with_nulls("list_concat", "lists lists", "same", "list_concat({0}, {1})", "One after the other.",
                 "len(list_concat([1], [2])) = 2"),
-    _fails("list_sum", "integer[]", "integer", "CAST(list_sum({0}) AS BIGINT)", "Sum of the elements.",
+    _fails("list_sum", "integer[]", "integer", "TRY_CAST(TRY(list_sum({0})) AS BIGINT)", "Sum of the elements.",
            "list_sum([1, 2]) = 3"),
-    _fails("list_sum", "number[]", "double", "CAST(list_sum({0}) AS DOUBLE)", "Sum of the elements.",
+    _fails("list_sum", "number[]", "double", "TRY_CAST(TRY(list_sum({0})) AS DOUBLE)", "Sum of the elements.",
            "list_sum([1.5, 2]) = 3.5"),
-    _fails("list_avg", "number[]", "double", "CAST(list_avg({0}) AS DOUBLE)", "Mean of the elements.",
+    _fails("list_avg", "number[]", "double", "TRY_CAST(TRY(list_avg({0})) AS DOUBLE)", "Mean of the elements.",
            "list_avg([1, 2]) = 1.5"),
     Function("list_min", "list", "item", "list_min({0})", "The smallest element.", "list_min([1, 2]) = 1"),
     Function("list_max", "list", "item", "list_max({0})", "The largest element.", "list_max([1, 2]) = 2"),
@@ -571,7 +580,7 @@ LISTS = (
            "As `list[i]`: counted from 0, negative from the end.", "list_at([1, 2], -1) = 2"),
     Function("list_first", "list", "item", "list_extract({0}, 1)", "The first element.", "list_first([1, 2]) = 1"),
     Function("list_last", "list", "item", "list_extract({0}, -1)", "The last element.", "list_last([1, 2]) = 2"),
-    Function("array_to_string", "text[] text", "text", "array_to_string({0}, {1})", "With a text between.",
+    Function("array_to_string", "text[] text!", "text", "array_to_string({0}, {1})", "With a text between.",
              "array_to_string(['a', 'b'], '-') = 'a-b'"),
 )
 
@@ -586,8 +595,8 @@ JSONS = (
            "json_exists('{\"a\": 1}', '$.a')"),
     _fails("json_type", "json", "text", "json_type({0})", "What it is: OBJECT, ARRAY, VARCHAR, BIGINT.",
            "json_type('[]') = 'ARRAY'"),
-    _fails("json_array_length", "json", "integer", "CAST(json_array_length({0}) AS BIGINT)", "Number of elements.",
-           "json_array_length('[1, 2]') = 2"),
+    _fails("json_array_length", "json", "integer", "TRY_CAST(TRY(json_array_length({0})) AS BIGINT)",
+           "Number of elements.", "json_array_length('[1, 2]') = 2"),
     _fails("json_keys", "json", "text[]", "json_keys({0})", "The names in an object.",
            "list_at(json_keys('{\"a\": 1}'), 0) = 'a'"),
     _fails("json_contains", "json json", "boolean", "json_contains({0}, {1})", "Whether one holds the other.",
@@ -708,9 +717,11 @@ CALLABLE = frozenset(row.name for row in SCALARS)
 def cost(kind: str, type: DataType) -> int | None:
     """How far a type is from a kind of argument: 0 it fits as it is, more it fits once converted, None never."""
     base = kind.rstrip("!")
-    if type == NULL or base in ("any", "alike", "same"):
+    if type == NULL or base in ("any", "alike", "same", "item"):
         return 0
-    if base == "list":
+    if base == "span":
+        return 0 if type == INTERVAL else None
+    if base in ("list", "lists"):
         return 0 if isinstance(type, ListOf) else None
     if base.endswith("[]"):
         return cost(base[:-2], type.item) if isinstance(type, ListOf) else None
@@ -779,7 +790,7 @@ def _result(gives: str, row: Function, types: tuple[DataType, ...]) -> DataType:
         case "item":
             return types[0].item if isinstance(types[0], ListOf) else NULL
         case "same":
-            return common_type(type for at, type in enumerate(types) if row.kind_of(at) == "same") or JSON
+            return common_type(type for at, type in enumerate(types) if row.kind_of(at) in ("same", "lists")) or JSON
         case _:
             return TYPES[gives]
 
@@ -811,7 +822,7 @@ _FORMS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
     }
 )
-CONSTANT_KINDS = frozenset(("regex", "part", "group", *_FORMS))
+CONSTANT_KINDS = frozenset(("regex", "part", "group", "span", *_FORMS))
 """Kinds of argument that take constants alone, beside those marked by `!`."""
 
 
@@ -825,6 +836,8 @@ def check_constant(kind: str, value: object, span: Span | None = None) -> None:
             raise MqlError(
                 f'no part of a time "{text}"', span, did_you_mean(text, DATE_PARTS) or "Write 'hour', 'day' …"
             )
+        case "span" if isinstance(value, int) and value <= 0:
+            raise MqlError("the interval must be longer than nothing", span)
         case "zone" | "format" | "jsonpath" if not re.fullmatch(_FORMS[kind][0], text, re.DOTALL):
             raise MqlError(f'no {_SPOKEN[kind]} "{text}"', span, _FORMS[kind][1])
         case _:

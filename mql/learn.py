@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from mql.errors import MqlError, did_you_mean
+from mql.functions import common_type, is_number
 from mql.schema import (
     BIGINT,
     BOOLEAN,
@@ -13,13 +17,148 @@ from mql.schema import (
     DOUBLE,
     INTERVAL,
     JSON,
+    NULL,
     TIMESTAMP,
     VARCHAR,
     DataType,
+    Field,
     ListOf,
     Scalar,
+    Shape,
     StructOf,
 )
+
+DEPTH_MAX = 8
+FIELDS_MAX = 1000
+EXAMPLE_MAX = 40
+BIGINT_MIN, BIGINT_MAX = -(2**63), 2**63 - 1
+DECIMAL_LIMIT = 10**28
+
+
+def learn(events: Iterable[object], previous: Shape | None = None, open: bool = False) -> Shape:
+    """The shape of parsed JSON events, widened by what `previous` knew; what is no object is passed over.
+
+    Whole numbers are BIGINT, beyond it DECIMAL, beyond that DOUBLE; beside fractions DOUBLE. What has several types,
+    was null only, lies deeper than 8 objects or has more than 1,000 fields inside is JSON. Presence is the share of
+    events with a value that is not null. A field without presence was declared: it keeps its type. The version grows
+    when a path or a type changes.
+    """
+    seen = {name: _Seen() for name in (field.name for field in previous.fields)} if previous else {}
+    count = 0
+    for event in events:
+        if isinstance(event, Mapping):
+            count += 1
+            for name, value in event.items():
+                if name in seen or len(seen) < FIELDS_MAX:
+                    seen.setdefault(name, _Seen()).add(value)
+    before = previous or Shape(version=0)
+    total = count + (before.events or 0)
+    fields = tuple(_merged(name, before, found, total) for name, found in seen.items())
+    changed = [(one.name, one.type) for one in fields] != [(one.name, one.type) for one in before.fields]
+    return Shape(fields, open or before.open, max(1, before.version + changed), total)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of one property so far."""
+
+    type: DataType = field(default_factory=lambda: NULL)
+    count: int = 0
+    example: str | None = None
+
+    def add(self, value: object) -> None:
+        if value is None:
+            return
+        self.count += 1
+        self.type = _wider(self.type, _type_of(value, 1))
+        if self.example is None:
+            self.example = _example(value)
+
+
+def _merged(name: str, shape: Shape, seen: _Seen, total: int) -> Field:
+    """A property as the shape knew it and as it was seen now."""
+    before = shape.field(name) or Field(name, JSON, 0.0)
+    if before.presence is None:
+        return before
+    known = NULL if before.presence == 0 and before.type == JSON else before.type
+    present = seen.count + round(before.presence * (shape.events or 0))
+    example = seen.example if before.example is None else before.example
+    return Field(name, _settled(_wider(known, seen.type)), present / total if total else 0.0, example)
+
+
+def _type_of(value: object, depth: int) -> DataType:
+    """The type of one value; NULL for null and as the item of an empty list."""
+    match value:
+        case None:
+            return NULL
+        case bool():
+            return BOOLEAN
+        case int():
+            return BIGINT if BIGINT_MIN <= value <= BIGINT_MAX else DECIMAL if abs(value) < DECIMAL_LIMIT else DOUBLE
+        case float():
+            return DOUBLE
+        case str():
+            return VARCHAR
+        case list() | tuple():
+            found: DataType = NULL
+            for item in value:
+                found = _wider(found, _type_of(item, depth))
+            return ListOf(found)
+        case Mapping() if depth <= DEPTH_MAX and len(value) <= FIELDS_MAX:
+            return StructOf(tuple((str(name), _type_of(inner, depth + 1)) for name, inner in value.items()))
+        case _:
+            return JSON
+
+
+def _wider(one: DataType, other: DataType) -> DataType:
+    """The narrowest type that holds values of both."""
+    if one == other or other == NULL:
+        return one
+    if one == NULL:
+        return other
+    if is_number(one) and is_number(other):
+        return common_type((one, other)) or JSON
+    match one, other:
+        case ListOf(item), ListOf(other_item):
+            return ListOf(_wider(item, other_item))
+        case StructOf(fields), StructOf(other_fields):
+            merged = dict(fields)
+            for name, type in other_fields:
+                merged[name] = _wider(merged[name], type) if name in merged else type
+            return StructOf(tuple(merged.items()))
+        case _:
+            return JSON
+
+
+def _settled(type: DataType) -> DataType:
+    """The type with what is still unknown, empty or too large as JSON."""
+    match type:
+        case ListOf(item):
+            return ListOf(_settled(item))
+        case StructOf(fields) if fields and _size(type) <= FIELDS_MAX:
+            return StructOf(tuple((name, _settled(inner)) for name, inner in fields))
+        case StructOf():
+            return JSON
+        case _:
+            return JSON if type == NULL else type
+
+
+def _size(type: DataType) -> int:
+    match type:
+        case ListOf(item):
+            return _size(item)
+        case StructOf(fields):
+            return sum(_size(inner) for _, inner in fields)
+        case _:
+            return 1
+
+
+def _example(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= EXAMPLE_MAX else text[: EXAMPLE_MAX - 1] + "…"
+
+
+# --- types by name -----------------------------------------------------------------------------------------
 
 _TYPE_NAMES: dict[str, DataType] = {
     "BOOLEAN": BOOLEAN,

@@ -906,15 +906,14 @@ def apply(name: str, args: tuple[Bound, ...], span: Span, spans: tuple[Span, ...
 def _fitted(row: Function, args: tuple[Bound, ...], span: Span) -> tuple[Bound, ...]:
     """The arguments, each converted to what its place takes."""
     kinds = [row.kind_of(at).rstrip("!") for at in range(len(args))]
-    same = common_type(arg.type for kind, arg in zip(kinds, args, strict=True) if kind == "same")
+    if "item" in kinds:
+        return _with_item(row, args, span)
+    same = common_type(arg.type for kind, arg in zip(kinds, args, strict=True) if kind in ("same", "lists"))
     if same is None:
-        given = ", ".join(dict.fromkeys(str(arg.type) for arg in args))
-        raise MqlError(
-            f'the arguments of "{row.name}" have different types', span, f"They are {given}: cast them to one."
-        )
+        raise _different(row, args, span)
     found = []
     for kind, arg in zip(kinds, args, strict=True):
-        if kind == "same":
+        if kind in ("same", "lists"):
             found.append(_widen(arg, same))
         elif cost(kind, arg.type) and kind in TYPES:
             found.append(_convert(arg, TYPES[kind], span))
@@ -927,6 +926,21 @@ def _fitted(row: Function, args: tuple[Bound, ...], span: Span) -> tuple[Bound, 
         else:
             found.append(arg)
     return tuple(found)
+
+
+def _with_item(row: Function, args: tuple[Bound, ...], span: Span) -> tuple[Bound, ...]:
+    """A list and what it may hold, brought to one type."""
+    held, item = args
+    type = common_type((_item_type(held), item.type)) if isinstance(held.type, ListOf) else item.type
+    if type is None:
+        raise _different(row, args, span)
+    return _widen(held, ListOf(type)), _widen(item, type)
+
+
+def _different(row: Function, args: tuple[Bound, ...], span: Span) -> MqlError:
+    given = ", ".join(dict.fromkeys(str(arg.type) for arg in args))
+    hint = f"They are {given}: cast them to one."
+    return MqlError(f'the arguments of "{row.name}" have different types', span, hint, code="type-mismatch")
 
 
 def _misfit(name: str, args: tuple[Bound, ...], span: Span, spans: tuple[Span, ...]) -> MqlError:
@@ -978,6 +992,13 @@ def _check_argument(row: Function, at: int, args: tuple[Bound, ...], span: Span)
     if arg.value is None:
         return
     check_constant(kind, arg.value, span)
+    if kind == "text!" and row.name.startswith("regexp_replace"):
+        pattern = args[1]
+        groups = groups_of(str(pattern.value)) if isinstance(pattern, Constant) else 0
+        wanted = re.findall(r"\\(.?)", str(arg.value), re.DOTALL)
+        if any(not (one == "\\" or (one.isdecimal() and int(one) <= groups)) for one in wanted):
+            hint = f"Write \\1 to \\{groups} for its groups, \\0 for the match, \\\\ for a backslash."
+            raise MqlError("the replacement names a group that is not there", span, hint)
     if kind == "group":
         pattern = args[at - 1]
         groups = groups_of(str(pattern.value)) if isinstance(pattern, Constant) else 0

@@ -154,8 +154,7 @@ class _Writer:
         self.column_sql = column_sql
         self.depth = 0
 
-    def write(self, bound: Bound, tried: bool = False, bare: bool = False) -> str:
-        """`tried`: a TRY around it already makes of a failure the same null that would come of a TRY here."""
+    def write(self, bound: Bound, bare: bool = False) -> str:
         match bound:
             case Column(path):
                 return self.column_sql(path)
@@ -169,9 +168,9 @@ class _Writer:
                 assert self.depth > 0, "an element outside of any list"
                 return f"e{self.depth}"
             case Apply():
-                return self.apply(bound, tried)
+                return self.apply(bound)
             case Convert(operand, type):
-                return convert_sql(self.write(operand, tried), operand.type, type)
+                return convert_sql(self.write(operand), operand.type, type)
             case Choose(whens, otherwise):
                 cases = " ".join(f"WHEN {self.write(when)} THEN {self.write(then)}" for when, then in whens)
                 return f"CASE {cases} ELSE {self.write(otherwise)} END"
@@ -185,16 +184,15 @@ class _Writer:
             case _:
                 assert_never(bound)
 
-    def apply(self, bound: Apply, tried: bool) -> str:
+    def apply(self, bound: Apply) -> str:
         if bound.name in ("and", "or"):
             return "(" + f" {bound.name.upper()} ".join(self.write(arg) for arg in bound.args) + ")"
         row = choose(bound.name, tuple(arg.type for arg in bound.args))
         assert row is not None, f"no row for {bound}"
-        around = row.strict and (tried or row.raises)
         bare = bound.name in _BARE and not all(isinstance(arg, Constant) for arg in bound.args)
-        args = [self.write(arg, around, bare) for arg in bound.args]
+        args = [self.write(arg, bare) for arg in bound.args]
         sql = _filled(row, bound, args)
-        return f"TRY({sql})" if row.raises and not (tried and row.strict) else sql
+        return f"TRY{sql if sql.startswith('(') and sql.endswith(')') else f'({sql})'}" if row.raises else sql
 
 
 def _filled(row: Function, bound: Apply, args: list[str]) -> str:
