@@ -57,6 +57,7 @@ HISTORY_WAIT_MS = 100  # how long a broker waits at the end of a log before it s
 SILENT_S = 3.0  # a broker answers an idle fetch every half second; after so long it counts as away
 RENEW_S = 20.0  # after so long the consumer is made anew: whatever it waits for may never come
 NOTICE_S = 30.0  # how long a loss by retention stays in `trouble`
+RETRY_S = 2.0  # between attempts to connect, after some quicker ones
 COMMIT_S = 5.0
 CLOSE_S = 5.0
 EMPTY_ANSWERS = 3  # so many answers without anything: the rest of a log was compacted away
@@ -97,7 +98,7 @@ class KafkaSettings:
     partition_bytes: int = 4 << 20
     fetch_wait_ms: int = 500
     metadata_refresh_s: float = 30.0
-    request_timeout_s: float = 15.0
+    request_timeout_s: float = 10.0
     session_timeout_s: float = 10.0
     history_slack_s: float = 600.0
 
@@ -152,11 +153,11 @@ class KafkaSource:
                 self._shape = learn(parsed(texts), self._shape, self.settings.open)
 
     def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
-        """Waits until its positions are known, or the broker has been away for a request's time."""
+        """Returns when its positions are known, or the broker could not be had (then it goes on trying)."""
         in_group = self.kafka.group is not None and start is None
         share = Share(0, 1) if in_group else Share(task, tasks)
         reading = self._reading(self.kafka, None if start is None else self._earlier(start), share, in_group)
-        self._loop.run(reading.ready(self.kafka.request_timeout_s))
+        self._loop.run(reading.begin())
         return KafkaReader(self, reading, self._wanted(columns))
 
     def end(self) -> Positions:
@@ -494,6 +495,7 @@ class Reading:
         self._consumer: AIOKafkaConsumer | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._fetching: asyncio.Task[Mapping[Partition, list[ConsumerRecord[bytes, bytes]]]] | None = None
+        self._tried = asyncio.Event()
         self._away: str | None = None
         self._notice: tuple[float, str] | None = None
         self._lost = 0
@@ -514,6 +516,11 @@ class Reading:
         await asyncio.wait({self._connecting}, timeout=timeout_s)
         if self._connecting.done():
             self._connecting.result()
+
+    async def begin(self) -> None:
+        """Waits until there is a consumer, or the first try to get one has failed."""
+        while self._consumer is None and not self._tried.is_set():
+            await self.ready(0.02)
 
     async def take(self, timeout_s: float, max_bytes: int, tails: Tails | None = None) -> Taken:
         """What has come, of at most about that many bytes. Between the fetch and the hand-over nothing waits."""
@@ -546,10 +553,12 @@ class Reading:
             except (KafkaError, OSError, TimeoutError) as error:
                 told = str(error) if isinstance(error, KafkaAway) else away(self._kafka, error, "connected")
                 self._away = f"{told}; trying again"
+                self._tried.set()
                 await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, 4.0)
+                pause_s = min(2 * pause_s, RETRY_S)
         self._away = None
         self._heard, self._heard_s = (), now_s()
+        self._tried.set()
 
     async def _assign(self) -> AIOKafkaConsumer:
         partitions = await self._directory.partitions()
