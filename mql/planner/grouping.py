@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from mql.aggregates import AggregateRow, Bag, Fold, Partial, aggregate_row
@@ -175,7 +175,7 @@ def finished_sql(pieces: Grouping, window: Window, grouped: bool, only: str) -> 
 def results_sql(pieces: Grouping) -> list[str]:
     """The finished aggregates a0, a1, … over `m` and the bags' results beside it."""
     return [
-        f"{result} AS a{i}" if bag is None else _or_none(pieces, i, bag)
+        f"{result} AS a{i}" if bag is None else or_none_sql(pieces, i, bag)
         for i, (result, bag) in enumerate(zip(pieces.results, pieces.bag_of, strict=True))
     ]
 
@@ -217,19 +217,21 @@ def group_clause(at: Sequence[str], window: Window, grouped: bool) -> str:
     return f" GROUP BY {', '.join(at)}"
 
 
-def joined_sql(pieces: Grouping, at: Sequence[str], window: Window, results: Sequence[str]) -> str:
-    """Rows of `m` with the results of the bags that belong to them."""
+def joined_sql(
+    pieces: Grouping, at: Sequence[str], window: Window, results: Sequence[str], bags: Iterable[int] | None = None
+) -> str:
+    """Rows of `m` with the results of the bags (all that are used, or these) that belong to them."""
+    used = {bag for bag in pieces.bag_of if bag is not None} if bags is None else set(bags)
     columns = [f"m.{name}" for name in at]
     columns += [sql.replace("{seconds}", seconds_sql(window)) for sql in results]
     joins = [
         f"LEFT JOIN r{number} ON " + " AND ".join(f"m.{name} IS NOT DISTINCT FROM r{number}.{name}" for name in at)
-        for number in range(len(pieces.bags))
-        if number in pieces.bag_of
+        for number in sorted(used)
     ]
     return f"SELECT {', '.join(columns)} FROM m {' '.join(joins)}"
 
 
-def _or_none(pieces: Grouping, i: int, bag: int) -> str:
+def or_none_sql(pieces: Grouping, i: int, bag: int) -> str:
     """A bag's result; a group without any value has no row there: a count is 0 then, the rest null."""
     counts_values = pieces.results[i].startswith("CAST(count(v)") or pieces.bags[bag].merge == "max"
     return f"coalesce(r{bag}.a{i}, 0) AS a{i}" if counts_values else f"r{bag}.a{i} AS a{i}"
@@ -237,7 +239,7 @@ def _or_none(pieces: Grouping, i: int, bag: int) -> str:
 
 def seconds_sql(window: Window) -> str:
     if window.kind == "count":
-        return "greatest((m.we - m.ws) / 1e6, 1e-6)"
+        return "(greatest(m.tmax - m.tmin, 1) / 1e6)"
     return "((m.we - m.ws) / 1e6)"
 
 

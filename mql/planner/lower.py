@@ -32,7 +32,8 @@ from mql.planner.physical import (
     TakeFirst,
     Window,
 )
-from mql.planner.sql import expression_sql, quote_identifier
+from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
+from mql.schema import BIGINT, DataType
 
 PLACE = ('"__t"', '"__s"', '"__o"')
 
@@ -98,7 +99,9 @@ def stages_of(parts: Parts, late_matters: bool) -> tuple[Stage, ...]:
     sampling = None if parts.sampled is None else sampling_sql(parts.sampled)
     if parts.sampled is not None and parts.sampled.per_second is not None:
         stages.append(Stage(0, "scan", "splits", ()))
-        first.append(RateSample(parts.sampled.per_second, sample_hash_sql(parts.sampled), parts.scan.lateness_us))
+        first.append(
+            RateSample(parts.sampled.per_second, sample_hash_sql(parts.sampled), parts.scan.lateness_us, late_matters)
+        )
         sampling = None
     if parts.group is not None:
         return _grouped(parts, first, stages, sampling, late_matters)
@@ -114,8 +117,15 @@ def _rows(
     predicate = None if parts.where is None else expression_sql(parts.where)
     late = None
     if late_matters and (parts.windowed is not None or parts.arrange is not None):
-        late = _row_late(parts)
-    select = SelectRows(rows_sql(parts, "batch"), sampling, predicate, late)
+        late = row_late_sql(parts)
+    select = SelectRows(
+        rows_sql(parts, _kept(sampling, predicate)),
+        sampling,
+        predicate,
+        late,
+        parts.scan.lateness_us,
+        parts.window is not None,
+    )
     arrange = parts.arrange
     if arrange is None:
         stages.append(_stage(len(stages), stages, (*first, select)))
@@ -130,7 +140,13 @@ def _rows(
     return tuple(stages)
 
 
-def rows_sql(parts: Parts, source: str, window_only: str | None = None) -> str:
+def _kept(sampling: str | None, predicate: str | None) -> str:
+    """The rows of a batch that pass SAMPLE and WHERE, as a table."""
+    conditions = [f"({condition})" for condition in (sampling, predicate) if condition]
+    return f"(SELECT * FROM batch WHERE {' AND '.join(conditions)})" if conditions else "batch"
+
+
+def rows_sql(parts: Parts, source: str) -> str:
     """The select list over rows, with the place of each row, window columns and what ORDER BY needs."""
     items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
     inside, at = f"SELECT * FROM {source}", []
@@ -142,13 +158,24 @@ def rows_sql(parts: Parts, source: str, window_only: str | None = None) -> str:
         inside = f"SELECT *, unnest({ends}) AS we FROM ({inside}) WHERE p IS NOT NULL"
         inside = f"SELECT *, {windows.start_sql(window, 'we')} AS ws FROM ({inside})"
         inside = f"SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM ({inside})"
-        if window_only:
-            inside = f"{inside} WHERE {window_only}"
         at = ['ws AS "__ws"', 'we AS "__we"']
-    return f"SELECT {', '.join([*items, *at, *PLACE, *order_columns(parts)])} FROM ({inside})"
+    key = ['md5(to_json(row("__s", "__o"))::VARCHAR) AS "_key"'] if keeps_top(parts) else []
+    return f"SELECT {', '.join([*items, *at, *PLACE, *order_columns(parts), *key])} FROM ({inside})"
 
 
-def _row_late(parts: Parts) -> str:
+def keeps_top(parts: Parts) -> bool:
+    """ORDER BY … LIMIT over rows without an end: a list of the top that is kept, and whose changes are told."""
+    endless = parts.scan.until.kind == "live"
+    return (
+        endless
+        and parts.group is None
+        and parts.arrange is not None
+        and bool(parts.arrange.order)
+        and not parts.arrange.per_window
+    )
+
+
+def row_late_sql(parts: Parts) -> str:
     """A row is late when the last window it lies in is over; without windows, when later rows may be out already."""
     over = f'"__m" - {parts.scan.lateness_us}'
     if parts.windowed is None:
@@ -171,7 +198,7 @@ def _grouped(
     else:
         partial = _partial(parts, group, pieces, sampling, late_matters)
         stages.append(_stage(len(stages), stages, (*first, partial)))
-        stages.append(_after_exchange(stages, group, (_final(parts, group, pieces),)))
+        stages.append(_after_exchange(stages, group, (_final(parts, group, pieces, partial),)))
     if parts.arrange is not None:
         stages.append(Stage(len(stages), "gather", "one", (_arranging(parts, parts.arrange),)))
     return tuple(stages)
@@ -191,8 +218,7 @@ def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | Non
             over_end = windows.end_grid_sql(window, f"greatest({over}, {windows.NEVER // 2})")
             first_end = windows.first_end_sql(window, pane)
             extra.append(f"CASE WHEN {first_end} <= {over} THEN {over_end} ELSE {windows.NEVER} END AS e")
-    where = " AND ".join(f"({condition})" for condition in (sampling, predicate) if condition) or None
-    base = g.base_sql(pieces, "batch", where, extra)
+    base = g.base_sql(pieces, _kept(sampling, predicate), None, extra)
     if windows.has_gaps(window):
         base = f"SELECT * FROM ({base}) WHERE p IS NOT NULL"
     return Partial(
@@ -206,7 +232,7 @@ def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | Non
     )
 
 
-def _final(parts: Parts, group: Group, pieces: g.Grouping) -> Final:
+def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> Final:
     only = "we <= $until AND we > $since AND we > e AND ws >= $not_before"
     speak = parts.speak
     return Final(
@@ -219,8 +245,16 @@ def _final(parts: Parts, group: Group, pieces: g.Grouping) -> Final:
         emit=speak.kind,
         every_us=speak.every_us,
         early_us=speak.early_us,
-        grouped=bool(group.keys),
+        blanks=_blanks(parts, partial),
     )
+
+
+def _blanks(parts: Parts, partial: Partial) -> tuple[str, ...]:
+    """The partial tables of a batch without rows."""
+    types: list[tuple[str, DataType]] = [(name, BIGINT) for name in ("__t", "__s", "__o", "__a", "__m")]
+    types += [(column_name(path), type) for path, type in parts.scan.columns]
+    columns = ", ".join(f"CAST(NULL AS {type_sql(type)}) AS {quote_identifier(name)}" for name, type in types)
+    return tuple(f"WITH batch AS (SELECT {columns} WHERE false) {sql}" for sql in (partial.sql, *partial.bags))
 
 
 def _counted(
@@ -235,11 +269,12 @@ def _counted(
     """Windows of a number of events: rows go to their key's task first, for they are numbered in order there."""
     predicate = None if parts.where is None else expression_sql(parts.where)
     late = f'"__t" < "__m" - {parts.scan.lateness_us}' if late_matters else None
-    base = g.base_sql(pieces, "batch", None, ())
+    base = g.base_sql(pieces, _kept(sampling, predicate), None, ())
     with_hash = f'SELECT *, {g.hash_sql(pieces.key_names)} AS "__h" FROM ({base})'
-    select = SelectRows(with_hash, sampling, predicate, late)
+    select = SelectRows(with_hash, sampling, predicate, late, parts.scan.lateness_us, False)
     window = group.window
-    number = "(n0 + row_number() OVER (" + _by_keys(pieces) + ' ORDER BY "__t", "__s", "__o") - 1)'
+    by_keys = f"PARTITION BY {', '.join(pieces.key_names)} " if pieces.keys else ""
+    number = f'(n0 + row_number() OVER ({by_keys}ORDER BY "__t", "__s", "__o") - 1)'
     numbered = f"SELECT released.*, coalesce(counts.n, 0) AS n0 FROM released LEFT JOIN counts ON {_same_keys(pieces)}"
     keys = "".join(f"{key}, " for key in pieces.key_names)
     values = "".join(f"x{i}, " for i in range(len(pieces.values)))
@@ -257,7 +292,11 @@ def _counted(
         partial=_timed(g.partial_sql(pieces, paned, False)),
         partial_bags=tuple(g.bag_sql(pieces, bag, paned, False) for bag in pieces.bags),
         close=_closing_sql(parts, group, counted_sql(pieces, window)),
-        lateness_us=parts.scan.lateness_us,
+        done=f"SELECT * EXCLUDE (done), greatest(done, {full_end_sql('n', window)}) AS done FROM counts",
+        keep=(
+            f"SELECT held.* FROM held JOIN counts ON {_same_keys(pieces, 'held')} "
+            f"WHERE held.p >= counts.done + {window.slide - window.size}"
+        ),
     )
     before = _stage(len(stages), stages, (*first, select))
     after = _after_exchange([*stages, before], group, (counting,))
@@ -268,12 +307,11 @@ def counted_sql(pieces: g.Grouping, window: Window) -> list[str]:
     """CTEs that finish windows of events: those full by `counts`, and under $ended a last, shorter one."""
     keys = pieces.key_names
     at = ["ws", "we", *keys]
-    full = f"{windows.floor_sql(f'(counts.n - {window.size})', window.slide)} + {window.size}"
-    # The last full window of a key ends at `full` (below `size` where there is none).
+    full = full_end_sql("counts.n", window)
     joined = f"JOIN counts ON {' AND '.join(f's.{key} IS NOT DISTINCT FROM counts.{key}' for key in keys) or 'true'}"
     only = (
         f"(we <= counts.n AND we > counts.done) OR "
-        f"($ended AND we > counts.n AND we > counts.done AND greatest({full}, 0) < counts.n "
+        f"($ended AND {full} < counts.n "
         f"AND we = CASE WHEN counts.n < {window.size} THEN {window.size} ELSE {full} + {window.slide} END)"
     )
 
@@ -303,6 +341,12 @@ def counted_sql(pieces: g.Grouping, window: Window) -> list[str]:
     return parts
 
 
+def full_end_sql(count: str, window: Window) -> str:
+    """The end of the last full window of so many events; 0 where none is full."""
+    last = f"{windows.floor_sql(f'({count} - {window.size})', window.slide)} + {window.size}"
+    return f"CASE WHEN {count} < {window.size} THEN 0 ELSE {last} END"
+
+
 def _as_hopping(window: Window) -> Window:
     return Window("hopping", window.size, window.slide, 0, window.pane)
 
@@ -312,13 +356,8 @@ def _timed(sql: str) -> str:
     return sql.replace("count(*) AS n,", 'count(*) AS n, min("__t") AS tmin, max("__t") AS tmax,', 1)
 
 
-def _by_keys(pieces: g.Grouping) -> str:
-    keys = ", ".join(f"released.{key}" for key in pieces.key_names)
-    return f"PARTITION BY {', '.join(pieces.key_names)}" if keys else ""
-
-
-def _same_keys(pieces: g.Grouping) -> str:
-    return " AND ".join(f"released.{key} IS NOT DISTINCT FROM counts.{key}" for key in pieces.key_names) or "true"
+def _same_keys(pieces: g.Grouping, table: str = "released") -> str:
+    return " AND ".join(f"{table}.{key} IS NOT DISTINCT FROM counts.{key}" for key in pieces.key_names) or "true"
 
 
 # --- what both have -----------------------------------------------------------------------------------
@@ -399,9 +438,8 @@ def _arranging(parts: Parts, arrange: Arrange) -> Arranging:
     return Arranging(
         sql=arranging_sql(parts, arrange, "rows"),
         per_window=arrange.per_window,
-        kind="rows" if parts.group is None else parts.speak.kind,
-        limit=arrange.limit if not arrange.per else None,
-        every_us=parts.speak.every_us,
+        kind=parts.speak.kind if parts.group is not None else "changes" if keeps_top(parts) else "rows",
+        every_us=parts.speak.every_us or 1_000_000,
         early_us=parts.speak.early_us,
     )
 

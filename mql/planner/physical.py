@@ -77,16 +77,18 @@ NO_WINDOW = Window("none")
 
 @dataclass(frozen=True, slots=True)
 class SelectRows:
-    """Filter and project: `sql` over the table `batch`. Gives the select items by result name, and __t __s __o.
+    """Sample, filter and project: `sql` over the table `batch` gives the select items by result name, and __t __s __o.
 
-    `sampling`, `predicate` and `late` are conditions over the batch: a row must meet the first two, and must not be
-    late (None: nothing to ask).
+    `sql` asks for `sampling` and `predicate` by itself; rows that are `late` must be out of the batch before. `repeats`: a
+    row may come out several times (once per window).
     """
 
     sql: str
     sampling: str | None
     predicate: str | None
     late: str | None
+    lateness_us: int
+    repeats: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class RateSample:
     per_second: int
     hash: str
     lateness_us: int
+    live: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +121,9 @@ class CountWindows:
     """Windows of a number of events, per group, in the order (event time, split, offset) as the watermark releases rows.
 
     `number` gives the table `released` its running number i, by the table `counts` (k…, n seen before, done: the end of the
-    last window told); `counts` brings that table up to date; `partial` and `partial_bags` pre-aggregate the table `numbered`; `close` gives the rows
-    of windows that are full, and under $ended the last, shorter one.
+    last window told); `counts` brings that table up to date; `partial` and `partial_bags` pre-aggregate the table `numbered`; `close`
+    gives the rows of windows that are full, and under $ended the last, shorter one; `done` then moves the counts'
+    `done` on, and `keep` gives what of a state table (as `held`) later windows still need.
     """
 
     window: Window
@@ -130,7 +134,8 @@ class CountWindows:
     partial: str
     partial_bags: tuple[str, ...]
     close: str
-    lateness_us: int
+    done: str
+    keep: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +144,8 @@ class Final:
 
     `merge` and `merge_bags` compact one table of the state (as `state`). `close` gives the result rows of the windows
     with $since < end <= $until that start at or after $not_before, with __ws, __we, _key, __keep (HAVING holds). `emit`:
-    final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before their time, marked final=false.
+    final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before their time,
+    marked final=false. `blanks` give the state's tables without rows.
     """
 
     window: Window
@@ -151,7 +157,7 @@ class Final:
     emit: str
     every_us: int | None
     early_us: int | None
-    grouped: bool
+    blanks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +171,7 @@ class Arranging:
     sql: str
     per_window: bool
     kind: str
-    limit: int | None
-    every_us: int | None
+    every_us: int
     early_us: int | None
 
 
@@ -198,8 +203,8 @@ class Stage:
 class Result:
     """The rows that come out. `keyed`: rows replace earlier ones of the same `_key`.
 
-    `columns` are names and types as readers see them, without `_key`, `_revision`, `_op`, `final`.
-    `ordered_by`: how equal results are compared; `windowed`: rows carry window_start and window_end.
+    `columns` are names and types as readers see them. Keyed rows have `_key`, `_revision`, `_op` and `final` beside
+    them. Columns of operators' output that start with "__" are hidden. `emit`: rows, final, changes, every.
     """
 
     columns: tuple[tuple[str, DataType], ...]
@@ -213,8 +218,9 @@ class Plan:
     """A compiled query: everything that running it needs, and nothing that a machine would know better.
 
     `hash` is equal for queries that mean the same (names normalised, AND in any order, parameters' values): they
-    share one execution. `warnings` are told in the result's meta. `batch` is the one SQL statement that answers the query
-    over stored events, in the table `events` (decoded columns).
+    share one execution. `batch` is the one SQL statement that answers the query over stored events, in the table
+    `events` (decoded columns). `as_live`: a bounded input is judged late or not as if it came live, so `__m` counts.
+    `warnings` are told in the result's meta. `explain` is the form that the text asks for instead of rows.
     """
 
     text: str
@@ -223,6 +229,6 @@ class Plan:
     stages: tuple[Stage, ...]
     result: Result
     batch: str
-    batch_live: str | None
+    as_live: bool = False
     warnings: tuple[str, ...] = ()
-    limits: tuple[tuple[str, int], ...] = ()
+    explain: str | None = None

@@ -1,0 +1,46 @@
+"""The operators: one file each, plain objects with columnar state. `build` makes one from its specification."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from mql.exec.items import Operator
+from mql.exec.kernel import Session
+from mql.exec.operators.arranging import ArrangingOperator
+from mql.exec.operators.count_windows import CountWindowsOperator
+from mql.exec.operators.final import FinalOperator
+from mql.exec.operators.partial import PartialOperator
+from mql.exec.operators.rate_sample import RateSampleOperator
+from mql.exec.operators.select_rows import SelectRowsOperator
+from mql.exec.operators.take_first import TakeFirstOperator
+from mql.planner.physical import (
+    Arranging,
+    CountWindows,
+    Final,
+    OperatorSpec,
+    Partial,
+    RateSample,
+    SelectRows,
+    TakeFirst,
+)
+
+
+def build(spec: OperatorSpec, session: Session) -> Operator:
+    """The operator that does what the specification says, computing on this session."""
+    match spec:
+        case SelectRows():
+            return SelectRowsOperator(spec, session)
+        case Partial():
+            return PartialOperator(spec, session)
+        case RateSample():
+            return RateSampleOperator(spec, session)
+        case CountWindows():
+            return CountWindowsOperator(spec, session)
+        case Final():
+            return FinalOperator(spec, session)
+        case Arranging():
+            return ArrangingOperator(spec, session)
+        case TakeFirst():
+            return TakeFirstOperator(spec, session)
+        case _:
+            assert_never(spec)

@@ -1,0 +1,169 @@
+"""Merge partials and speak: when the watermark closes a window, when the clock ticks, at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mql.exec.items import MAX_US, MIN_US, Batch, End, Item, State, Tick, Watermark
+from mql.exec.kernel import Session
+from mql.exec.operators.base import Base, Pile, number_state, snapshot_of
+from mql.exec.operators.told import KEY, Told
+from mql.planner import windows
+from mql.planner.physical import Final
+
+
+class FinalOperator(Base):
+    """Keeps the partials of open panes, and gives a window's rows when it closes.
+
+    `not_before_us`: windows that start earlier are not told as final (the query joined in their midst).
+    """
+
+    def __init__(self, spec: Final, session: Session) -> None:
+        super().__init__(session)
+        self.not_before_us = MIN_US
+        self._spec = spec
+        self._windowed = spec.window.kind != "none"
+        self._keyed = spec.emit != "final" or spec.early_us is not None
+        self._pace_us = spec.early_us if spec.emit == "final" else spec.every_us
+        self._piles = {"rows": Pile(session, spec.merge)}
+        self._piles.update({f"bag{i}": Pile(session, merge) for i, merge in enumerate(spec.merge_bags)})
+        self._blanks: dict[int, pa.Table] = {}
+        self._told = Told(session)
+        self._closed_us = MIN_US
+        self._earliest_pane: int | None = None
+        self._changed = False
+        self._next_tick_us = MIN_US
+        self._in_state = 0
+
+    def on_batch(self, batch: Batch) -> Iterable[Item]:
+        table = batch.table
+        self._piles[batch.port].add(table)
+        if batch.port == "rows" and table.num_rows:
+            self._in_state += pc.sum(table.column("n")).as_py()
+            earliest = pc.min(table.column("p")).as_py()
+            if self._earliest_pane is None or earliest < self._earliest_pane:
+                self._earliest_pane = earliest
+        self._changed = True
+        return ()
+
+    def in_state(self) -> int:
+        return self._in_state
+
+    def on_watermark(self, us: int) -> Iterable[Item]:
+        if self._windowed and us > self._closed_us:
+            yield from self._close(us)
+        yield Watermark(us)
+
+    def on_tick(self, us: int) -> Iterable[Item]:
+        if self._pace_us is not None and us >= self._next_tick_us:
+            self._next_tick_us = us - us % self._pace_us + self._pace_us
+            if self._changed or self._spec.emit == "every":
+                yield from self._tell_open(final=False)
+                self._changed = False
+        yield Tick(us)
+
+    def on_end(self) -> Iterable[Item]:
+        if self._windowed:
+            yield from self._close(MAX_US)
+        elif self._keyed:
+            yield from self._tell_open(final=True)
+        else:
+            yield from self._rows(self._finished(MIN_US, MAX_US, MIN_US))
+        for pile in self._piles.values():
+            pile.clear()
+        self._in_state = 0
+        yield End()
+
+    def snapshot(self) -> State:
+        numbers = number_state(closed=self._closed_us, not_before=self.not_before_us)
+        told = {} if self._told.table is None else {"told": self._told.table}
+        return {**snapshot_of(self._piles), **told, "numbers": numbers}
+
+    def restore(self, state: State) -> None:
+        for name, pile in self._piles.items():
+            if name in state:
+                pile.add(state[name])
+        if "told" in state:
+            self._told.restore(state["told"])
+        if "numbers" in state:
+            self._closed_us = max(self._closed_us, state["numbers"].column("closed")[0].as_py())
+            self.not_before_us = max(self.not_before_us, state["numbers"].column("not_before")[0].as_py())
+        self._recount()
+        self._changed = True
+
+    # --- windows ---------------------------------------------------------------------------------------
+
+    def _close(self, until_us: int) -> Iterable[Item]:
+        if self._earliest_pane is not None and self._may_close(until_us):
+            rows = self._finished(self._closed_us, until_us, self.not_before_us)
+            if self._keyed:
+                kept = _kept(rows)
+                changed = self._told.changes(kept, f'"__we" <= {until_us}', final=True, again=True)
+                if changed is not None:
+                    yield from self._tell(changed)
+                self._told.forget(until_us)
+            else:
+                yield from self._rows(rows)
+            self._drop(until_us)
+        self._closed_us = until_us
+
+    def _may_close(self, until_us: int) -> bool:
+        """Whether any window of the earliest pane has ended."""
+        assert self._earliest_pane is not None
+        return self._earliest_pane + self._spec.window.pane <= until_us
+
+    def _drop(self, until_us: int) -> None:
+        """Let go of panes whose last window is closed."""
+        for pile in self._piles.values():
+            table = pile.table()
+            if table is not None:
+                panes = table.column("p").to_numpy()
+                pile.drop(pa.array(np.asarray(windows.last_end(self._spec.window, panes)) <= until_us))
+        self._recount()
+
+    def _recount(self) -> None:
+        table = self._piles["rows"].table()
+        if table is None:
+            self._in_state, self._earliest_pane = 0, None
+        else:
+            self._in_state = pc.sum(table.column("n")).as_py()
+            self._earliest_pane = pc.min(table.column("p")).as_py()
+
+    # --- telling ---------------------------------------------------------------------------------------
+
+    def _tell_open(self, final: bool) -> Iterable[Item]:
+        rows = self._finished(self._closed_us, MAX_US, MIN_US)
+        changed = self._told.changes(_kept(rows), "true", final=final, again=self._spec.emit == "every")
+        if changed is not None:
+            yield from self._tell(changed)
+
+    def _rows(self, rows: pa.Table) -> Iterable[Item]:
+        yield from self._tell(_kept(rows).drop_columns([KEY]))
+
+    def _tell(self, rows: pa.Table) -> Iterable[Item]:
+        if rows.num_rows:
+            self.counts.emitted += rows.num_rows
+            yield Batch(rows)
+
+    def _finished(self, since_us: int, until_us: int, not_before_us: int) -> pa.Table:
+        tables = {}
+        for number, (name, pile) in enumerate(self._piles.items()):
+            table = pile.table()
+            tables["state" if name == "rows" else name] = self._empty(number) if table is None else table
+        params = {"since": since_us, "until": until_us, "not_before": not_before_us} if self._windowed else None
+        return self._session.run(self._spec.close, tables, params)
+
+    def _empty(self, number: int) -> pa.Table:
+        """A table of the state without rows: an aggregate over everything has a result even so."""
+        if number not in self._blanks:
+            self._blanks[number] = self._session.run(self._spec.blanks[number], {})
+        return self._blanks[number]
+
+
+def _kept(rows: pa.Table) -> pa.Table:
+    """The rows for which HAVING holds."""
+    return rows.filter(rows.column("__keep")).drop_columns(["__keep"])

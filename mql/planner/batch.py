@@ -1,0 +1,142 @@
+"""From the logical plan to one SQL statement over stored events: how a query is answered over history.
+
+The statement reads the table `events`: decoded columns with __t, __s, __o (and __m, where lateness is judged as if
+the events came live).
+"""
+
+from __future__ import annotations
+
+from mql.planner import grouping as g
+from mql.planner import windows
+from mql.planner.expressions import conjunction
+from mql.planner.logical import Group
+from mql.planner.lower import (
+    Parts,
+    arranging_sql,
+    result_sql,
+    row_late_sql,
+    rows_sql,
+    sample_hash_sql,
+    sampling_sql,
+)
+from mql.planner.physical import Window
+from mql.planner.sql import expression_sql
+
+
+def batch_sql(parts: Parts, as_live: bool) -> str:
+    """The one statement. `as_live`: rows that a live query would have called late are left out."""
+    if parts.group is None:
+        return _rows(parts, as_live)
+    group = parts.group
+    pieces = g.grouping(group)
+    ctes = (
+        _counted(parts, group, pieces, as_live)
+        if group.window.kind == "count"
+        else _windowed(parts, group, pieces, as_live)
+    )
+    final = f'SELECT * FROM ({result_sql(parts, group)}) WHERE "__keep"'
+    if parts.arrange is not None:
+        final = arranging_sql(parts, parts.arrange, f"({final})")
+    return f"WITH {', '.join([*_events(parts), *ctes])} {final}"
+
+
+def _rows(parts: Parts, as_live: bool) -> str:
+    late = None
+    if as_live and (parts.windowed is not None or parts.arrange is not None):
+        late = f"NOT ({row_late_sql(parts)})"
+    source = f"(SELECT * FROM kept WHERE {late})" if late else "kept"
+    rows = rows_sql(parts, source)
+    head = f"WITH {', '.join(_events(parts))} "
+    if parts.arrange is not None:
+        return head + arranging_sql(parts, parts.arrange, f"({rows})")
+    order = '"__t", "__s", "__o"' + (', "__we"' if parts.windowed is not None else "")
+    return f"{head}SELECT * FROM ({rows}) ORDER BY {order}"
+
+
+def _events(parts: Parts) -> list[str]:
+    """The CTE `kept`: the events that pass SAMPLE and WHERE."""
+    sampled, where = parts.sampled, parts.where
+    conditions = []
+    source = "events"
+    if sampled is not None and sampled.per_second is not None:
+        second = windows.floor_sql('"__t"', 1_000_000)
+        rank = f'row_number() OVER (PARTITION BY {second} ORDER BY {sample_hash_sql(sampled)}, "__s", "__o")'
+        source = f"(SELECT * FROM events QUALIFY {rank} <= {sampled.per_second})"
+    elif sampled is not None:
+        condition = sampling_sql(sampled)
+        assert condition is not None
+        conditions.append(condition)
+    if where is not None:
+        conditions.append(expression_sql(conjunction([where])))
+    only = f" WHERE {' AND '.join(f'({condition})' for condition in conditions)}" if conditions else ""
+    return [f"kept AS (SELECT * FROM {source}{only})"]
+
+
+def _windowed(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
+    window = group.window
+    pane = windows.pane_sql(window, '"__t"')
+    base = g.base_sql(pieces, "kept", None, [f"{pane} AS p", *(['"__m"'] if as_live else [])])
+    only = "true"
+    if as_live and window.kind != "none":
+        only = f'we > "__m" - {parts.scan.lateness_us}'
+    if windows.has_gaps(window):
+        only = f"p IS NOT NULL AND {only}"
+    found = [f"base AS ({base})", f"s AS ({g.expanded_sql(window, 'base', only)})"]
+    return [*found, *_aggregated(pieces, window, bool(group.keys), [])]
+
+
+def _aggregated(pieces: g.Grouping, window: Window, grouped: bool, extra: list[str]) -> list[str]:
+    """CTEs from expanded rows `s` to `a`: every aggregate directly over the rows, value counts where there is no other way."""
+    at = ["ws", "we", *pieces.key_names]
+    if window.kind == "none" and not grouped:
+        main = ["0::BIGINT AS ws", "0::BIGINT AS we"]
+    else:
+        main = list(at)
+    seconds = _seconds(window)
+    results, columns = [], [*main, *extra]
+    for i, (direct, bag) in enumerate(zip(pieces.direct, pieces.bag_of, strict=True)):
+        if direct:
+            columns.append(f"{direct.replace('{seconds}', seconds)} AS a{i}")
+            results.append(f"m.a{i}")
+        else:
+            assert bag is not None
+            results.append(g.or_none_sql(pieces, i, bag))
+    parts = [f"m AS (SELECT {', '.join(columns)} FROM s{g.group_clause(at, window, grouped)})"]
+    used = {of for of, direct in zip(pieces.bag_of, pieces.direct, strict=True) if of is not None and not direct}
+    for number in sorted(used):
+        counts = pieces.bags[number]
+        present = f"SELECT * FROM s WHERE {g.present_sql(counts.value)}"
+        counted = f"SELECT {', '.join(at)}, {counts.value} AS v, {counts.count} AS n FROM ({present}) GROUP BY {', '.join([*at, 'v'])}"
+        parts.extend(g.bag_result_sql(pieces, number, counted, at))
+    shown = [*results, *(f"m.{name.split(' AS ')[-1]}" for name in extra)]
+    parts.append(f"a AS ({g.joined_sql(pieces, at, window, shown, used)})")
+    return parts
+
+
+def _counted(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
+    window = group.window
+    keys = pieces.key_names
+    late = f'WHERE NOT ("__t" < "__m" - {parts.scan.lateness_us})' if as_live else ""
+    base = g.base_sql(pieces, f"(SELECT * FROM kept {late})", None, [])
+    over = f"PARTITION BY {', '.join(keys)} " if keys else ""
+    numbered = f'SELECT *, row_number() OVER ({over}ORDER BY "__t", "__s", "__o") - 1 AS i FROM ({base})'
+    totals = f"SELECT *, count(*) OVER ({over.strip()}) AS total FROM ({numbered})"
+    # A window is told when it is full; what no full window holds comes in one last, shorter one.
+    full = f"(total - {window.size}) // {window.slide} * {window.slide} + {window.size}"
+    last = f"CASE WHEN total < {window.size} THEN {window.size} WHEN {full} < total THEN {full} + {window.slide} ELSE {full} END"
+    first = f"greatest({window.size}, ((i - {window.size} + {window.slide}) // {window.slide}) * {window.slide} + {window.size})"
+    first = f"CASE WHEN i < {window.size} THEN {window.size} ELSE {first} END"
+    most = f"i // {window.slide} * {window.slide} + {window.size}"
+    ends = f"SELECT *, unnest(range({first}, least({most}, {last}) + 1, {window.slide})) AS we FROM ({totals})"
+    found = [f"base AS ({ends})", f"s AS (SELECT *, we - {window.size} AS ws FROM base)"]
+    extra = ['min("__t") AS tmin', 'max("__t") AS tmax']
+    found += _aggregated(pieces, window, bool(group.keys), extra)
+    found[-1] = found[-1].replace("a AS (", "a0 AS (", 1)
+    found.append("a AS (SELECT * EXCLUDE (ws, we, tmin, tmax), tmin AS ws, tmax AS we, we AS wn FROM a0)")
+    return found
+
+
+def _seconds(window: Window) -> str:
+    if window.kind == "count":
+        return '(greatest(max("__t") - min("__t"), 1) / 1e6)'
+    return "((we - ws) / 1e6)"

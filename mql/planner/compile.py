@@ -1,0 +1,95 @@
+"""From text to a plan, by way of every form that EXPLAIN can show."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mql import syntax
+from mql.catalog import Catalog
+from mql.errors import MqlError
+from mql.parser import parse
+from mql.planner.batch import batch_sql
+from mql.planner.binder import BoundQuery, Given, bind
+from mql.planner.logical import Logical
+from mql.planner.lower import Parts, keeps_top, parts_of, stages_of
+from mql.planner.physical import Plan, Result, Scan
+from mql.planner.rules import RULES
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Every form of one query, for EXPLAIN and for tests."""
+
+    tree: syntax.Query
+    logical: Logical
+    plan: Plan
+
+
+def compile_query(
+    text: str,
+    catalog: Catalog,
+    params: Mapping[str, object] | None = None,
+    *,
+    now_us: int = 0,
+    early_us: int | None = None,
+) -> Plan:
+    """The plan of a query. `now_us` is what '-1h' counts from; `early_us` asks for early values of windows where
+    the query does not say when it speaks. MqlError, drawn in its text, where the query is wrong."""
+    return compile_forms(text, catalog, params, now_us=now_us, early_us=early_us).plan
+
+
+def compile_forms(
+    text: str,
+    catalog: Catalog,
+    params: Mapping[str, object] | None = None,
+    *,
+    now_us: int = 0,
+    early_us: int | None = None,
+) -> Compiled:
+    """The same, with the forms in between."""
+    try:
+        tree = parse(text)
+        bound = bind(tree, catalog, Given(params or {}, now_us, early_us))
+    except MqlError as error:
+        raise error.in_text(text) from None
+    logical = bound.plan
+    for rule in RULES:
+        logical = rule(logical)
+    return Compiled(tree, logical, _plan(text, tree, logical, bound))
+
+
+def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) -> Plan:
+    parts = parts_of(logical)
+    ends = parts.scan.until.kind != "live"
+    speak = parts.speak
+    replaces = speak.kind in ("changes", "every") or speak.early_us is not None
+    keyed = keeps_top(parts) or (parts.group is not None and replaces)
+    return Plan(
+        text=text,
+        hash=hashlib.sha256(repr((logical, bound.as_live)).encode()).hexdigest()[:32],
+        scan=_scan(parts),
+        stages=stages_of(parts, late_matters=not ends or bound.as_live),
+        result=Result(bound.columns, keyed, parts.window is not None, speak.kind),
+        batch=batch_sql(parts, bound.as_live),
+        as_live=bound.as_live,
+        warnings=bound.warnings,
+        explain=tree.explain,
+    )
+
+
+def _scan(parts: Parts) -> Scan:
+    scan, info = parts.scan, parts.scan.info
+    return Scan(
+        source=info.name,
+        encoding=info.encoding,
+        columns=scan.columns,
+        time=info.time,
+        lateness_us=scan.lateness_us,
+        idle_timeout_us=info.idle_timeout_us,
+        max_ahead_us=info.max_ahead_us,
+        since=scan.since,
+        until=scan.until,
+        shape_version=info.shape.version,
+    )
