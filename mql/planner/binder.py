@@ -152,10 +152,10 @@ def _span_of(clause: object) -> Span | None:
 
 def _source(query: syntax.Query, catalog: Catalog, given: Given) -> SourceInfo:
     if not query.sources:
-        name = catalog.default or (next(iter(catalog.sources)) if len(catalog.sources) == 1 else None)
-        if name is None:
+        implied = catalog.default or (next(iter(catalog.sources)) if len(catalog.sources) == 1 else None)
+        if implied is None:
             raise MqlError("the query names no source", query.span, _known_sources(catalog) or "Add FROM and a source.")
-        return catalog.sources[name]
+        return catalog.sources[implied]
     ref = query.sources[0]
     if isinstance(ref, syntax.SubqueryRef):
         raise MqlError("a query in FROM is not supported yet", ref.span, code="not-supported")
