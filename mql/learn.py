@@ -39,7 +39,8 @@ def learn(events: Iterable[object], previous: Shape | None = None, open: bool = 
     """The shape of parsed JSON events, widened by what `previous` knew; what is no object is passed over.
 
     Whole numbers are BIGINT, beyond it DECIMAL, beyond that DOUBLE; beside fractions DOUBLE. What has several types,
-    was null only, lies deeper than 8 objects or has more than 1,000 fields inside is JSON. Presence is the share of
+    was null only, lies deeper than 8 objects, has more than 1,000
+    fields inside or names that differ in letter case alone is JSON. Presence is the share of
     events with a value that is not null. A field without presence was declared: it keeps its type. The version grows
     when a path or a type changes.
     """
@@ -135,12 +136,19 @@ def _settled(type: DataType) -> DataType:
     match type:
         case ListOf(item):
             return ListOf(_settled(item))
-        case StructOf(fields) if fields and _size(type) <= FIELDS_MAX:
+        case StructOf(fields) if _size(type) <= FIELDS_MAX and _distinct(tuple(name for name, _ in fields)):
             return StructOf(tuple((name, _settled(inner)) for name, inner in fields))
         case StructOf():
             return JSON
         case _:
             return JSON if type == NULL else type
+
+
+def _distinct(names: tuple[str, ...]) -> bool:
+    """Whether names can be a struct's: some, none empty, none with NUL, none like another but for letter case."""
+    return (
+        bool(names) and all(name and "\0" not in name for name in names) and len({*map(str.lower, names)}) == len(names)
+    )
 
 
 def _size(type: DataType) -> int:
@@ -246,6 +254,8 @@ class _TypeReader:
                 self.at += 1
                 fields.append(self.field(depth))
             self.expect(")")
+            if not _distinct(tuple(field for field, _ in fields)):
+                raise self.error()
             return StructOf(tuple(fields))
         if name in ("LIST", "ARRAY") and self.peek() == "(":
             self.expect("(")

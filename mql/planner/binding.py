@@ -47,7 +47,7 @@ from mql.planner.expressions import (
     disjunction,
     walk,
 )
-from mql.planner.sql import column_name
+from mql.planner.sql import json_pointer
 from mql.schema import (
     BIGINT,
     BOOLEAN,
@@ -456,7 +456,7 @@ def _descend(bound: Bound, steps: tuple[syntax.Step, ...], node: syntax.Property
             case syntax.Key(name) if isinstance(type, StructOf):
                 bound = _struct_field(bound, name, node, scope)
             case syntax.Key(name) if type == JSON:
-                bound = _json_step(bound, column_name((name,)))
+                bound = _json_step(bound, json_pointer((name,)))
             case syntax.Index(value) if type == JSON:
                 bound = _json_step(bound, f"$[{value}]" if value >= 0 else f"$[#{value}]")
             case syntax.Index(value) if isinstance(type, ListOf):
@@ -524,7 +524,7 @@ def _every(items: Bound, steps: tuple[syntax.Step, ...], node: syntax.Property, 
                 inner = _struct_field(Element(item), name, node, scope)
                 items = Apply("each_field", (items, Constant(name, VARCHAR)), ListOf(inner.type))
             case syntax.Key(name) if item == JSON:
-                items = Apply("each_json", (items, Constant(column_name((name,)), VARCHAR)), ListOf(JSON))
+                items = Apply("each_json", (items, Constant(json_pointer((name,)), VARCHAR)), ListOf(JSON))
             case _:
                 raise MqlError("after [*] a value takes names of fields alone", node.span)
     return items

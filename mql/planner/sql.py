@@ -74,7 +74,14 @@ def type_sql(type: DataType) -> str:
 
 
 def column_name(path: Path) -> str:
-    """How the decoded batch names a property: its path as a JSON pointer, `/device/id`; "" is the whole event."""
+    """How the decoded batch names a property: its path as a JSON pointer with capitals marked, `/device/~Id`, since
+    DuckDB does not tell names apart that differ in letter case alone; `*` is the whole event."""
+    marked = re.sub(r"[A-Z]", lambda capital: "~" + capital[0], json_pointer(path))
+    return marked.replace("\0", "~2") or "*"
+
+
+def json_pointer(path: Path) -> str:
+    """The path as DuckDB's JSON functions take it."""
     return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in path)
 
 
@@ -110,37 +117,36 @@ def constant_sql(constant: Constant, bare: bool = False) -> str:
 
 
 def decode_template(paths_with_types: Iterable[tuple[Path, DataType]]) -> str:
-    """The structure text for `json_transform(_raw, '…')` that decodes these properties: one nested struct.
-
-    Of a path and another inside it the outer one is decoded whole. Times are decoded as text, see `decode_columns`.
-    """
+    """The structure text for `json_transform(_raw, '…')` that decodes these properties as one nested struct; as plain
+    JSON where none can be a field of one. Times are decoded as text, see `decode_columns`."""
     tree: dict[str, object] = {}
-    for path, type in _outermost(paths_with_types):
+    for path, type in _layout(paths_with_types).items():
         at = tree
         for name in path[:-1]:
             inner = at.setdefault(name, {})
             assert isinstance(inner, dict)
             at = inner
         at[path[-1]] = _structure(type)
-    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(tree or "JSON", ensure_ascii=False, separators=(",", ":"))
 
 
 def decode_columns(
     paths_with_types: Iterable[tuple[Path, DataType]], struct: str = "j", raw: str = "_raw"
 ) -> list[tuple[str, str]]:
-    """(SQL, column name) of each property, out of the struct that `json_transform` gave by `decode_template`."""
+    """(SQL, column name) of each property, out of the struct that `json_transform` gave by `decode_template` of the
+    same paths. None of it fails, whatever the event is."""
     wanted = list(dict.fromkeys(paths_with_types))
-    outer = dict(_outermost(wanted))
+    layout = _layout(wanted)
     found = []
     for path, type in wanted:
-        if not path:
-            found.append((f"TRY_CAST({quote_identifier(raw)} AS JSON)", column_name(path)))
-            continue
-        at = next((path[:length] for length in range(1, len(path) + 1) if path[:length] in outer), path)
-        sql = _steps(quote_identifier(struct), at)
-        if at != path:
-            sql = _inside(sql, outer[at], path[len(at) :], type)
-        found.append((_from_decoded(sql, type), column_name(path)))
+        held = next((path[:length] for length in range(1, len(path) + 1) if path[:length] in layout), None)
+        if held is None:
+            sql = _loose(quote_identifier(raw), path, type)
+        elif held == path:
+            sql = _from_decoded(_steps(quote_identifier(struct), path), type)
+        else:
+            sql = _inside(_steps(quote_identifier(struct), held), layout[held], path[len(held) :], type)
+        found.append((sql, column_name(path)))
     return found
 
 
@@ -259,13 +265,35 @@ def _storable(text: str, nul: bool = False) -> str:
 # --- decoding ----------------------------------------------------------------------------------------------
 
 
-def _outermost(paths_with_types: Iterable[tuple[Path, DataType]]) -> list[tuple[Path, DataType]]:
-    """The paths that lie in no other of them, sorted; the whole event apart."""
-    found: list[tuple[Path, DataType]] = []
-    for path, type in sorted(dict(paths_with_types).items()):
-        if path and not (found and path[: len(found[-1][0])] == found[-1][0]):
-            found.append((path, type))
+def _layout(paths_with_types: Iterable[tuple[Path, DataType]]) -> dict[Path, DataType]:
+    """The properties that are decoded into the struct: of a path and another inside it the outer one. Left out is what
+    DuckDB's structs can not hold: names without a letter, with NUL, or like a sibling's but for letter case."""
+    found: dict[Path, DataType] = {}
+    spelled: dict[Path, Path] = {}
+    for path, type in sorted(dict(paths_with_types).items(), key=lambda pair: pair[0]):
+        prefixes = [path[:length] for length in range(1, len(path) + 1)]
+        if not path or any(prefix in found for prefix in prefixes):
+            continue
+        if all(prefix[-1] and "\0" not in prefix[-1] for prefix in prefixes) and all(
+            spelled.get(_folded(prefix), prefix) == prefix for prefix in prefixes
+        ):
+            spelled.update({_folded(prefix): prefix for prefix in prefixes})
+            found[path] = type
     return found
+
+
+def _folded(path: Path) -> Path:
+    """The path as DuckDB compares names: without regard to the case of ASCII letters."""
+    return tuple(re.sub(r"[A-Z]", lambda capital: capital[0].lower(), name) for name in path)
+
+
+def _loose(raw: str, path: Path, type: DataType) -> str:
+    """A property straight out of the event's text."""
+    whole = f"TRY_CAST({raw} AS JSON)"
+    if not path:
+        return whole
+    found = f"nullif(json_extract({whole}, {quote_string(json_pointer(path))}), 'null')"
+    return convert_sql(found, JSON, type)
 
 
 def _structure(type: DataType) -> object:
@@ -273,7 +301,7 @@ def _structure(type: DataType) -> object:
         case ListOf(item):
             return [_structure(item)]
         case StructOf(fields):
-            return {name: _structure(of) for name, of in fields} if fields else "JSON"
+            return {name: _structure(of) for name, of in fields}
         case MapOf():
             return "JSON"
         case Scalar():
@@ -296,8 +324,8 @@ def _inside(sql: str, outer: DataType, path: Path, type: DataType) -> str:
         found = _steps(sql, path[:1])
         return found if len(path) == 1 else _inside(found, fields[path[0]], path[1:], type)
     assert outer == JSON, outer
-    found = f"json_extract({sql}, {quote_string(column_name(path))})"
-    return f"nullif({found}, 'null')" if type == JSON else convert_sql(found, JSON, type)
+    found = f"nullif(json_extract({sql}, {quote_string(json_pointer(path))}), 'null')"
+    return convert_sql(found, JSON, type)
 
 
 def _from_decoded(sql: str, type: DataType, depth: int = 0) -> str:
