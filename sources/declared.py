@@ -76,7 +76,7 @@ def load_sources(
     if problems:
         for source in made:
             source.close()
-        raise told.error(*problems)
+        raise told.error(*sorted(problems, key=lambda one: (one.line, one.column)))
     return made
 
 
@@ -293,7 +293,7 @@ class CsvModel(Strict):
 
 class FileModel(Declared):
     path: Annotated[list[str], BeforeValidator(one_or_many), Field(min_length=1)]
-    format: Literal["auto", "ndjson", "csv", "parquet"] = "auto"
+    format: Literal["auto", "ndjson", "array", "csv", "parquet"] = "auto"
     follow: bool = False
     csv: CsvModel = CsvModel()
 
@@ -313,7 +313,7 @@ class FileModel(Declared):
 
 
 class StdinModel(Declared):
-    format: Literal["auto", "ndjson", "csv", "parquet"] = "auto"
+    format: Literal["auto", "ndjson", "array", "csv", "parquet"] = "auto"
     csv: CsvModel = CsvModel()
 
     def source(self, name: str, house: House) -> Source:

@@ -29,7 +29,7 @@ from sources.stored import StoredReader
 from sources.tail import Tail, TailReader
 from sources.texts import blocks_of, complete_end, decompressed, is_compressed, length_of
 
-FORMATS = ("ndjson", "csv", "parquet")
+FORMATS = ("ndjson", "array", "csv", "parquet")
 ENDINGS = (
     (("parquet", "pq"), "parquet"),
     (("csv", "tsv"), "csv"),
@@ -42,9 +42,10 @@ ROWS_PER_BATCH = 65_536
 class FileSource:
     """One file, several, or all that match a pattern.
 
-    `path`: a path, a pattern (`logs/*.json`), or several of them. `format`: ndjson, csv, parquet, or auto (by name,
-    then by content). `follow`: wait for what is appended, and for new files, as `tail -F` does (JSON lines, and new
-    Parquet files). `registry`: where a followed source notes which file was which split, for restarts.
+    `path`: a path, a pattern (`logs/*.json`), or several of them. `format`: ndjson, array (one JSON array), csv,
+    parquet, or auto (by name, then by content). `follow`: wait for what is appended and for new files, as `tail -F`
+    does (JSON lines, and new Parquet files). `registry`: where a followed source notes which file was which split,
+    for restarts.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class FileSource:
             )
         self.format = format if format != "auto" else format_of(self.paths)
         assert self.format in FORMATS, self.format
-        if follow and self.format == "csv":
-            raise MqlError("a CSV file cannot be followed", hint="Follow JSON lines or Parquet files.")
+        if follow and self.format in ("array", "csv"):
+            raise MqlError(
+                f"a file of format {self.format} cannot be followed", hint="Follow JSON lines or Parquet files."
+            )
         self.csv_plan: CsvPlan | None = plan_csv(csv_samples(self.paths), csv) if self.format == "csv" else None
         self.shape = self.learned()
         self.tail = Tail(self.patterns, self.format, self.clock, registry) if follow else None
@@ -88,11 +91,15 @@ class FileSource:
             "file",
             self.shape,
             self.settings,
-            encoding="json" if self.format == "ndjson" else "columns",
+            encoding="json" if self.is_text else "columns",
             bounded=not self.follow,
             history=True,
             splits=max(1, len(self.paths)),
         )
+
+    @property
+    def is_text(self) -> bool:
+        return self.format in ("ndjson", "array")
 
     @property
     def skipped_rows(self) -> int:
@@ -107,6 +114,8 @@ class FileSource:
             case "csv":
                 assert self.csv_plan is not None
                 return shape_of(self.csv_plan.schema)
+            case "array":
+                return learn(parsed(lines_list(self.array(0), LEARN_FIRST)), open=self.settings.open)
             case _:
                 events = parsed(sample_lines(self.paths))
                 return learn(events, open=self.settings.open) if events else Shape(open=True, events=0)
@@ -131,6 +140,8 @@ class FileSource:
                 return int(pq.read_metadata(path).num_rows)
             case "csv":
                 return sum(item.table.num_rows for item in self.csv_rows(0, path, ()))
+            case "array":
+                return len(array_lines(path))
             case _:
                 if is_compressed(path):
                     return length_of(path)
@@ -173,6 +184,8 @@ class FileSource:
                 whole = self.parquet_rows(split, path, part, parts, columns, first)
             case "csv":
                 whole = self.csv_rows(split, path, columns) if split % parts == part else iter(())
+            case "array":
+                whole = iter([self.array(split)] if split % parts == part else [])
             case _:
                 whole = self.chunks(split, path, part, parts, first, last)
         yield from (piece for piece in (clip(item, first, last) for item in whole) if piece is not None)
@@ -189,6 +202,10 @@ class FileSource:
         now = self.clock.now_us()
         for at, data in blocks_of(path, max(begin, first), min(end, last)):
             yield Chunk(split, data, at, now)
+
+    def array(self, split: int) -> Chunk:
+        """The elements of a JSON array as lines; offsets are bytes of these."""
+        return Chunk(split, array_lines(self.paths[split]), 0, self.clock.now_us())
 
     def parquet_rows(
         self, split: int, path: Path, part: int, parts: int, columns: Sequence[str] | None, since: int
@@ -210,8 +227,8 @@ class FileSource:
         return fields if columns is None else tuple(field for field in fields if field.name in columns)
 
     def sample(self, n: int) -> Sequence[bytes]:
-        if self.format == "ndjson":
-            return tuple(sample_lines(self.paths))[:n]
+        if self.is_text:
+            return tuple(sample_lines(self.paths) if self.format == "ndjson" else lines_list(self.array(0), n))[:n]
         found: list[bytes] = []
         for item in self.history(From()):
             assert isinstance(item, Rows)
@@ -255,7 +272,17 @@ def format_of_head(head: bytes) -> str:
     if head.startswith(b"PAR1"):
         return "parquet"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    return "ndjson" if start in (b"{", b"[", b"") else "csv"
+    return {b"{": "ndjson", b"": "ndjson", b"[": "array"}.get(start, "csv")
+
+
+def array_lines(path: Path) -> bytes:
+    with decompressed(path) as stream:
+        text = stream.read().removeprefix(b"\xef\xbb\xbf")
+    try:
+        elements = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise MqlError(f'file "{path}" is no JSON array: {error.msg}', code="source-unreadable") from error
+    return b"".join(orjson.dumps(element, option=orjson.OPT_APPEND_NEWLINE) for element in elements)
 
 
 def sample_lines(paths: Sequence[Path]) -> list[bytes]:

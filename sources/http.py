@@ -181,11 +181,12 @@ def is_lines(content_type: str) -> bool:
 
 
 def first_line_stands_alone(text: bytes) -> bool:
-    end = text.find(b"\n")
+    start = len(text) - len(text.lstrip())
+    end = text.find(b"\n", start)
     if end < 0:
         return True
     try:
-        orjson.loads(text[:end])
+        orjson.loads(text[start:end])
     except orjson.JSONDecodeError:
         return False
     return True
@@ -195,5 +196,7 @@ def lines_body(text: bytes) -> Body:
     if not text.strip():
         return Body(b"", 0)
     lines = text if text.endswith(b"\n") else text + b"\n"
-    blank = lines.count(b"\n\n") + lines.startswith(b"\n")
-    return Body(lines, lines.count(b"\n") - blank)
+    has_blank = lines[:1].isspace() or b"\n\n" in lines or b"\n\r\n" in lines
+    if has_blank:
+        return Body(lines, sum(not line.isspace() for line in lines.splitlines(keepends=True)))
+    return Body(lines, lines.count(b"\n"))

@@ -138,7 +138,7 @@ def lines_of(chunk: Chunk) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     bounds = np.concatenate((starts, [len(chunk.data)])).astype(np.int64)
     texts = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(bounds), pa.py_buffer(chunk.data))
     offsets = starts.astype(np.int64) + chunk.base
-    blank = ends - starts <= 1
+    blank = (ends == starts) | ((ends - starts == 1) & (data[starts] == 13)) if len(ends) else ends == starts
     if blank.any():
         filled = np.flatnonzero(~blank)
         return texts.take(pa.array(filled)), offsets[filled]

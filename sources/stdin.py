@@ -105,6 +105,8 @@ class PipeSource:
                 self.take_parquet(head + b"".join(pieces))
             case "csv":
                 self.take_csv(head, pieces)
+            case "array":
+                self.take_array(head + b"".join(pieces))
             case _:
                 self.take_lines(head, pieces)
 
@@ -126,6 +128,11 @@ class PipeSource:
             self.put(chunk)
             at = chunk.next_offset
             self.known.set()
+
+    def take_array(self, text: bytes) -> None:
+        elements = orjson.loads(text)
+        lines = b"".join(orjson.dumps(element, option=orjson.OPT_APPEND_NEWLINE) for element in elements)
+        self.take_lines(lines, iter(()))
 
     def take_csv(self, head: bytes, pieces: Iterator[bytes]) -> None:
         """Types are told from the first megabyte, or from what comes before the writer pauses."""

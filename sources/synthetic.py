@@ -189,9 +189,12 @@ class SyntheticReader:
         span = max(1, min(room, ROWS_PER_BATCH) // max(1, len(self.reached))) * self.source.split_count
         found: list[Raw] = []
         for split, at in self.reached.items():
-            end = min(due, at + span)
-            rows = self.source.make(split, at, end) if end > at else None
-            self.reached[split] = max(at, end)
+            rows = None
+            while rows is None and at < due:
+                end = min(due, at + span)
+                rows = self.source.make(split, at, end)
+                at = end
+            self.reached[split] = at
             if rows is not None:
                 found.append(rows)
         return found

@@ -154,7 +154,9 @@ class Tail:
                 continue
             length = END if generation.length is None else generation.length
             with path.open("rb") as file:
-                blocks = plain_blocks(file.fileno(), max(0, first - generation.base), min(length, last - generation.base))
+                blocks = plain_blocks(
+                    file.fileno(), max(0, first - generation.base), min(length, last - generation.base)
+                )
                 for at, data in blocks:
                     yield Chunk(split, data, generation.base + at, now)
 
@@ -325,7 +327,9 @@ class TailReader:
 
     @property
     def trouble(self) -> str | None:
-        gone = [str(self.tail.path(split)) for split, place in self.places.items() if place.at == 0 and place.fd is None]
+        gone = [
+            str(self.tail.path(split)) for split, place in self.places.items() if place.at == 0 and place.fd is None
+        ]
         missing = [path for path in gone if not Path(path).exists()]
         if missing:
             return f"the file {missing[0]} is not there"

@@ -109,11 +109,11 @@ def stream_blocks(stream: BinaryIO, start: int, end: int, size: int = CHUNK_BYTE
     """Blocks of a stream that can only be read forward; what lies before `start` is read and left out."""
     rest, at, first = b"", 0, True
     while at < end:
-        data = stream.read(size)
-        if first and (rest + data).startswith(BOM):
-            data, at, first = data[len(BOM) :], len(BOM), False
-        first = False
+        data = stream.read(max(size, len(BOM)) if first else size)
         last = not data
+        if first and data.startswith(BOM):
+            data, at = data[len(BOM) :], len(BOM)
+        first = False
         whole = rest + data
         if last and whole and not whole.endswith(b"\n"):
             whole += b"\n"
