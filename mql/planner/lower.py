@@ -133,7 +133,7 @@ def _rows(
     if not arrange.order and not arrange.per and not arrange.per_window:
         assert arrange.limit is not None
         stages.append(_stage(len(stages), stages, (*first, select)))
-        stages.append(Stage(len(stages), "gather", "one", (TakeFirst(arrange.limit, not late_matters),)))
+        stages.append(Stage(len(stages), "gather", "one", (TakeFirst(arrange.limit, parts.scan.until.kind != "live"),)))
         return tuple(stages)
     stages.append(_stage(len(stages), stages, (*first, select)))
     stages.append(Stage(len(stages), "gather", "one", (_arranging(parts, arrange),)))

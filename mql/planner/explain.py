@@ -1,0 +1,191 @@
+"""EXPLAIN: every form of a query, as text for people."""
+
+from __future__ import annotations
+
+import re
+from typing import assert_never
+
+from mql.errors import MqlError, did_you_mean
+from mql.planner.compile import Compiled
+from mql.planner.logical import show, show_start, show_us, show_window
+from mql.planner.lower import parts_of
+from mql.planner.physical import (
+    Arranging,
+    CountWindows,
+    Final,
+    OperatorSpec,
+    Partial,
+    Plan,
+    RateSample,
+    SelectRows,
+    Stage,
+    TakeFirst,
+)
+from mql.schema import DataType, ListOf, MapOf, Scalar, StructOf
+
+FORMS = ("plan", "logical", "physical", "sql", "estimate")
+
+
+def explain(compiled: Compiled, form: str = "plan", placement: str | None = None) -> str:
+    """One form of the query. `placement` (which task runs where) is added to the forms that tell how it runs."""
+    plan = compiled.plan
+    match form.lower():
+        case "logical":
+            return show(compiled.logical)
+        case "physical":
+            return _with_placement(physical(plan), placement)
+        case "sql":
+            return laid_out(plan.batch)
+        case "estimate":
+            return estimate(compiled)
+        case "plan":
+            return _with_placement(f"{summary(compiled)}\n\n{show(compiled.logical)}\n\n{stages(plan)}", placement)
+        case _:
+            hint = did_you_mean(form, FORMS) or f"There are: {', '.join(FORMS)}."
+            raise MqlError(f'no form "{form}" of EXPLAIN', hint=hint)
+
+
+def summary(compiled: Compiled) -> str:
+    """What is read, what comes out and when, in a few lines."""
+    plan = compiled.plan
+    scan = plan.scan
+    names = ", ".join("/".join(path) for path, _ in scan.columns) or "none"
+    columns = ", ".join(f"{name} {type}" for name, type in plan.result.columns)
+    needles = ""
+    if scan.needles is not None:
+        shown = " or ".join(needle.decode("utf-8", "replace") for needle in scan.needles.any_of[:3])
+        needles = f"\nprefilter  only texts that hold {shown}"
+    told = {
+        "rows": "each row at once",
+        "final": "each group once, when its window closes",
+        "changes": "each group that changed",
+        "every": "all open groups",
+    }[plan.result.emit]
+    return (
+        f"source     {scan.source}, since {show_start(scan.since)}, until {show_start(scan.until)}, "
+        f"lateness {show_us(scan.lateness_us) if scan.lateness_us else '0s'}\n"
+        f"reads      {names}{needles}\n"
+        f"gives      {columns}\n"
+        f"speaks     {told}\n"
+        f"plan hash  {plan.hash}"
+    )
+
+
+def stages(plan: Plan) -> str:
+    """The stages with their exchanges, a line each."""
+    return "\n".join(_stage_line(stage) for stage in plan.stages)
+
+
+def physical(plan: Plan) -> str:
+    """The stages with the statements that their operators run."""
+    lines = []
+    for stage in plan.stages:
+        lines.append(_stage_line(stage))
+        for spec in stage.operators:
+            lines.extend(f"    {line}" for title, sql in statements(spec) for line in (f"-- {title}", laid_out(sql)))
+    return "\n".join(lines).replace("\n    -- ", "\n\n    -- ")
+
+
+def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
+    """The SQL that an operator runs, with what it is for."""
+    match spec:
+        case SelectRows():
+            return [("each batch", spec.sql)]
+        case Partial():
+            return [("each batch", spec.sql), *((f"each batch, bag {i}", sql) for i, sql in enumerate(spec.bags))]
+        case RateSample():
+            return []
+        case CountWindows():
+            return [("as rows are released", spec.number), ("then", spec.partial), ("full windows", spec.close)]
+        case Final():
+            return [("when state grows", spec.merge), ("when a window closes", spec.close)]
+        case Arranging():
+            return [("when rows are complete", spec.sql)]
+        case TakeFirst():
+            return []
+        case _:
+            assert_never(spec)
+
+
+def estimate(compiled: Compiled) -> str:
+    """What the query will hold, in bytes per group, with the arithmetic."""
+    parts = parts_of(compiled.logical)
+    scan = compiled.plan.scan
+    lines = [f"decodes {len(scan.columns)} of {len(parts.scan.info.shape.fields)} properties of each event"]
+    group = parts.group
+    if group is None:
+        return "\n".join([*lines, "keeps no state: every row is told at once"])
+    key_bytes = sum(_bytes(key.type) for key in group.keys)
+    partial_bytes = sum(_bytes(call.type) for call in group.aggregates) + 24
+    row = key_bytes + partial_bytes
+    lines.append(f"keeps {row} bytes for each group and pane: {key_bytes} of keys, {partial_bytes} of partials")
+    if group.window.kind in ("tumbling", "hopping", "cumulate"):
+        open_us = group.window.size + scan.lateness_us
+        panes = -(-open_us // group.window.pane)
+        lines.append(
+            f"{show_window(group.window)}: {panes} panes of {show_us(group.window.pane)} are open at a time "
+            f"(size {show_us(group.window.size)} and lateness {show_us(scan.lateness_us) if scan.lateness_us else '0s'})"
+        )
+        lines.append(f"state of 1,000 groups: {panes} x {row} x 1,000 = {panes * row * 1000 / 1e6:,.1f} MB")
+    else:
+        lines.append(f"state of 1,000 groups: {row} x 1,000 = {row * 1000 / 1e6:,.1f} MB")
+    exact = [call.name for call in group.aggregates if call.distinct or call.name in _VALUES]
+    if exact:
+        lines.append(f"and every distinct value with its count, for {', '.join(sorted(set(exact)))}")
+    return "\n".join(lines)
+
+
+_VALUES = frozenset(("quantile", "quantile_disc", "quantile_cont", "median", "mode", "histogram", "top_k", "list"))
+
+
+def laid_out(sql: str) -> str:
+    """A statement with a line for each CTE."""
+    return re.sub(r"\), (\w+) AS \(", r"),\n     \1 AS (", re.sub(r"\) (SELECT )", r")\n\1", sql, count=0))
+
+
+def _stage_line(stage: Stage) -> str:
+    tasks = {"splits": "one task a split", "any": "one task a worker", "one": "one task"}[stage.parallel]
+    operators = " -> ".join(_operator_name(spec) for spec in stage.operators) or "decode"
+    return f"stage {stage.number}  {stage.input:7s}{tasks:18s}{operators}"
+
+
+def _operator_name(spec: OperatorSpec) -> str:
+    match spec:
+        case SelectRows():
+            return "filter and project"
+        case Partial(window):
+            return f"pre-aggregate by {_panes(window.pane)}"
+        case RateSample(per_second):
+            return f"keep {per_second} a second"
+        case CountWindows(window):
+            return f"number rows, aggregate {show_window(window)}"
+        case Final(window):
+            return f"merge, close {show_window(window)}" if window.kind != "none" else "merge"
+        case Arranging():
+            return "sort and cut"
+        case TakeFirst(count):
+            return f"first {count}"
+        case _:
+            assert_never(spec)
+
+
+def _panes(pane_us: int) -> str:
+    return f"panes of {show_us(pane_us)}" if pane_us else "group"
+
+
+def _bytes(type: DataType) -> int:
+    match type:
+        case Scalar("BOOLEAN"):
+            return 1
+        case Scalar("VARCHAR" | "JSON"):
+            return 32
+        case Scalar():
+            return 8
+        case ListOf() | MapOf() | StructOf():
+            return 64
+        case _:
+            assert_never(type)
+
+
+def _with_placement(text: str, placement: str | None) -> str:
+    return text if placement is None else f"{text}\n\n{placement}"
