@@ -1,0 +1,148 @@
+"""The server: an application around an engine, and how it is started and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+
+from aiohttp import web
+
+from mql.exec.engine import EngineApi
+from mql.exec.feed import Source
+from server import openapi
+from server.guard import Door, add_headers, guard
+from server.metrics import Metrics
+from server.routes import ROUTES
+from server.routes.replays import REPLAYS
+from server.routes.route import EVENTS, Route
+from server.settings import Settings, check_reach, sources_of
+from server.shared import SHARED, Shared
+
+log = logging.getLogger("server")
+
+KEEPALIVE_S = 15.0
+STOPPING = "server stopping"
+LAG_EVERY_S = 1.0
+
+
+def serve(settings: Settings, sources: Sequence[Source] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT; then ends streams with a word, finishes what is under way, and returns.
+
+    `sources` None: those of the settings. The server owns the engine and the sources and closes them.
+    """
+    check_reach(settings.server)
+    from mql.exec.engine import Engine
+
+    found = sources_of(settings) if sources is None else sources
+    engine = Engine(found, workers=settings.server.workers, default=settings.default)
+    try:
+        asyncio.run(serve_until_told(make_app(engine, settings)))
+    finally:
+        engine.close()
+
+
+async def serve_until_told(app: web.Application) -> None:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    async with open_door(app) as door:
+        log.info("listening on %s", door.name)
+        await told.wait()
+        log.info("stopping")
+
+
+@asynccontextmanager
+async def open_door(app: web.Application) -> AsyncIterator[Door]:
+    """The application, listening; when left, it stops gracefully. The engine stays open."""
+    shared = app[SHARED]
+    check_reach(shared.settings.server)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        keepalive_timeout=KEEPALIVE_S,
+        shutdown_timeout=shared.settings.server.stop_within,
+        auto_decompress=False,
+        access_log=None,
+    )
+    await runner.setup()
+    try:
+        door = Door(runner, shared)
+        await door.start()
+        yield door
+    finally:
+        await runner.cleanup()
+
+
+def make_app(engine: EngineApi, settings: Settings) -> web.Application:
+    """The application around an engine that its caller owns. Run it by `open_door` or `serve`."""
+    limits = settings.server.limits
+    app = web.Application(middlewares=[guard], client_max_size=max(limits.body, limits.events_body))
+    shared = Shared(engine, settings, Metrics(engine.queries))
+    shared.document = openapi.document(ROUTES, product_version())
+    app[SHARED] = shared
+    app[REPLAYS] = {}
+    for route in ROUTES:
+        add_route(app, route)
+    app.on_response_prepare.append(add_headers)
+    app.cleanup_ctx.append(watch_loop)
+    app.on_shutdown.append(end_streams)
+    app.on_cleanup.append(let_go)
+    return app
+
+
+def add_route(app: web.Application, route: Route) -> None:
+    """A route; where its answer is no stream, HEAD too."""
+    streams = any(EVENTS in answer.types for answer in route.answers)
+    resource = app.router.add_resource(route.path)
+    resource.add_route(route.method, route.handler)
+    if route.method == "GET" and not streams:
+        resource.add_route("HEAD", route.handler)
+
+
+async def end_streams(app: web.Application) -> None:
+    """Tells every reader that the server stops; without this a stop would wait for them."""
+    shared = app[SHARED]
+    shared.stopping = True
+    for reader in tuple(shared.readers):
+        reader.stop(STOPPING)
+    for replay in tuple(app[REPLAYS].values()):
+        replay.reader.stop(STOPPING)
+    tasks = [replay.task for replay in app[REPLAYS].values() if replay.task is not None]
+    if tasks:
+        await asyncio.wait(tasks, timeout=1.0)
+
+
+async def let_go(app: web.Application) -> None:
+    shared = app[SHARED]
+    if shared.leaving:
+        await asyncio.wait(shared.leaving, timeout=shared.settings.server.stop_within)
+    shared.pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def watch_loop(app: web.Application) -> AsyncIterator[None]:
+    """Measures how late the loop is, for the metrics."""
+    task = asyncio.create_task(measure_delay(app[SHARED]), name="loop delay")
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def measure_delay(shared: Shared) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_EVERY_S
+        await asyncio.sleep(LAG_EVERY_S)
+        shared.metrics.lag.set(max(0.0, loop.time() - due))
+
+
+def product_version() -> str:
+    try:
+        return version("mql-streams")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,111 @@
+"""What Prometheus is told: the server's own numbers, and the queries' as the engine tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from mql.exec.engine import Running
+from mql.exec.frames import Frame, Gap, RowsFrame
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+QUERIES_MAX = 500  # more are told together only: a label's values must not grow without a bound
+SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0)
+
+
+class Metrics:
+    """One server's numbers, in a registry of their own."""
+
+    def __init__(self, queries: Callable[[], Sequence[Running]]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self.counter("mql_http_requests", "Requests answered", "method", "route", "status")
+        self.seconds = Histogram(
+            "mql_http_request_seconds",
+            "Time to the end of an answer; streams are left out",
+            ("route",),
+            registry=self.registry,
+            buckets=SECONDS,
+        )
+        self.readers = Gauge("mql_readers", "Streams being read", ("format",), registry=self.registry)
+        self.frames = self.counter("mql_stream_frames", "Frames sent to readers", "event")
+        self.rows = self.counter("mql_stream_rows", "Rows sent to readers")
+        self.missed = self.counter("mql_stream_missed_rows", "Rows that slow readers missed, as told in gaps")
+        self.sent = self.counter("mql_stream_bytes", "Bytes sent to readers, as compressed")
+        self.cut = self.counter("mql_stream_cut", "Streams broken off by the server", "why")
+        self.events = self.counter("mql_ingested_events", "Events taken in over HTTP", "source")
+        self.refused = self.counter("mql_refused", "Requests refused by a limit or a check", "code")
+        self.lag = Gauge("mql_loop_delay_seconds", "How late the event loop is", registry=self.registry)
+        self.registry.register(Queries(queries))
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def count(self, frames: Iterable[tuple[str | None, Frame]]) -> None:
+        """Counts frames that go out to one reader."""
+        for _, frame in frames:
+            self.frames.labels(type(frame).__name__.lower()).inc()
+            match frame:
+                case RowsFrame(table):
+                    self.rows.inc(table.num_rows)
+                case Gap(data):
+                    self.missed.inc(number(data.get("rows")) or 0)
+                case _:
+                    pass
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+PER_QUERY = (
+    ("rate", "mql_query_rate", "Events a second that the query reads"),
+    ("lag_ms", "mql_query_lag_milliseconds", "How far the query is behind its source"),
+    ("readers", "mql_query_readers", "Readers of the query"),
+    ("rows", "mql_query_rows", "Rows that the query has given"),
+    ("dropped", "mql_query_dropped", "Events or rows that were dropped"),
+)
+
+
+class Queries(Collector):
+    """The running queries' numbers, asked of the engine when Prometheus asks."""
+
+    def __init__(self, queries: Callable[[], Sequence[Running]]) -> None:
+        self.queries = queries
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        running = self.queries()
+        states: dict[str, int] = {}
+        told = {key: GaugeMetricFamily(name, text, labels=("query",)) for key, name, text in PER_QUERY}
+        events = CounterMetricFamily("mql_query_events", "What became of the query's events", labels=("query", "class"))
+        for at, query in enumerate(running):
+            status = query.status()
+            state = str(status.get("state"))
+            states[state] = states.get(state, 0) + 1
+            if at < QUERIES_MAX:
+                add_status(told, query.id, status)
+                for kind, count in query.ledger().items():
+                    events.add_metric((query.id, kind), count)
+        totals = GaugeMetricFamily("mql_queries", "Queries by state", labels=("state",))
+        for state, count in states.items():
+            totals.add_metric((state,), count)
+        yield totals
+        yield from told.values()
+        yield events
+
+
+def add_status(told: Mapping[str, GaugeMetricFamily], query: str, status: Mapping[str, Any]) -> None:
+    for key, family in told.items():
+        value = number(status.get(key))
+        if value is not None:
+            family.add_metric((query,), value)
+
+
+def number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,14 @@
+"""The table of all routes: what the server offers, read top to bottom."""
+
+from __future__ import annotations
+
+from server.routes import health, pages, queries, replays, sources
+from server.routes.route import Route
+
+ROUTES: tuple[Route, ...] = (
+    *queries.ROUTES,
+    *replays.ROUTES,
+    *sources.ROUTES,
+    *health.ROUTES,
+    *pages.ROUTES,
+)

@@ -1,0 +1,80 @@
+"""Whether the server lives, whether it is ready, and its numbers."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from server.metrics import CONTENT_TYPE
+from server.routes.queries import json_answer
+from server.routes.route import JSON, TEXT, Answer, Route
+from server.shared import Shared, shared_of
+
+
+class Health(BaseModel):
+    """The event loop runs."""
+
+    status: str
+    uptime: float
+
+
+class Check(BaseModel):
+    """One thing that must hold for the server to be ready."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Readiness(BaseModel):
+    """Ready when every check holds."""
+
+    ready: bool
+    checks: list[Check]
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """The loop lives; nothing else is looked at."""
+    return json_answer({"status": "ok", "uptime": round(time.monotonic() - shared_of(request).started_s, 3)})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Whether queries can be asked now: 503 and the reason when not."""
+    shared = shared_of(request)
+    checks = await shared.call(checks_of, shared)
+    ready = all(check["ok"] for check in checks)
+    return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+
+def checks_of(shared: Shared) -> list[dict[str, Any]]:
+    sources = shared.engine.catalog().sources
+    queries = shared.engine.queries()
+    most = shared.settings.server.limits.queries
+    return [
+        {"name": "sources", "ok": True, "detail": f"{len(sources)} declared"},
+        {"name": "queries", "ok": len(queries) < most * 2, "detail": f"{len(queries)} known, {most} may run"},
+    ]
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """The numbers for Prometheus."""
+    shared = shared_of(request)
+    body = await shared.call(shared.metrics.text)
+    return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+
+ROUTES = (
+    Route("GET", "/healthz", healthz, "Does it live?", "health", (Answer(200, "It lives.", Health),)),
+    Route(
+        "GET",
+        "/readyz",
+        readyz,
+        "Is it ready?",
+        "health",
+        (Answer(200, "It is.", Readiness), Answer(503, "It is not.", Readiness, (JSON, "application/problem+json"))),
+    ),
+    Route("GET", "/metrics", metrics, "Numbers for Prometheus", "health", (Answer(200, "Numbers.", types=(TEXT,)),)),
+)

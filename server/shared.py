@@ -1,0 +1,61 @@
+"""What the handlers of one server share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from mql.exec.engine import EngineApi
+from server.metrics import Metrics
+from server.settings import Settings
+from server.stream import Bell, Encoded, Reader
+
+T = TypeVar("T")
+THREADS = 8
+
+
+@dataclass(slots=True)
+class Shared:
+    """One server's state. Owned by its event loop; the engine is called on threads of the pool."""
+
+    engine: EngineApi
+    settings: Settings
+    metrics: Metrics
+    encoded: Encoded = field(default_factory=Encoded)
+    readers: set[Reader] = field(default_factory=set)
+    starting: int = 0
+    stopping: bool = False
+    started_s: float = field(default_factory=time.monotonic)
+    document: Mapping[str, Any] = field(default_factory=dict)
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "server"))
+    leaving: set[asyncio.Future[Any]] = field(default_factory=set)
+    bell_of_loop: Bell | None = None
+
+    @property
+    def bell(self) -> Bell:
+        if self.bell_of_loop is None:
+            self.bell_of_loop = Bell(asyncio.get_running_loop())
+        return self.bell_of_loop
+
+    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Calls the engine or a source on a thread: nothing that could wait runs on the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+
+    def leave(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Calls it on a thread without waiting: for what must be let go of though the handler is being cancelled."""
+        future = asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+        self.leaving.add(future)
+        future.add_done_callback(self.leaving.discard)
+
+
+SHARED = web.AppKey("shared", Shared)
+
+
+def shared_of(request: web.Request) -> Shared:
+    return request.app[SHARED]
