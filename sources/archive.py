@@ -101,6 +101,7 @@ class Archive:
         self.current: int | None = None
         self.fd: int | None = None
         self.failure: str | None = None
+        self.failed: list[int] = []  # logs to try again when the next one is closed
         self.worker = threading.Thread(target=self.compact_all, name="archive", daemon=True)
         self.worker.start()
 
@@ -155,7 +156,9 @@ class Archive:
         if self.current is None or self.fd is None:
             return
         os.close(self.fd)
-        self.closed_logs.put(self.current)
+        for number in (*self.failed, self.current):
+            self.closed_logs.put(number)
+        self.failed = []
         self.current = self.fd = None
 
     def end(self) -> dict[int, int]:
@@ -209,6 +212,8 @@ class Archive:
                 self.failure = None
             except OSError as error:
                 self.failure = f"a log could not be made Parquet: {error}"
+                with self.lock:
+                    self.failed.append(number)
             finally:
                 self.closed_logs.task_done()
         self.closed_logs.task_done()
@@ -457,6 +462,19 @@ def found_parts(directory: Path) -> Iterator[tuple[int, Part]]:
             yield number, repaired(path, number)
 
 
+def began(directory: Path) -> dict[int, int] | None:
+    """Where the recording began, by split; None before it has."""
+    path = directory / "began.json"
+    return {int(split): at for split, at in orjson.loads(path.read_bytes()).items()} if path.exists() else None
+
+
+def note_began(directory: Path, positions: Positions) -> dict[int, int]:
+    draft = directory / "began.new"
+    draft.write_bytes(orjson.dumps({str(split): at for split, at in positions.items()}))
+    draft.replace(directory / "began.json")
+    return dict(positions)
+
+
 # --- recording a source ------------------------------------------------------------------------------
 
 
@@ -469,8 +487,10 @@ class ArchiveReader:
         follow: Callable[[From, Sequence[int]], Reader],
         start: From,
         splits: Sequence[int],
+        begin: Positions,
     ) -> None:
         self.archive = archive
+        self.begin = {**begin, **(start.positions or {})}  # for splits of which nothing is stored
         self.follow = follow
         self.wanted = tuple(splits)
         self.rounds = 0
@@ -489,7 +509,7 @@ class ArchiveReader:
         found = self.stored.poll(0, max_bytes)
         if not self.stored.ended:
             return found
-        reached = {split: self.until[split] for split in self.wanted if split in self.until}
+        reached = {split: offset for split, offset in {**self.begin, **self.until}.items() if split in self.wanted}
         if self.behind(reached) and self.rounds < CATCH_UP_ROUNDS:
             self.stored = self.round(From(reached))
             return found
@@ -535,8 +555,12 @@ class RecordedSource:
         self.closed = threading.Event()
         self.progress = threading.Condition()
         self.failure: str | None = None
+        self.begin = began(archive.directory)
         stored = archive.end()
-        self.reader = source.open(From(stored) if stored else None)
+        self.reader = source.open(From({**(self.begin or {}), **stored}) if stored or self.begin is not None else None)
+        self.written = dict(self.reader.positions)
+        if self.begin is None:
+            self.begin = note_began(archive.directory, self.written)
         self.thread = threading.Thread(target=self.record, name=f"record-{source.info.name}", daemon=True)
         self.thread.start()
 
@@ -556,15 +580,21 @@ class RecordedSource:
                 except OSError as error:
                     self.failure = f"the archive cannot be written: {error}"
                     self.closed.wait(1.0)
-            with self.progress:
-                self.progress.notify_all()
+            if self.failure is None:
+                with self.progress:
+                    self.written = dict(self.reader.positions)
+                    self.progress.notify_all()
 
     def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
         if start is None:
             return self.source.open(None, task, tasks, columns)
         splits = range(task, max(self.info.splits, 1), tasks)
         return ArchiveReader(
-            self.archive, lambda since, _: self.source.open(since, task, tasks, columns), start, splits
+            self.archive,
+            lambda since, _: self.source.open(since, task, tasks, columns),
+            start,
+            splits,
+            self.begin or {},
         )
 
     def end(self) -> Positions:
@@ -594,8 +624,7 @@ class RecordedSource:
             )
 
     def has(self, until: Positions) -> bool:
-        reached = self.reader.positions
-        return all(reached.get(split, 0) >= following for split, following in until.items())
+        return all(self.written.get(split, 0) >= following for split, following in until.items())
 
     def sample(self, n: int) -> Sequence[bytes]:
         return self.source.sample(n)

@@ -22,7 +22,7 @@ from mql.learn import learn
 from mql.schema import Field, Shape
 from sources.columns import conform, rows_of, shape_of
 from sources.delimited import PLAIN_CSV, SNIFF_BYTES, CsvForm, CsvPlan, batches_of, plan_csv
-from sources.learning import LEARN_FIRST, parsed
+from sources.learning import LEARN_FIRST, Learner, parsed
 from sources.pieces import END, clip, lines_list
 from sources.settings import DEFAULTS, Settings, describe
 from sources.stored import StoredReader
@@ -79,17 +79,19 @@ class FileSource:
             )
         self.csv_plan: CsvPlan | None = plan_csv(csv_samples(self.paths), csv) if self.format == "csv" else None
         self.shape = self.learned()
-        self.tail = Tail(self.patterns, self.format, self.clock, registry) if follow else None
+        self.learner = Learner(self.shape, settings.open)
+        self.tail = Tail(self.patterns, self.format, self.clock, registry, self.learner) if follow else None
 
     @property
     def info(self) -> SourceInfo:
         if self.tail is not None and not self.shape.fields:
             self.paths = matching(self.patterns)
             self.shape = self.learned()
+        growing = self.tail is not None and self.format == "ndjson" and self.learner.shape.fields
         return describe(
             self.name,
             "file",
-            self.shape,
+            self.learner.shape if growing else self.shape,
             self.settings,
             encoding="json" if self.is_text else "columns",
             bounded=not self.follow,

@@ -119,9 +119,10 @@ class HttpSource:
 
     def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
         splits = range(task, 1, tasks)
+        self.ring.merge = self.info.time.path is not None
         if start is None or self.archive is None:
             return self.ring.reader(start, splits)
-        return ArchiveReader(self.archive, self.ring.reader, start, splits)
+        return ArchiveReader(self.archive, self.ring.reader, start, splits, self.ring.earliest())
 
     def end(self) -> Positions:
         return self.ring.end()
@@ -135,7 +136,7 @@ class HttpSource:
         columns: Sequence[str] | None = None,
     ) -> Iterator[Raw]:
         if self.archive is not None:
-            yield from self.archive.history(since, until, part, parts)
+            yield from self.archive.history(since, until, part, parts, self.settings.max_ahead_us)
         elif part == 0:
             last = self.ring.end() if until is None else until
             yield from between(tuple(self.ring.stored(since.positions or {}, last)), since.positions or {}, last)
@@ -193,7 +194,7 @@ def first_line_stands_alone(text: bytes) -> bool:
 
 
 def lines_body(text: bytes) -> Body:
-    if not text.strip():
+    if not text or text.isspace():
         return Body(b"", 0)
     lines = text if text.endswith(b"\n") else text + b"\n"
     has_blank = lines[:1].isspace() or b"\n\n" in lines or b"\n\r\n" in lines

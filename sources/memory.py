@@ -48,7 +48,7 @@ class MemorySource:
         self.bounded = bounded
         self.clock = clock or SystemClock()
         self.settings = settings if time is None else replace(settings, time=time)
-        self.ring = Ring()
+        self.ring = Ring(merge=False)
         tables = tables_of(events)
         self.columns: Shape | None = None
         self.learner = Learner(open=settings.open)

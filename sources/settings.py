@@ -8,7 +8,8 @@ from mql.catalog import SECOND_US, SourceInfo, TimeRule
 from mql.schema import BIGINT, DATE, DOUBLE, TIMESTAMP, VARCHAR, DataType, Field, Shape
 
 TIME_NAMES = ("event_time", "timestamp", "ts", "time", "@timestamp", "datetime", "_ts_", "at", "created_at")
-EARLIEST_NUMBER = 10_000_000  # fewer seconds than that (April 1970) is a count, not a time
+DOUBTFUL_NAMES = ("time", "at")  # a number so named may be a duration or a count
+EARLIEST_NUMBER = 10_000_000  # fewer seconds than that (April 1970) are no time
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def looks_like_time(field: Field) -> bool:
     if field.example is None:
         return field.type in TIME_TYPES
     if field.type in (BIGINT, DOUBLE):
-        return is_number_from(field.example, EARLIEST_NUMBER)
+        return field.name not in DOUBTFUL_NAMES or is_number_from(field.example, EARLIEST_NUMBER)
     return field.type == VARCHAR and starts_with_a_date(field.example.strip('"'))
 
 

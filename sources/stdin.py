@@ -168,6 +168,7 @@ class PipeSource:
 
     def open(self, start: From | None, task: int = 0, tasks: int = 1, columns: Sequence[str] | None = None) -> Reader:
         """What has come and not yet been let go is for every reader; there is no other now to begin with."""
+        self.ring.merge = self.info.time.path is not None
         reader = self.ring.reader(start or From(), range(task, 1, tasks))
         if task == 0:
             self.holder.close()

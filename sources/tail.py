@@ -22,6 +22,7 @@ from mql.exec.clock import Clock
 from mql.exec.feed import From, Positions
 from mql.exec.items import Chunk, Raw
 from sources.columns import conform, rows_of, shape_of
+from sources.learning import Learner
 from sources.pieces import END, clip
 from sources.texts import BOM, complete_end, compression_of, plain_blocks, read_exactly
 
@@ -49,7 +50,10 @@ class Followed:
 class Tail:
     """What all readers of a followed source share: which file is which split. Thread-safe."""
 
-    def __init__(self, patterns: Sequence[str], format: str, clock: Clock, registry: Path | None) -> None:
+    def __init__(
+        self, patterns: Sequence[str], format: str, clock: Clock, registry: Path | None, learner: Learner
+    ) -> None:
+        self.learner = learner
         self.patterns = patterns
         self.format = format
         self.clock = clock
@@ -255,6 +259,7 @@ class TailReader:
             marked = len(BOM) if place.at == 0 and data.startswith(BOM) else 0
             chunk = Chunk(split, data[marked:], generation.base + place.at + marked, self.tail.clock.now_us())
             place.at += len(data)
+            self.tail.learner.see(chunk)
             return (chunk,)
         return self.turn_over(split, place, generation)
 

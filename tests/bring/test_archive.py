@@ -172,3 +172,20 @@ def joined(items: list[Raw]) -> bytes:
         else b"".join(text.strip().encode() + b"\n" for text in item.table.column("_raw").to_pylist())
         for item in items
     )
+
+
+def test_a_recording_of_which_nothing_is_stored_yet_still_begins_where_it_began(tmp_path: Path) -> None:
+    clock = ManualClock(NOON)
+    source = RecordedSource(GeneratorSource(rate=1, rhythm=0, clock=clock), Archive(tmp_path, clock=clock))
+    began = source.end()
+    source.close()
+    clock.advance(10_000_000)
+    again = RecordedSource(GeneratorSource(rate=1, rhythm=0, clock=clock), Archive(tmp_path, clock=clock))
+    end = again.end()
+    found = [offset for item in again.history(From(), end) for offset in offsets(item)]
+    assert sorted(found) == list(range(began[0], end[0]))
+    reader = again.open(From())
+    assert reader.positions == {0: 0, 1: 0}
+    while min(reader.positions.values()) < end[0] - 1:
+        assert all(item.next_offset > began[0] for item in reader.poll(0, 1 << 20))
+    again.close()

@@ -274,3 +274,17 @@ def test_new_parquet_files_are_found_once_they_are_whole(tmp_path: Path) -> None
     assert rows(found) == [{"n": 2, "_offset": 0}]
     assert reader.positions == source.end()
     reader.close()
+
+
+def test_the_shape_of_a_followed_file_grows(tmp_path: Path) -> None:
+    path = tmp_path / "n.ndjson"
+    path.write_text('{"n":1}\n')
+    source = FileSource("f", path, follow=True)
+    reader = source.open(None)
+    before = source.info.shape
+    path.write_text('{"n":1}\n{"n":2,"more":"x"}\n')
+    polled(reader)
+    after = source.info.shape
+    assert [field.name for field in after.fields] == ["n", "more"]
+    assert after.version > before.version
+    reader.close()
