@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from mql.errors import MqlError, Span, did_you_mean
+from mql.regexes import check_regex
 from mql.schema import (
     BIGINT,
     BOOLEAN,
@@ -195,18 +196,18 @@ OPERATORS = (
               raises=True),
     _operator("*", "integer interval", "interval", "({0} * {1})", "An interval so many times.", "2 * 30m = 1h",
               raises=True),
-    _operator("/", "number number", "double", "(CAST({0} AS DOUBLE) / nullif(CAST({1} AS DOUBLE), 0))",
+    _operator("/", "number number", "double", "({0} / nullif({1}, 0))",
               "Quotient as DOUBLE; by zero null.", "7 / 2 = 3.5", strict=False),
-    _operator("/", "interval number", "interval", "({0} / nullif(CAST({1} AS DOUBLE), 0))", "A part of an interval.",
+    _operator("/", "interval number", "interval", "({0} / nullif({1}, 0))", "A part of an interval.",
               "1h / 2 = 30m", raises=True),
     _operator("//", "integer integer", "integer", "({0} // nullif({1}, 0))",
               "Quotient, cut to an integer; by zero null.", "7 // 2 = 3", raises=True),
     _operator("//", "number number", "integer",
-              "TRY_CAST(trunc(CAST({0} AS DOUBLE) / nullif(CAST({1} AS DOUBLE), 0)) AS BIGINT)",
+              "TRY_CAST(trunc({0} / nullif({1}, 0)) AS BIGINT)",
               "Quotient, cut to an integer; by zero null.", "7.5 // 2 = 3"),
     _operator("%", "integer integer", "integer", "({0} % nullif({1}, 0))", "Rest of the division; by zero null.",
               "7 % 2 = 1", raises=True),
-    _operator("%", "number number", "double", "(CAST({0} AS DOUBLE) % nullif(CAST({1} AS DOUBLE), 0))",
+    _operator("%", "number number", "double", "(CAST({0} AS DOUBLE) % nullif({1}, 0))",
               "Rest of the division; by zero null.", "7.5 % 2 = 1.5", raises=True),
     _operator("negate", "integer", "integer", "(0 - {0})", "`-x`; null on overflow.", "-(1 + 1) = -2", raises=True),
     _operator("negate", "decimal", "decimal", "TRY_CAST(-({0}) AS DECIMAL(38,10))", "`-x`.", "-(1::DECIMAL) = -1",
@@ -428,7 +429,7 @@ NUMBERS = (
     Function("pi", "", "double", "pi()", "π.", "round(pi(), 2) = 3.14"),
     Function("mod", "integer integer", "integer", "({0} % nullif({1}, 0))", "Rest of the division; by zero null.",
              "mod(7, 2) = 1", raises=True),
-    Function("mod", "number number", "double", "(CAST({0} AS DOUBLE) % nullif(CAST({1} AS DOUBLE), 0))",
+    Function("mod", "number number", "double", "(CAST({0} AS DOUBLE) % nullif({1}, 0))",
              "Rest of the division; by zero null.", "mod(7.5, 2) = 1.5", raises=True),
     Function("isnan", "number", "boolean", "isnan(CAST({0} AS DOUBLE))", "Whether it is no number.",
              "NOT isnan(1.5)"),
@@ -826,11 +827,14 @@ CONSTANT_KINDS = frozenset(("regex", "part", "group", "span", *_FORMS))
 """Kinds of argument that take constants alone, beside those marked by `!`."""
 
 
-def check_constant(kind: str, value: object, span: Span | None = None) -> None:
+def check_constant(kind: str, value: object, span: Span) -> None:
     """Refuses a constant that has not the form its place wants, before DuckDB would."""
     text = str(value)
     match kind:
         case "regex":
+            if len(text.encode("utf-8", "replace")) > REGEX_BYTES_MAX or "\0" in text:
+                hint = f"At most {REGEX_BYTES_MAX} bytes are allowed, and no NUL."
+                raise MqlError("the regular expression is too long", span, hint)
             check_regex(text, span)
         case "part" if text.lower() not in DATE_PARTS:
             raise MqlError(
@@ -851,19 +855,3 @@ def groups_of(pattern: str) -> int:
     """How many groups a regular expression has."""
     outside = re.sub(r"\[\^?\]?[^\]]*\]", "", re.sub(r"\\.", "", pattern, flags=re.DOTALL))
     return len(re.findall(r"\((?!\?)|\(\?P?<", outside))
-
-
-def check_regex(pattern: str, span: Span | None = None) -> None:
-    """Refuses what RE2 does not have, in words that help. What else is wrong with a pattern DuckDB tells."""
-    if len(pattern.encode("utf-8", "replace")) > REGEX_BYTES_MAX:
-        raise MqlError("the regular expression is too long", span, f"At most {REGEX_BYTES_MAX} bytes are allowed.")
-    if "\0" in pattern:
-        raise MqlError("a regular expression may not hold NUL", span)
-    bare = re.sub(r"\\[^1-9kgGZ]", "", pattern)
-    outside = re.sub(r"\[\^?\]?[^\]]*\]", "", bare)
-    if re.search(r"\(\?(=|!|<=|<!|>)", outside):
-        hint = "Regular expressions are RE2; use a second condition, joined by AND or AND NOT."
-        raise MqlError("look-around is not supported in regular expressions", span, hint, code="invalid-regex")
-    if re.search(r"\\[1-9kg]", outside):
-        hint = "Regular expressions are RE2; extract the part and compare it instead."
-        raise MqlError("back references are not supported in regular expressions", span, hint, code="invalid-regex")

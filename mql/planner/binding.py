@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Protocol, assert_never
 
@@ -66,7 +66,6 @@ from mql.schema import (
     StructOf,
 )
 
-CHAIN_MAX = 200
 SIZE_MAX = 20_000
 GROWTH_MAX = 1000
 BIGINT_MIN, BIGINT_MAX = -(2**63), 2**63 - 1
@@ -324,12 +323,20 @@ def _type_named(name: syntax.TypeName) -> DataType:
 
 
 def _property(node: syntax.Property, scope: Scope) -> Bound:
-    found = _lookup(node, scope)
-    return _descend(found[0], found[1], node, scope)
+    found, steps = _lookup(node, scope)
+    return _descend(found, steps, node, scope)
 
 
 def _lookup(node: syntax.Property, scope: Scope) -> tuple[Bound, tuple[syntax.Step, ...]]:
     """What the first steps of a property lead to, and the steps that are left."""
+    try:
+        return _looked_up(node, scope)
+    except MqlError as error:
+        error.span = error.span or node.span
+        raise
+
+
+def _looked_up(node: syntax.Property, scope: Scope) -> tuple[Bound, tuple[syntax.Step, ...]]:
     steps = node.steps
     first = steps[0]
     assert isinstance(first, syntax.Key)
@@ -395,11 +402,12 @@ def _field(name: str, scope: Scope) -> Bound | None:
     top = scope.shape.field(name)
     if top is not None:
         return Column((name,), top.type)
-    for side in scope.sides:
-        type = scope.shape.type_of((side, name))
-        if type is not None:
-            return Column((side, name), type)
-    return None
+    held = {side: scope.shape.type_of((side, name)) for side in scope.sides}
+    found = [Column((side, name), type) for side, type in held.items() if type is not None]
+    if len(found) > 1:
+        sides = " or ".join(f'"{column.path[0]}.{name}"' for column in found)
+        raise MqlError(f'"{name}" is ambiguous', None, f"Write {sides}.", code="ambiguous-name")
+    return found[0] if found else None
 
 
 def _unknown(
@@ -643,8 +651,6 @@ def _arithmetic(node: syntax.Binary, scope: Scope) -> Bound:
     while isinstance(at, syntax.Binary) and at.op in ("+", "-", "*", "/", "//", "%", "||"):
         spine.append(at)
         at = at.left
-    if len(spine) > CHAIN_MAX and any(part.op != "||" for part in spine):
-        raise MqlError("too many operators in one expression", node.span, f"At most {CHAIN_MAX} may follow each other.")
     found = bind_expression(at, scope)
     for part in reversed(spine):
         right = bind_expression(part.right, scope)
@@ -726,7 +732,7 @@ def _read_constant(text: str, type: DataType) -> Constant | None:
     except ValueError:
         return None
     found = constant_of(at)
-    return found if found is None or type == TIMESTAMP or at.time() else constant_of(at.date())
+    return found if type == TIMESTAMP or at.time() != time(0) else constant_of(at.date())
 
 
 def _unlike(op: str, left: Bound, right: Bound) -> Bound:

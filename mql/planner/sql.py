@@ -38,7 +38,7 @@ from mql.schema import (
 )
 
 INTEGER_MAX = 2**31 - 1
-_BARE = frozenset(("+", "-", "*", "=", "<>", "<", "<=", ">", ">=", "==", "!=", "in", "between"))
+_BARE = frozenset(("+", "-", "*", "/", "//", "%", "=", "<>", "<", "<=", ">", ">=", "==", "!=", "in", "between"))
 
 
 def expression_sql(bound: Bound, column_sql: Callable[[Path], str] | None = None) -> str:
@@ -216,7 +216,14 @@ def _filled(row: Function, bound: Apply, args: list[str]) -> str:
         case "each_field":
             return f"list_transform({args[0]}, lambda v: struct_extract(v, {args[1]}))"
         case _:
-            return re.sub(r"\{(\d|all)\}", lambda at: ", ".join(args) if at[1] == "all" else args[int(at[1])], row.sql)
+            sure = bound.args and _is_divisor(bound.args[-1])
+            template = row.sql.replace("nullif({1}, 0)", "{1}") if sure else row.sql
+            return re.sub(r"\{(\d|all)\}", lambda at: ", ".join(args) if at[1] == "all" else args[int(at[1])], template)
+
+
+def _is_divisor(bound: Bound) -> bool:
+    """Whether it is a number known not to be 0."""
+    return isinstance(bound, Constant) and isinstance(bound.value, int | float) and bool(bound.value)
 
 
 def _constant(bound: Bound) -> object:
