@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedInput, UnexpectedToken
@@ -85,16 +85,7 @@ def parse(text: str) -> Query:
 def expected_at(text: str, offset: int) -> list[str]:
     """What may be written at an offset of a text: keywords in capitals, and "name", "value" and the like, sorted."""
     before = re.sub(r"\w+$", "", text[:offset])
-    try:
-        clean = blank_comments(before)
-    except MqlError:
-        clean = before
-    cursor = _lark().parse_interactive(clean)
-    try:
-        cursor.exhaust_lexer()
-    except UnexpectedInput:
-        return []
-    return sorted({word for terminal in _accepted(cursor) for word in mistakes.words_of(terminal)})
+    return sorted({word for terminal in _accepted_at(before) for word in mistakes.words_of(terminal)})
 
 
 @lru_cache(maxsize=1)
@@ -109,7 +100,18 @@ def _tree(clean: str) -> Tree[Token]:
     except UnexpectedInput as unexpected:
         at_end = isinstance(unexpected, UnexpectedToken) and unexpected.token.type == "$END"
         position = len(clean) if at_end or unexpected.pos_in_stream is None else unexpected.pos_in_stream
-        raise mistakes.explain(clean, position, _accepted(unexpected.interactive_parser)) from None
+        accepted = _accepted(unexpected.interactive_parser)
+        raise mistakes.explain(clean, position, accepted, lambda at: _accepted_at(clean[:at])) from None
+
+
+def _accepted_at(before: str) -> set[str]:
+    """The terminals with which a text so far could go on; none where it is wrong already."""
+    cursor = _lark().parse_interactive(before)
+    try:
+        cursor.exhaust_lexer()
+    except UnexpectedInput:
+        return set()
+    return _accepted(cursor)
 
 
 def _accepted(cursor: Any) -> set[str]:
@@ -172,6 +174,7 @@ _OPERATORS = frozenset(
     {"OR", "AND", "NOT", "SIGN", "PIPES", "COMPARISON", "MATCHES", "LIKE", "BETWEEN", "IS", "IS_DISTINCT"}
     | {"ADDITIVE", "MULTIPLICATIVE"}
 )
+_AMOUNTS = frozenset({"NUMBER", "PARAM", "DURATION"})
 _UNITS_US = {
     "us": 1,
     "microsecond": 1,
@@ -252,7 +255,7 @@ class _Builder:
                     words = field.replace("_", " ")
                     raise MqlError(
                         f'"{words}" stands before "union all"',
-                        branch.span,
+                        _place_in(getattr(branch, field), branch.span),
                         f"Write {words.upper()} once, after the last query: it is about all rows together.",
                     )
         whole = {field: getattr(others[-1], field) for field in _OF_THE_WHOLE}
@@ -470,7 +473,7 @@ class _Builder:
         return Sample("rate", self.value(kids[0]))
 
     def sample_by(self, kids: Kids, span: Span) -> tuple[Expression, ...]:
-        return tuple(kids)
+        return tuple(kids[1:])
 
     def json(self, kids: Kids, span: Span) -> Sample:
         options = dict(kid for kid in kids if kid is not None)
@@ -520,16 +523,19 @@ class _Builder:
         values = dict(options)
         if len(values) < len(options):
             raise MqlError("an option of the window is given twice", span, "Keep one of them.")
+        assert isinstance(window, Window)
         return replace(window, span=span, **values)
 
     def tumbling(self, kids: Kids, span: Span) -> Window:
         return Window("tumbling", self.value(kids[-1]), span=span)
 
     def hopping(self, kids: Kids, span: Span) -> Window:
-        return Window("hopping", self.value(kids[-2]), self.value(kids[-1]), span=span)
+        size, slide = self.amounts(kids)
+        return Window("hopping", size, slide, span=span)
 
     def cumulate(self, kids: Kids, span: Span) -> Window:
-        return Window("cumulate", self.value(kids[-2]), self.value(kids[-1]), span=span)
+        size, slide = self.amounts(kids)
+        return Window("cumulate", size, slide, span=span)
 
     def session(self, kids: Kids, span: Span) -> Window:
         return Window("session", self.value(kids[-1]), span=span)
@@ -538,8 +544,12 @@ class _Builder:
         return Window("sliding", self.value(kids[-1]), span=span)
 
     def counted(self, kids: Kids, span: Span) -> Window:
-        amounts = [self.value(kid) for kid in kids if kid is not None]
+        amounts = self.amounts(kids)
         return Window("count", amounts[0], amounts[1] if len(amounts) > 1 else None, span=span)
+
+    def amounts(self, kids: Kids) -> list[Expression]:
+        """The amounts among words such as HOPPING and EVERY."""
+        return [self.value(kid) for kid in kids if not isinstance(kid, Token) or kid.type in _AMOUNTS]
 
     def offset(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return "offset", self.value(kids[0])
@@ -557,7 +567,7 @@ class _Builder:
         return "end_when", kids[0]
 
     def fill(self, kids: Kids, span: Span) -> _Clause:
-        duration = self.value(kids[1]) if len(kids) > 1 and kids[1] is not None else None
+        duration = self.value(kids[-1]) if len(kids) > 1 else None
         return _Clause("fill", "fill", (kids[0], duration), span)
 
     # --- anomalies -------------------------------------------------------------------------------
@@ -608,8 +618,8 @@ class _Builder:
         return [(option if len(kids) == 2 else f"{option}_windows", self.value(kids[1]))]
 
     def anomaly_for(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
-        needed, among = self.value(kids[1]), kids[2] if len(kids) > 2 else None
-        return [("for", needed), ("of", needed if among is None else self.value(among))]
+        counts = [self.value(kid) for kid in kids if kid is not None and kid.type == "NUMBER"]
+        return [("for", counts[0]), ("of", counts[-1])]
 
     def anomaly_value(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         return [("relative_to", kids[1])]
@@ -617,12 +627,12 @@ class _Builder:
     # --- EMIT ------------------------------------------------------------------------------------
 
     def emit(self, kids: Kids, span: Span) -> _Clause:
-        word = kids[0]
+        kind = kids[0].lower().split()[0]
         early = next((kid[1] for kid in kids if isinstance(kid, tuple)), None)
         revisions = any(isinstance(kid, Token) and kid.type == "REVISIONS" for kid in kids)
-        every = next((kid for kid in kids[1:] if kid is not None and not _is_emit_option(kid)), None)
-        emit = Emit(word.lower().split()[0], None if every is None else self.value(every), early, revisions, span)
-        return _Clause("emit", "emit", emit, span)
+        at = next((at for at, kid in enumerate(kids) if isinstance(kid, Token) and kid.type == "EVERY"), None)
+        every = None if at is None else self.value(kids[at + 1])
+        return _Clause("emit", "emit", Emit(kind, every, early, revisions, span), span)
 
     def early(self, kids: Kids, span: Span) -> tuple[str, Expression]:
         return "early", self.value(kids[0])
@@ -634,7 +644,7 @@ class _Builder:
 
     def as_item(self, kid: Any) -> Item:
         if not isinstance(kid, Token):
-            return kid
+            return cast(Item, kid)
         if kid.type in _OPERATORS:
             return Operator(kid.type, " ".join(kid.lower().split()), _span_of(kid))
         return self.value(kid)
@@ -648,7 +658,7 @@ class _Builder:
         return InTail(kids[1], kids[0].lower() != "in", span)
 
     def paren(self, kids: Kids, span: Span) -> Expression:
-        return kids[0]
+        return cast(Expression, kids[0])
 
     def list_literal(self, kids: Kids, span: Span) -> ListLiteral:
         return ListLiteral(tuple(kid for kid in kids if kid is not None), span)
@@ -705,7 +715,7 @@ class _Builder:
         return str(kids[0]).lower(), value
 
     def filter(self, kids: Kids, span: Span) -> Expression:
-        return kids[-1]
+        return cast(Expression, kids[-1])
 
     def over(self, kids: Kids, span: Span) -> Over:
         partition, order_by, frame = kids
@@ -715,7 +725,7 @@ class _Builder:
         return tuple(kids)
 
     def frame(self, kids: Kids, span: Span) -> Frame:
-        unit, *bounds = kids
+        unit, *bounds = (kid for kid in kids if not isinstance(kid, Token) or kid.type not in ("BETWEEN", "AND"))
         ends = [" ".join(bound.lower().split()) if isinstance(bound, Token) else bound for bound in bounds]
         return Frame(unit.lower(), ends[0], ends[1] if len(ends) > 1 else "current row")
 
@@ -743,10 +753,10 @@ class _Builder:
 
     # --- values ----------------------------------------------------------------------------------
 
-    def value(self, token: Any) -> Any:
+    def value(self, token: Any) -> Expression:
         """The node for a single token; what is a node already stays as it is."""
         if not isinstance(token, Token):
-            return token
+            return cast(Expression, token)
         span, written = _span_of(token), str(token)
         match token.type:
             case "STRING":
@@ -819,6 +829,14 @@ class _Builder:
         return self.text[span.start : span.end]
 
 
+def _place_in(value: Any, otherwise: Span) -> Span:
+    """Where a clause's value stands, as near as the tree tells."""
+    while isinstance(value, tuple) and value:
+        value = value[-1]
+    value = getattr(value, "expression", value)
+    return getattr(value, "span", otherwise)
+
+
 def _default(field: str) -> Any:
     return () if field in ("order_by", "settings") else None
 
@@ -868,10 +886,6 @@ def _join_kind(words: Token) -> tuple[str, bool]:
     said = set(words.lower().split())
     kind = next((kind for kind in ("left", "right", "full", "cross") if kind in said), "inner")
     return kind, "asof" in said
-
-
-def _is_emit_option(kid: Any) -> bool:
-    return isinstance(kid, tuple) or (isinstance(kid, Token) and kid.type == "REVISIONS")
 
 
 def _duration(written: str, span: Span) -> Duration:

@@ -30,7 +30,7 @@ DEPTH_MAX = 64
 CHAIN_LEFT_MAX = 16
 
 _COMPARISONS = frozenset({"=", "==", "!=", "<>", "<", "<=", ">", ">=", "==~", "=~", "==+"})
-_CONDITION_KINDS = frozenset({"COMPARISON", "MATCHES", "LIKE", "BETWEEN", "IS", "IS_DISTINCT"})
+_CONDITION_KINDS = frozenset({"COMPARISON", "MATCHES", "LIKE", "BETWEEN", "IN", "IS", "IS_DISTINCT"})
 _TIGHTNESS = {"PIPES": 1, "ADDITIVE": 2, "MULTIPLICATIVE": 3}
 
 
@@ -253,7 +253,7 @@ def is_condition(expression: Expression) -> bool:
             return op in _COMPARISONS or op in ("and", "or")
         case Unary("not"):
             return True
-        case Like() | Between() | InList() | InQuery() | Exists() | IsNull() | IsDistinct() | Literal(bool()):
+        case Like() | Between() | InList() | InQuery() | Exists() | IsNull() | IsDistinct():
             return True
         case _:
             return False
@@ -264,14 +264,26 @@ def _tell_or_from_concatenation(items: Sequence[Item]) -> Sequence[Item]:
     pipes = [at for at, item in enumerate(items) if isinstance(item, Operator) and item.kind == "PIPES"]
     if not pipes:
         return items
-    segments = _segments(items)
+    stretches, in_bounds = _stretches(items)
     told = list(items)
-    for at in pipes:
-        before, after = items[at - 1], items[at + 1]
-        closed_before = isinstance(before, InTail) or _is_written_as_condition(before)
-        if (segments[at - 1] and segments[at + 1]) or closed_before or _is_written_as_condition(after):
+    for at in set(pipes) - in_bounds:
+        before, after = stretches[at - 1], stretches[at + 1]
+        if (before.condition and after.condition) or before.ends_closed or after.starts_closed:
             told[at] = Operator("OR", "or", items[at].span)
     return told
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """What stands between two AND, OR or `||`.
+
+    `condition`: it is one as a whole. `ends_closed`, `starts_closed`: nothing can be concatenated there, for it ends
+    with a finished test, or begins with NOT, or is nothing but a condition in brackets.
+    """
+
+    condition: bool
+    ends_closed: bool
+    starts_closed: bool
 
 
 def _kind(item: Item) -> str:
@@ -284,31 +296,32 @@ def _kind(item: Item) -> str:
             return "operand"
 
 
-def _segments(items: Sequence[Item]) -> list[bool]:
-    """For each item: does the stretch between two AND, OR or `||` that it stands in hold a condition?"""
-    answers: list[bool] = []
-    start, condition, bounds_open = 0, False, 0
+def _stretches(items: Sequence[Item]) -> tuple[list[_Stretch], set[int]]:
+    """For each item the stretch it stands in; and which `||` stand between BETWEEN and its AND, where nothing joins."""
+    found: list[_Stretch] = []
+    in_bounds: set[int] = set()
+    start, bounds_open = 0, 0
     for at, item in enumerate(items):
-        kind = item.kind if isinstance(item, Operator) else ""
-        if kind == "AND" and bounds_open:
+        kind = _kind(item)
+        bounds_open += kind == "BETWEEN"
+        if kind == "PIPES" and bounds_open:
+            in_bounds.add(at)
+        elif kind == "AND" and bounds_open:
             bounds_open -= 1
         elif kind in ("AND", "OR", "PIPES"):
-            answers += [condition] * (at - start)
-            start, condition = at, False
-        elif isinstance(item, InTail) or kind in _CONDITION_KINDS or _is_written_as_condition(item):
-            condition = True
-            bounds_open += kind == "BETWEEN"
-    return answers + [condition] * (len(items) - start)
+            found += [_stretch(items[start:at])] * (at - start) + [_stretch(())]
+            start = at + 1
+    return found + [_stretch(items[start:])] * (len(items) - start), in_bounds
 
 
-def _is_written_as_condition(item: Item) -> bool:
-    match item:
-        case Operator(kind=kind):
-            return kind in ("NOT", "IS")
-        case InTail():
-            return False
-        case operand:
-            return is_condition(operand)
+def _stretch(items: Sequence[Item]) -> _Stretch:
+    if not items:
+        return _Stretch(False, False, False)
+    kinds = [_kind(item) for item in items]
+    first = items[0]
+    alone = len(items) == 1 and not isinstance(first, Operator | InTail) and is_condition(first)
+    condition = alone or kinds[0] == "NOT" or any(kind in _CONDITION_KINDS for kind in kinds)
+    return _Stretch(condition, alone or kinds[-1] in ("IN", "IS"), alone or kinds[0] == "NOT")
 
 
 def _operand(item: Item) -> Expression:

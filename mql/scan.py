@@ -88,6 +88,8 @@ def _end_of(pattern: re.Pattern[str], text: str, start: int, kind: str, hint: st
     if found := pattern.match(text, start):
         return found.end()
     line_end = text.find("\n", start)
+    if kind == "string" and f"\\{text[start]}" in text[:start]:
+        hint = f"A quote inside a string is doubled, not escaped: {text[start]}it{text[start] * 2}s{text[start]}."
     raise MqlError(f"the {kind} is never closed", Span(start, len(text) if line_end < 0 else line_end), hint)
 
 
