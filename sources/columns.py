@@ -117,13 +117,18 @@ def cast_or_null(column: pa.Array, target: pa.DataType) -> pa.Array:
     if pa.types.is_timestamp(column.type) and pa.types.is_timestamp(target):
         return pc.cast(column, target, safe=False)
     if pa.types.is_map(column.type):
-        column = pa.ListArray.from_arrays(
-            column.offsets, pa.StructArray.from_arrays([column.keys, column.items], ["key", "value"])
-        )
+        column = list_of_pairs(column)
     try:
         return pc.cast(column, target)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return cast_one_by_one(column, target)
+
+
+def list_of_pairs(column: pa.Array) -> pa.Array:
+    """A map as a list of structs `{key, value}`."""
+    pairs = pa.StructArray.from_arrays([column.keys, column.items], ["key", "value"])
+    lists = pa.ListArray.from_arrays(column.offsets, pairs)
+    return pc.if_else(column.is_valid(), lists, pa.scalar(None, lists.type)) if column.null_count else lists
 
 
 def cast_one_by_one(column: pa.Array, target: pa.DataType) -> pa.Array:

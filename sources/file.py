@@ -6,14 +6,15 @@ A file is a split. Its offsets are bytes of the uncompressed text (JSON lines) o
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mql.catalog import SourceInfo
+from mql.catalog import SourceInfo, TimeRule
 from mql.errors import MqlError
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.feed import From, Positions, Reader
@@ -42,10 +43,10 @@ ROWS_PER_BATCH = 65_536
 class FileSource:
     """One file, several, or all that match a pattern.
 
-    `path`: a path, a pattern (`logs/*.json`), or several of them. `format`: ndjson, array (one JSON array), csv,
-    parquet, or auto (by name, then by content). `follow`: wait for what is appended and for new files, as `tail -F`
-    does (JSON lines, and new Parquet files). `registry`: where a followed source notes which file was which split,
-    for restarts.
+    `path`: a path, a pattern (`logs/*.json`), or several of them. `format`: ndjson, array (one JSON array or object),
+    csv, parquet, or auto (by name, then by content). `follow`: wait for what is appended and for new files, as
+    `tail -F` does (JSON lines, and new Parquet files). `registry`: where a followed source notes which file was which
+    split, for restarts.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class FileSource:
             yield from self.tail.stored(since.positions or {}, last, part, parts)
             return
         for split in range(len(self.paths)):
-            yield from self.items(split, since.positions or {}, until, part, parts, columns)
+            yield from self.items(split, since.positions or {}, until, part, parts, columns, since.time_us)
 
     def items(
         self,
@@ -174,6 +175,7 @@ class FileSource:
         part: int,
         parts: int,
         columns: Sequence[str] | None,
+        since_us: int | None = None,
     ) -> Iterator[Raw]:
         """A part's share of one file, between two positions."""
         first, last = since.get(split, 0), END if until is None else until.get(split, 0)
@@ -183,14 +185,15 @@ class FileSource:
         whole: Iterator[Raw]
         match self.format:
             case "parquet":
-                whole = self.parquet_rows(split, path, part, parts, columns, first)
+                whole = self.parquet_rows(split, path, part, parts, columns, first, since_us)
             case "csv":
                 whole = self.csv_rows(split, path, columns) if split % parts == part else iter(())
             case "array":
                 whole = iter([self.array(split)] if split % parts == part else [])
             case _:
                 whole = self.chunks(split, path, part, parts, first, last)
-        yield from (piece for piece in (clip(item, first, last) for item in whole) if piece is not None)
+        pieces = (clip(item, first, last) for item in whole if item.next_offset > first)
+        yield from (piece for piece in pieces if piece is not None)
 
     def chunks(self, split: int, path: Path, part: int, parts: int, first: int, last: int) -> Iterator[Chunk]:
         """Lines as they lie in the file: a share of its bytes if it is plain, else whole files in turn."""
@@ -210,10 +213,23 @@ class FileSource:
         return Chunk(split, array_lines(self.paths[split]), 0, self.clock.now_us())
 
     def parquet_rows(
-        self, split: int, path: Path, part: int, parts: int, columns: Sequence[str] | None, since: int
+        self,
+        split: int,
+        path: Path,
+        part: int,
+        parts: int,
+        columns: Sequence[str] | None,
+        since: int,
+        since_us: int | None,
     ) -> Iterator[Rows]:
         with pq.ParquetFile(path) as file:
-            yield from parquet_items(file, split, part, parts, self.wanted(columns), self.clock.now_us(), since)
+            wanted = [
+                group
+                for group in range(file.num_row_groups)
+                if since_us is None or may_hold(file.metadata.row_group(group), self.info.time, since_us)
+            ]
+            share = frozenset(wanted[len(wanted) * part // parts : len(wanted) * (part + 1) // parts])
+            yield from parquet_items(file, split, share, self.wanted(columns), self.clock.now_us(), since)
 
     def csv_rows(self, split: int, path: Path, columns: Sequence[str] | None) -> Iterator[Rows]:
         assert self.csv_plan is not None
@@ -273,7 +289,10 @@ def format_of_head(head: bytes) -> str:
     """Told from the first bytes of a text."""
     if head.startswith(b"PAR1"):
         return "parquet"
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = text[:1]
+    if text.split(b"\n")[0].strip() == b"{":
+        return "array"  # one object, printed over several lines
     return {b"{": "ndjson", b"": "ndjson", b"[": "array"}.get(start, "csv")
 
 
@@ -284,7 +303,8 @@ def array_lines(path: Path) -> bytes:
         elements = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise MqlError(f'file "{path}" is no JSON array: {error.msg}', code="source-unreadable") from error
-    return b"".join(orjson.dumps(element, option=orjson.OPT_APPEND_NEWLINE) for element in elements)
+    events = elements if isinstance(elements, list) else [elements]
+    return b"".join(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE) for event in events)
 
 
 def sample_lines(paths: Sequence[Path]) -> list[bytes]:
@@ -331,17 +351,38 @@ def schemas_of(paths: Sequence[Path]) -> list[pa.Schema]:
     return [pq.read_schema(path) for path in (*paths[:20], *paths[20:][-5:])]
 
 
+def may_hold(group: pq.RowGroupMetaData, time: TimeRule, since_us: int) -> bool:
+    """Whether a row group may hold events from `since_us` on, as far as the statistics of its time column tell."""
+    found = (group.column(at) for at in range(group.num_columns))
+    column = next((one for one in found if time.path is not None and one.path_in_schema == ".".join(time.path)), None)
+    if column is None or column.statistics is None or not column.statistics.has_min_max or column.statistics.null_count:
+        return True
+    match column.statistics.max:
+        case datetime() as newest:
+            return (newest if newest.tzinfo else newest.replace(tzinfo=UTC)).timestamp() * 1e6 >= since_us - 1
+        case int() as newest:
+            return newest * 1_000_000 >= since_us * per_second(newest, time.unit)
+        case _:
+            return True
+
+
+def per_second(value: int, unit: str) -> int:
+    """How many of the unit are a second; for `auto` told by the value, as the decoder does."""
+    units = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+    if unit in units:
+        return units[unit]
+    return next((per for limit, per in ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000)) if value < limit), 1_000_000_000)
+
+
 def parquet_items(
-    file: pq.ParquetFile, split: int, part: int, parts: int, fields: Sequence[Field], now_us: int, since: int = 0
+    file: pq.ParquetFile, split: int, share: Collection[int], fields: Sequence[Field], now_us: int, since: int = 0
 ) -> Iterator[Rows]:
-    """A part's row groups of one Parquet file, from the group on that holds row `since`."""
+    """The row groups of one Parquet file that are in `share`, from the group on that holds row `since`."""
     names = [field.name for field in fields if field.name in file.schema_arrow.names]
-    groups = file.num_row_groups
     at = 0
-    for group in range(groups):
+    for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
-        mine = groups * part // parts <= group < groups * (part + 1) // parts
-        if mine and at + rows > since:
+        if group in share and at + rows > since:
             first = at
             for batch in file.iter_batches(ROWS_PER_BATCH, row_groups=[group], columns=names):
                 item = rows_of(split, conform(batch, fields), first, now_us)

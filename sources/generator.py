@@ -18,7 +18,7 @@ from mql.catalog import TimeRule
 from mql.exec.clock import Clock
 from mql.schema import BIGINT, DOUBLE, VARCHAR, Field, Shape, StructOf
 from sources.settings import DEFAULTS, Settings
-from sources.synthetic import Curve, Hashes, Numbers, SyntheticSource, below, mixed, unit, zipf
+from sources.synthetic import Curve, Hashes, Numbers, SyntheticSource, begin_us, below, mixed, unit, zipf
 
 COUNTRIES = ("US", "BR", "IN", "GB", "DE", "MX", "FR", "JP", "CA", "KR", "ES", "IT", "AU", "NL", "PL", "SE")
 DEVICES = ("tv", "phone", "web", "tablet", "console")
@@ -71,11 +71,11 @@ class GeneratorSource(SyntheticSource):
         seed: int = 1,
         rhythm: float = 0.4,
         events: int | None = None,
-        start_us: int = 0,
+        start_us: int | None = None,
         settings: Settings = DEFAULTS,
         clock: Clock | None = None,
     ) -> None:
-        curve = Curve(rate, rhythm, start_us)
+        curve = Curve(rate, rhythm, begin_us(start_us, events))
         super().__init__(name, Requests(seed), curve, splits=splits, events=events, settings=settings, clock=clock)
         self.seed = seed
 

@@ -19,7 +19,7 @@ from mql.exec.clock import Clock
 from mql.schema import BIGINT, VARCHAR, DataType, Field, Shape, StructOf
 from sources.generator import taken, text
 from sources.settings import DEFAULTS, Settings
-from sources.synthetic import Curve, Numbers, SyntheticSource, below, mixed
+from sources.synthetic import Curve, Numbers, SyntheticSource, begin_us, below, mixed
 
 STREAMS = ("all", "person", "auction", "bid")
 PERSONS, AUCTIONS, BIDS = 1, 3, 46
@@ -97,12 +97,12 @@ class NexmarkSource(SyntheticSource):
         splits: int = 2,
         seed: int = 1,
         events: int | None = None,
-        start_us: int = 0,
+        start_us: int | None = None,
         settings: Settings = DEFAULTS,
         clock: Clock | None = None,
     ) -> None:
         assert stream in STREAMS, stream
-        curve = Curve(rate, 0.0, start_us)
+        curve = Curve(rate, 0.0, begin_us(start_us, events))
         super().__init__(
             name, Auctions(stream, seed), curve, splits=splits, events=events, settings=settings, clock=clock
         )

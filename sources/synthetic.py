@@ -27,6 +27,7 @@ ROWS_PER_BATCH = 32_768
 QUANTUM_US = 20_000  # events are let out in little heaps of this much time
 DAY_MINUTES = 1440
 MINUTE_US = 60_000_000
+BOUNDED_START_US = 1_704_067_200_000_000  # 2024-01-01
 
 Numbers = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
@@ -250,6 +251,13 @@ class Curve:
         minute, within = divmod(rest, MINUTE_US)
         first, size = int(self.before[minute]), int(self.before[minute + 1] - self.before[minute])
         return days * self.per_day + first + -(-within * size // MINUTE_US)
+
+
+def begin_us(start_us: int | None, events: int | None) -> int:
+    """When the first event comes out: as told, else with the epoch, or in 2024 where only so many are made."""
+    if start_us is not None:
+        return start_us
+    return 0 if events is None else BOUNDED_START_US
 
 
 def mixed(numbers: Numbers, seed: int, purpose: int) -> Hashes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -288,3 +289,60 @@ def test_the_shape_of_a_followed_file_grows(tmp_path: Path) -> None:
     assert [field.name for field in after.fields] == ["n", "more"]
     assert after.version > before.version
     reader.close()
+
+
+def test_columns_of_every_kind_come_as_the_types_of_queries(tmp_path: Path) -> None:
+    day = datetime(2024, 5, 1)
+    table = pa.table(
+        {
+            "unsigned": pa.array([2**63], pa.uint64()),
+            "zoned": pa.array([day.replace(tzinfo=UTC)], pa.timestamp("ns", "Europe/Berlin")),
+            "map": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int32())),
+            "bytes": pa.array([b"abc"], pa.binary()),
+            "nested": pa.array([[{"x": 1.5}]], pa.list_(pa.struct([("x", pa.float32())]))),
+            "date": pa.array([day.date()], pa.date64()),
+            "nothing": pa.nulls(1),
+        }
+    )
+    pq.write_table(table, tmp_path / "p.parquet")
+    source = FileSource("p", tmp_path / "p.parquet")
+    assert [str(field.type) for field in source.info.shape.fields] == [
+        "DECIMAL(38,10)",
+        "TIMESTAMP",
+        'STRUCT("key" VARCHAR, "value" BIGINT)[]',
+        "VARCHAR",
+        'STRUCT("x" DOUBLE)[]',
+        "DATE",
+        "VARCHAR",
+    ]
+    (row,) = rows(source.history(From()))
+    assert list(row.values()) == [2**63, day, [{"key": "a", "value": 1}], "abc", [{"x": 1.5}], day.date(), None, 0]
+
+
+def test_row_groups_that_are_too_old_are_not_read(tmp_path: Path) -> None:
+    for name, times in (
+        ("seconds", pa.array(range(1_700_000_000, 1_700_000_010))),
+        (
+            "stamps",
+            pa.array([datetime.fromtimestamp(1_700_000_000 + n, UTC) for n in range(10)], pa.timestamp("ms", "UTC")),
+        ),
+    ):
+        pq.write_table(pa.table({"ts": times}), tmp_path / name, row_group_size=2)
+        source = FileSource(name, tmp_path / name)
+        found = rows(source.history(From(time_us=1_700_000_005_000_000)))
+        assert [row["_offset"] for row in found] == [4, 5, 6, 7, 8, 9]
+
+
+def test_an_object_printed_over_several_lines_is_one_event(tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text('{\n  "n": 1\n}\n')
+    assert text(FileSource("one", path).history(From())) == b'{"n":1}\n'
+
+
+def test_empty_files_hold_nothing(tmp_path: Path) -> None:
+    for name, content in (("a.json", b""), ("b.csv", b""), ("c.csv", b"n\n"), ("d.json", b"[]")):
+        (tmp_path / name).write_bytes(content)
+        source = FileSource("empty", tmp_path / name)
+        assert list(source.history(From())) == []
+        assert source.end() == {0: 0}
+        assert read_all(source.open(None)) == []
