@@ -24,7 +24,6 @@ from server.shared import SHARED, Shared
 
 log = logging.getLogger("server")
 
-KEEPALIVE_S = 15.0
 STOPPING = "server stopping"
 LAG_EVERY_S = 1.0
 
@@ -61,14 +60,8 @@ async def open_door(app: web.Application) -> AsyncIterator[Door]:
     """The application, listening; when left, it stops gracefully. The engine stays open."""
     shared = app[SHARED]
     check_reach(shared.settings.server)
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,
-        keepalive_timeout=KEEPALIVE_S,
-        shutdown_timeout=shared.settings.server.stop_within,
-        auto_decompress=False,
-        access_log=None,
-    )
+    stop_within = shared.settings.server.stop_within
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=stop_within, access_log=None)
     await runner.setup()
     try:
         door = Door(runner, shared)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 import zstandard
 from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
 from pydantic import ValidationError
 
@@ -30,9 +31,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+METHODS = CHANGING | {"GET", "HEAD", "OPTIONS"}
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 REQUEST_ID = web.RequestKey("request_id", str)
 DEPTH_MAX = 64
+KEEPALIVE_S = 15.0
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -58,7 +61,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = answer(request, problem_of(request, error))
     route = request.match_info.route.resource
     name = route.canonical if route is not None else "none"
-    shared.metrics.requests.labels(request.method, name, response.status).inc()
+    method = request.method if request.method in METHODS else "other"
+    shared.metrics.requests.labels(method, name, response.status).inc()
     if not response.prepared:
         shared.metrics.seconds.labels(name).observe(time.monotonic() - began)
     return response
@@ -281,9 +285,38 @@ class Door(web.BaseSite):
     def enter(self) -> asyncio.Protocol:
         assert self.runner.server is not None
         if len(self.runner.server.connections) < self.shared.settings.server.limits.connections:
-            return self.runner.server()
+            return Speaker(
+                self.runner.server,
+                loop=asyncio.get_running_loop(),
+                keepalive_timeout=KEEPALIVE_S,
+                auto_decompress=False,  # bodies are decompressed here, with a bound
+                access_log=None,  # type: ignore[arg-type]
+            )
         self.shared.metrics.refused.labels("too-many-connections").inc()
         return TurnAway()
+
+
+class Speaker(RequestHandler):
+    """aiohttp's HTTP, but what is not HTTP at all is answered with a problem too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("part of an answer is sent already")
+        level = logging.ERROR if status >= 500 else logging.DEBUG
+        log.log(level, "a request could not be handled", exc_info=exc if status >= 500 else None)
+        broken = Problem(status, "broken-request", "the request is not HTTP that this server understands")
+        body = problems.of_status(500, {}).body() if status >= 500 else broken.body()
+        response = web.Response(status=status, body=body, content_type=problems.CONTENT_TYPE, headers=HEADERS)
+        response.force_close()
+        return response
 
 
 class TurnAway(asyncio.Protocol):

@@ -135,7 +135,7 @@ def response(answer: Answer) -> dict[str, Any]:
 def answer_schema(kind: str, model: type[BaseModel] | None) -> dict[str, Any]:
     if kind == JSON:
         return reference(model) if model is not None else {}
-    return {"type": "string", "description": "A stream of events."} if kind == EVENTS else {"type": "string"}
+    return {} if kind == EVENTS else {"type": "string"}
 
 
 def problem(status: int) -> dict[str, Any]:

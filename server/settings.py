@@ -15,14 +15,15 @@ from mql.exec.feed import Source
 from sources.declared import load_sources
 from sources.strict_yaml import Document, parse_yaml, read_yaml
 
+DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(us|ms|s|m|h|d)?"
 UNIT_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 UNIT_BYTES = {"b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 
 
 def seconds(value: Any) -> Any:
     """`10s`, `5m`, `250ms` or a number of seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d)", value.strip()) if isinstance(value, str) else None
-    return float(found[1]) * UNIT_S[found[2]] if found else value
+    found = re.fullmatch(DURATION, value) if isinstance(value, str) else None
+    return float(found[1]) * UNIT_S[found[2] or "s"] if found else value
 
 
 def size(value: Any) -> Any:

@@ -240,10 +240,13 @@ class Pen(Protocol):
 
 @dataclass(slots=True)
 class SsePen:
-    """Server-sent events. `single`: one unnamed event per row. `cursors`: by query, after what was written."""
+    """Server-sent events. `looks`: how each query's values are written, by the name that its frames have.
+
+    `single`: one unnamed event per row. `several`: queries share the stream. `cursors`: after what was written.
+    """
 
     encoded: Encoded
-    look: Look
+    looks: Mapping[str | None, Look]
     single: bool = False
     several: bool = False
     cursors: dict[str, str] = field(default_factory=dict)
@@ -266,10 +269,10 @@ class SsePen:
         yield b"".join((b"\ndata: ", self.enveloped(name, encode.dumps(data)), b"\n\n"))
 
     def rows(self, name: str | None, frames: Sequence[RowsFrame]) -> Iterator[bytes]:
-        inners = [piece for frame in frames for piece in self.encoded.inner(frame.table, self.look)]
+        inners = [piece for frame in frames for piece in self.encoded.inner(frame.table, self.looks[name])]
         cursor = self.id_line(name, frames[-1].cursor)
         if self.single:
-            rows = [row for frame in frames for row in self.encoded.lines(frame.table, self.look).splitlines()]
+            rows = [row for frame in frames for row in self.encoded.lines(frame.table, self.looks[name]).splitlines()]
             for at, row in enumerate(rows, 1):
                 yield b"".join((cursor if at == len(rows) else b"", b"data: ", self.enveloped(name, row), b"\n\n"))
             return
@@ -314,7 +317,7 @@ class LinesPen:
     """
 
     encoded: Encoded
-    look: Look
+    looks: Mapping[str | None, Look]
     all: bool = False
     content_type: str = "application/x-ndjson"
 
@@ -327,9 +330,9 @@ class LinesPen:
     def line(self, name: str | None, frame: Frame) -> bytes:
         match frame:
             case RowsFrame() if not self.all:
-                return self.encoded.lines(frame.table, self.look)
+                return self.encoded.lines(frame.table, self.looks[name])
             case RowsFrame():
-                inners = self.encoded.inner(frame.table, self.look)
+                inners = self.encoded.inner(frame.table, self.looks[name])
                 return envelope(name, "rows", b"[" + b",".join(inners) + b"]", frame.cursor)
             case Seal() if self.all:
                 return envelope(name, "seal", encode.dumps(frame.data), frame.cursor)

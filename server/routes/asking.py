@@ -68,9 +68,11 @@ async def read_ask(request: web.Request) -> Ask:
     if not isinstance(said, dict):
         raise refuse(422, "invalid-body", "the body is not an object", 'Send {"query": "SELECT …"}.')
     by_address = {name: request.query[name] for name in SAID_BY_PARAMETER if name in request.query}
-    params = said.get("params") or {}
     named = params_of(request)
-    return Ask.model_validate(said | by_address | ({"params": {**params, **named}} if named else {}))
+    written = Ask.model_validate(said)
+    if not by_address and not named:
+        return written
+    return Ask.model_validate(written.model_dump() | by_address | {"params": {**written.params, **named}})
 
 
 def form_of(text: str) -> dict[str, Any]:
@@ -209,7 +211,8 @@ def flag_in(request: web.Request, name: str) -> bool:
 # --- parameters, as the document tells them -------------------------------------------------------------------
 
 STRING = {"type": "string"}
-TIMEOUT = {"type": "string", "pattern": r"^[1-9][0-9]{0,3}s?$"}
+TIMEOUT = {"type": "string", "pattern": r"^[1-9][0-9]{0,5}(ms|s|m)?$"}
+CURSOR_LENGTH_MAX = 4096
 FLAG = {"type": "string", "enum": ["0", "1", "true", "false"]}
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
 from mql.exec.engine import Running
 from server import encode
 from server.problems import refuse
-from server.routes.asking import FORMATS, flag_in, one_of
+from server.routes.asking import CURSOR_LENGTH_MAX, FORMATS, flag_in, one_of
 from server.routes.route import ARROW, CSV, EVENTS, LINES
 from server.shared import Shared, shared_of
 from server.stream import (
@@ -44,26 +44,27 @@ NAMES = {kind: name for name, kind in FORMATS.items()}
 def cursor_of(request: web.Request) -> str | None:
     """Where to go on: Last-Event-ID, as an EventSource sends it, or `?cursor=`."""
     cursor = request.headers.get("Last-Event-ID") or request.query.get("cursor")
-    if cursor is not None and (len(cursor) > 4096 or not cursor.isprintable()):
+    if cursor is not None and not (len(cursor) <= CURSOR_LENGTH_MAX and cursor.isascii() and cursor.isprintable()):
         raise refuse(422, "invalid-cursor", "this is no cursor", "Give back an id as it came, or leave it out.")
     return cursor
 
 
-def pen_of(request: web.Request, shared: Shared, kind: str, running: Running, several: bool = False) -> Pen:
-    """The pen that writes the format that was asked for."""
+def pen_of(request: web.Request, shared: Shared, kind: str, queries: Mapping[str | None, Running]) -> Pen:
+    """The pen that writes the format that was asked for. `queries` by the names that their frames will have."""
     int64_text = one_of(request, "int64", ("number", "string")) == "string"
     all_frames = one_of(request, "frames", ("rows", "all")) == "all"
     single = flag_in(request, "batch")
-    look = encode.look_of(running.columns, int64_text)
+    looks = {name: encode.look_of(running.columns, int64_text) for name, running in queries.items()}
+    several = None not in queries
     match kind:
         case "text/event-stream":
-            return SsePen(shared.encoded, look, single, several)
+            return SsePen(shared.encoded, looks, single, several)
         case "application/x-ndjson":
-            return LinesPen(shared.encoded, look, all_frames or several)
+            return LinesPen(shared.encoded, looks, all_frames or several)
         case "text/csv":
-            return CsvPen(shared.encoded, look, [name for name, _ in running.columns])
+            return CsvPen(shared.encoded, looks[None], [name for name, _ in queries[None].columns])
         case _:
-            return ArrowPen(running.columns)
+            return ArrowPen(queries[None].columns)
 
 
 async def flow(

@@ -14,6 +14,7 @@ from server import encode
 from server.problems import drawing, refuse, span_of
 from server.routes.asking import (
     ASK_TYPES,
+    CURSOR_LENGTH_MAX,
     FORMATS,
     INT64,
     RUN_PARAMETERS,
@@ -35,9 +36,11 @@ from server.routes.tables import table_answer
 from server.shared import Shared, shared_of
 from server.stream import Tap, split_cursors
 
+STREAMS_MAX = 50
+CURSOR_SCHEMA = {"type": "string", "maxLength": CURSOR_LENGTH_MAX, "pattern": "^[!-~]*$"}
+IDS = {"type": "array", "items": STRING, "minItems": 1, "maxItems": STREAMS_MAX, "uniqueItems": True}
 ON_LAG = ("conflate", "drop", "disconnect")
 EXPLAIN_FORMS = ("plan", "logical", "physical", "sql", "estimate")
-STREAMS_MAX = 50
 
 
 class Column(BaseModel):
@@ -131,7 +134,9 @@ async def ask(request: web.Request) -> web.StreamResponse:
     running = await begin(shared, said, linger_s=0.0)
     subscription = await subscribe(shared, running, None, said.on_lag)
     headers = {"Location": f"/v1/queries/{running.id}", "X-MQL-Query": running.id}
-    return await flow(request, [Tap(None, running, subscription)], pen_of(request, shared, kind, running), headers)
+    return await flow(
+        request, [Tap(None, running, subscription)], pen_of(request, shared, kind, {None: running}), headers
+    )
 
 
 async def started(shared: Shared, said: Ask) -> web.Response:
@@ -180,7 +185,7 @@ async def stream(request: web.Request) -> web.StreamResponse:
     if is_over_cursor(cursor):
         return web.Response(status=204)
     check_readers(shared)
-    pen = pen_of(request, shared, kind, running)
+    pen = pen_of(request, shared, kind, {None: running})
     subscription = await subscribe(shared, running, cursor, on_lag)
     return await flow(request, [Tap(None, running, subscription)], pen)
 
@@ -199,7 +204,7 @@ async def streams(request: web.Request) -> web.StreamResponse:
         return web.Response(status=204)
     check_readers(shared)
     found = [await known(shared, id) for id in wanted]
-    pen = pen_of(request, shared, kind, found[0], several=True)
+    pen = pen_of(request, shared, kind, {each.id: each for each in found})
     subscriptions = [await subscribe(shared, each, cursors.get(each.id), on_lag) for each in found]
     taps = [Tap(each.id, each, subscription) for each, subscription in zip(found, subscriptions, strict=True)]
     return await flow(request, taps, pen)
@@ -327,8 +332,8 @@ def json_answer(document: Any, status: int = 200, **headers: str) -> web.Respons
 
 ID = {"id": "The query's id, as POST /v1/queries gave it."}
 LAG = choice("on_lag", "For a reader that is slow.", ON_LAG)
-CURSOR = Parameter("cursor", "Go on after it: the id of the last rows.", {"type": "string", "maxLength": 4096})
-RESUME = Parameter("Last-Event-ID", "As cursor; an EventSource sends it.", STRING, where="header")
+CURSOR = Parameter("cursor", "Go on after it: the id of the last rows.", CURSOR_SCHEMA)
+RESUME = Parameter("Last-Event-ID", "As cursor; an EventSource sends it.", CURSOR_SCHEMA, where="header")
 STREAMED = "The rows, as they come."
 
 ROUTES = (
@@ -377,7 +382,12 @@ ROUTES = (
         "query",
         (Answer(200, STREAMED, types=(EVENTS, LINES)), Answer(204, "All are over, and all was read.")),
         (
-            Parameter("q", "The ids of the queries.", {"type": "array", "items": STRING, "minItems": 1}, required=True),
+            Parameter(
+                "q",
+                "The ids of the queries.",
+                IDS,
+                required=True,
+            ),
             format_parameter("sse", "ndjson"),
             CURSOR,
             RESUME,
