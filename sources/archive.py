@@ -10,6 +10,7 @@ end is cut off. Which offsets a file holds stands in its own metadata.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import queue
 import struct
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import orjson
 import pyarrow as pa
@@ -91,6 +93,7 @@ class Archive:
         self.log_bytes = log_bytes
         self.clock = clock or SystemClock()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.holding = hold(self.directory)
         self.lock = threading.RLock()
         self.parts: dict[int, Part] = dict(found_parts(self.directory))
         self.closed_logs: queue.Queue[int | None] = queue.Queue()
@@ -256,8 +259,24 @@ class Archive:
             if self.fd is not None:
                 os.close(self.fd)
             self.current = self.fd = None
+        if self.holding.closed:
+            return
         self.closed_logs.put(None)
         self.worker.join()
+        self.holding.close()
+
+
+def hold(directory: Path) -> BinaryIO:
+    """Keeps other archives, of this process or another, out of the directory until it is closed."""
+    held = (directory / "lock").open("ab")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        held.close()
+        raise MqlError(
+            f'the archive "{directory}" is in use', hint="Give each recorded source a directory of its own."
+        ) from error
+    return held
 
 
 # --- the log -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -262,10 +263,17 @@ class Declared(Strict):
         return Settings(time, self.lateness, self.idle_timeout, self.max_ahead, shape, self.open)
 
     def build(self, name: str, house: House) -> Source:
-        """The source, recorded if it is to be."""
+        """The source, recorded if it is to be. What was opened before something fails is closed again."""
         archive_at = self.archive_dir(name, house)
-        source = self.source(name, house)
-        return source if archive_at is None else RecordedSource(source, self.archive(archive_at, house))
+        with ExitStack() as opened:
+            source = self.source(name, house)
+            opened.callback(source.close)
+            if archive_at is not None:
+                archive = self.archive(archive_at, house)
+                opened.callback(archive.close)
+                source = RecordedSource(source, archive)
+            opened.pop_all()
+            return source
 
     def source(self, name: str, house: House) -> Source:
         raise AssertionError(f"the kind {self.kind} makes no source")

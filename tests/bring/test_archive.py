@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mql.errors import MqlError
 from mql.exec.clock import ManualClock
 from mql.exec.feed import From
 from mql.exec.items import Chunk, Raw, Rows
@@ -42,7 +44,7 @@ def numbers(items: list[Raw], split: int = 0) -> list[int]:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.sampled_from(["append", "hour", "settle", "restart"]), max_size=10), data=st.data())
 def test_history_is_what_was_appended_however_the_files_lie(
-    tmp_path_factory: object, tmp_path: Path, steps: list[str], data: st.DataObject
+    tmp_path: Path, steps: list[str], data: st.DataObject
 ) -> None:
     directory = tmp_path / str(len(list(tmp_path.iterdir())))
     archive, now, count = Archive(directory), NOON, 0
@@ -112,6 +114,15 @@ def test_the_oldest_hours_go_by_age_and_by_size(tmp_path: Path) -> None:
     small.settle()
     assert small.files() == ()
     small.close()
+
+
+def test_a_directory_has_one_archive_at_a_time(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    with pytest.raises(MqlError, match="in use"):
+        Archive(tmp_path)
+    archive.close()
+    archive.close()
+    Archive(tmp_path).close()
 
 
 def test_columns_come_back_with_their_types(tmp_path: Path) -> None:
