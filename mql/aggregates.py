@@ -359,7 +359,7 @@ AGGREGATES: tuple[AggregateRow, ...] = (
     _co_moment(
         "covar_samp", "CASE WHEN {p0}.n > 1 THEN {p0}.sp / ({p0}.n - 1) END", "Covariance of a sample of pairs."
     ),
-    _co_moment("regr_count", "{p0}.n::BIGINT", "Pairs in which both are not null.", BIGINT),
+    _co_moment("regr_count", "coalesce({p0}.n, 0)::BIGINT", "Pairs in which both are not null.", BIGINT),
     _co_moment("regr_avgx", "CASE WHEN {p0}.n > 0 THEN {p0}.mx END", "Mean of x over the pairs; y comes first."),
     _co_moment("regr_avgy", "CASE WHEN {p0}.n > 0 THEN {p0}.my END", "Mean of y over the pairs."),
     _co_moment("regr_sxx", "CASE WHEN {p0}.n > 0 THEN {p0}.sx END", "Sum of squared deviations of x."),

@@ -129,6 +129,7 @@ class Pile:
         self._session = session
         self._merge = merge
         self._parts: list[pa.Table] = []
+        self._blank: pa.Table | None = None
         self._rows = 0
         self._compacted_rows = 0
 
@@ -137,6 +138,8 @@ class Pile:
         return self._rows
 
     def add(self, table: pa.Table) -> None:
+        if self._blank is None:
+            self._blank = table.slice(0, 0)
         if not table.num_rows:
             return
         self._parts.append(table)
@@ -155,6 +158,10 @@ class Pile:
         if len(self._parts) > 1:
             self._parts = [pa.concat_tables(self._parts)]
         return self._parts[0]
+
+    def table_or_blank(self) -> pa.Table | None:
+        """The same, but where there are no rows any more (or never were) a table of their columns."""
+        return self._blank if self.table() is None else self.table()
 
     def replace(self, table: pa.Table) -> None:
         self._parts = [table] if table.num_rows else []
@@ -179,8 +186,8 @@ class Pile:
 
 
 def snapshot_of(piles: Mapping[str, Pile]) -> dict[str, pa.Table]:
-    """The tables of piles that have rows."""
-    return {name: table for name, pile in piles.items() if (table := pile.table()) is not None}
+    """The tables of piles that have been added to."""
+    return {name: table for name, pile in piles.items() if (table := pile.table_or_blank()) is not None}
 
 
 def number_state(**values: int) -> pa.Table:

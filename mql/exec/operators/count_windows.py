@@ -42,8 +42,6 @@ class CountWindowsOperator(Base):
 
     def on_end(self) -> Iterable[Item]:
         yield from self._release(MAX_US, ended=True)
-        for pile in self._piles.values():
-            pile.clear()
         self._open = 0
         yield End()
 
@@ -105,9 +103,8 @@ class CountWindowsOperator(Base):
         assert self._counts is not None
         tables = {"counts": self._counts}
         for name, pile in self._piles.items():
-            table = pile.table()
-            if table is None:
-                return
+            table = pile.table_or_blank()
+            assert table is not None
             tables[name] = table
         rows = self._session.run(self._spec.close, tables, {"ended": ended})
         self._forget()
@@ -121,7 +118,7 @@ class CountWindowsOperator(Base):
         done = self._session.run(self._spec.done, {"counts": self._counts})
         assert self._counts is not None
         self._counts = done.select(self._counts.column_names).cast(self._counts.schema)
-        for name, pile in self._piles.items():
+        for pile in self._piles.values():
             table = pile.table()
             if table is not None:
                 kept = self._session.run(self._spec.keep, {"held": table, "counts": self._counts})

@@ -1,0 +1,373 @@
+"""Random queries with the plain DuckDB statement that must give the same rows, and random streams to ask them of.
+
+The statement is written from the query's own draw, never from the planner: window by window with `unnest`, DuckDB's own
+aggregates, event order spelled out. It reads the table `events`: the properties below, `t` (event time, microseconds),
+`s`, `o` (split and offset) and `m`, the largest event time earlier in the row's split.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, VARCHAR, Field, Shape, StructOf
+
+SHAPE = Shape(
+    (
+        Field("ts", BIGINT),
+        Field("k", VARCHAR),
+        Field("g", BIGINT),
+        Field("n", BIGINT),
+        Field("x", DOUBLE),
+        Field("ok", BOOLEAN),
+        Field("d", StructOf((("id", VARCHAR), ("v", BIGINT)))),
+    )
+)
+SECOND = 1_000_000
+MIN = -(2**62)
+KEYS = ("a", "b", "B", "ü", "", "a b", "日本", "x'y")
+
+
+@dataclass(frozen=True)
+class Event:
+    split: int
+    offset: int
+    us: int
+    values: dict[str, object]
+
+    @property
+    def text(self) -> str:
+        return json.dumps({"ts": self.us // 1000, **self.values}, ensure_ascii=self.offset % 2 == 0)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Events in the order in which they come, with the lateness that the source allows."""
+
+    events: tuple[Event, ...]
+    lateness_us: int
+    splits: int
+
+    def table(self) -> pa.Table:
+        """The events as the plain statement reads them."""
+        latest: dict[int, int] = {}
+        rows = []
+        for event in self.events:
+            v = event.values
+            inner = v.get("d")
+            rows.append(
+                {
+                    "t": event.us,
+                    "s": event.split,
+                    "o": event.offset,
+                    "m": latest.get(event.split, MIN),
+                    "ts": event.us // 1000,
+                    "k": v.get("k"),
+                    "g": v.get("g"),
+                    "n": v.get("n"),
+                    "x": v.get("x"),
+                    "ok": v.get("ok"),
+                    "d_id": inner.get("id") if isinstance(inner, dict) else None,
+                    "d_v": inner.get("v") if isinstance(inner, dict) else None,
+                }
+            )
+            latest[event.split] = max(latest.get(event.split, MIN), event.us)
+        types = {"k": pa.string(), "x": pa.float64(), "ok": pa.bool_(), "d_id": pa.string()}
+        names = ("t", "s", "o", "m", "ts", "k", "g", "n", "x", "ok", "d_id", "d_v")
+        return pa.table({name: pa.array([row[name] for row in rows], types.get(name, pa.int64())) for name in names})
+
+
+def random_stream(rng: random.Random, size: int) -> Stream:
+    """Events of one to three splits: disorder, stragglers, skew between splits, nulls, missing properties."""
+    splits = rng.choice((1, 1, 2, 3))
+    skew = [rng.randint(0, 20) * SECOND for _ in range(splits)]
+    clock = [rng.randint(-5, 100) * SECOND for _ in range(1)] * splits
+    offsets = [0] * splits
+    events = []
+    for _ in range(size):
+        split = rng.randrange(splits)
+        clock[split] += rng.choice((0, 1, 10, 100, 900, 3000)) * 1000
+        us = clock[split] + skew[split]
+        if rng.random() < 0.3:
+            us -= rng.randint(0, 4000) * 1000
+        if rng.random() < 0.05:
+            us -= rng.randint(5_000, 40_000) * 1000
+        values: dict[str, object] = {}
+        draws = {
+            "k": lambda: rng.choice(KEYS),
+            "g": lambda: rng.randint(0, 3),
+            "n": lambda: rng.choice((0, 1, 2, 3, 7, -5, 100, 2**40)),
+            "x": lambda: rng.choice((0.0, 1.5, -2.25, 0.1, 1e6, 12345.678)),
+            "ok": lambda: rng.random() < 0.5,
+            "d": lambda: {"id": rng.choice(("p", "q")), "v": rng.randint(0, 9)} if rng.random() < 0.8 else {},
+        }
+        for name, draw in draws.items():
+            roll = rng.random()
+            if roll < 0.85:
+                values[name] = draw()
+            elif roll < 0.92:
+                values[name] = None
+        events.append(Event(split, offsets[split], us, values))
+        offsets[split] += rng.choice((1, 1, 1, 7))
+    return Stream(tuple(events), rng.choice((0, 1, 5)) * SECOND, splits)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One random query: its text, the plain statement, and what its rows are sorted by when compared."""
+
+    text: str
+    sql_bounded: str
+    sql_live: str
+    windowed: bool
+    total: bool
+    live: bool = True
+
+
+@dataclass
+class _Parts:
+    items: list[tuple[str, str, str]] = field(default_factory=list)
+    keys: list[tuple[str, str]] = field(default_factory=list)
+
+
+def random_query(rng: random.Random, lateness_us: int) -> Draw:
+    """A query over the source `events`, and the same as plain SQL, as a bounded and as a live query."""
+    return _grouped(rng, lateness_us) if rng.random() < 0.75 else _plain(rng)
+
+
+# --- expressions: (MQL, SQL) pairs ---------------------------------------------------------------------
+
+_NUMBERS = (("n", "n"), ("g", "g"), ("x", "x"), ("d.v", "d_v"), ("e['n']", "n"), ("n + g", "(n + g)"))
+_NUMBERS += (("n * 2", "(n * 2)"), ("x / g", "(x / nullif(g, 0))"), ("abs(n)", "abs(n)"), ("n % 3", "(n % 3)"))
+_INTEGERS = (("n", "n"), ("g", "g"), ("d.v", "d_v"))
+_TEXTS = (("k", "k"), ("d.id", "d_id"), ("upper(k)", "upper(k)"), ("e['d']['id']", "d_id"), ("`k`", "k"))
+_KEYS = (*_TEXTS, ("g", "g"), ("ok", "ok"), ("n % 2", "(n % 2)"), ("length(k)", "length(k)"))
+
+
+def _condition(rng: random.Random, depth: int = 2) -> tuple[str, str]:
+    roll = rng.random()
+    if depth and roll < 0.2:
+        (a, b), (c, d) = _condition(rng, depth - 1), _condition(rng, depth - 1)
+        word = rng.choice(("and", "or", "AND", "OR", "&&"))
+        return f"({a} {word} {c})", f"({b} {'OR' if word.lower() == 'or' else 'AND'} {d})"
+    if depth and roll < 0.27:
+        a, b = _condition(rng, depth - 1)
+        return f"not ({a})", f"(NOT ({b}))"
+    match rng.randrange(10):
+        case 0 | 1:
+            (a, b), op = rng.choice(_NUMBERS), rng.choice(("<", "<=", ">", ">=", "=", "<>"))
+            value = rng.choice(("0", "1", "2", "1.5", "-5"))
+            return f"{a} {op} {value}", f"({b} {op} {value})"
+        case 2:
+            (a, b), value = rng.choice(_TEXTS), rng.choice(KEYS)
+            quoted = value.replace("'", "''")
+            return f"{a} = '{quoted}'", f"({b} = '{quoted}')"
+        case 3:
+            a, b = rng.choice((*_TEXTS, *_NUMBERS))
+            return rng.choice(
+                (
+                    (f"{a} == null", f"({b} IS NULL)"),
+                    (f"{a} != null", f"({b} IS NOT NULL)"),
+                    (f"{a} is null", f"({b} IS NULL)"),
+                    (f"{a} IS NOT NULL", f"({b} IS NOT NULL)"),
+                )
+            )
+        case 4:
+            a, b = rng.choice(_INTEGERS)
+            return f"{a} != 1", f"({b} IS DISTINCT FROM 1)"
+        case 5:
+            a, b = rng.choice(_INTEGERS)
+            return f"{a} in (1, 2, 7)", f"({b} IN (1, 2, 7))"
+        case 6:
+            a, b = rng.choice(_NUMBERS)
+            return f"{a} between 0 and 3", f"({b} BETWEEN 0 AND 3)"
+        case 7:
+            a, b = rng.choice(_TEXTS)
+            return rng.choice(
+                (
+                    (f"{a} like 'a%'", f"({b} LIKE 'a%')"),
+                    (f"{a} ==~ /[ab].*/", f"regexp_full_match({b}, '[ab].*')"),
+                    (f"{a} =~ /b/", f"regexp_matches({b}, 'b')"),
+                    (f"{a} ==+ 'a'", f"contains({b}, 'a')"),
+                )
+            )
+        case 8:
+            return rng.choice((("ok", "ok"), ("ok = true", "(ok = true)"), ("not ok", "(NOT ok)")))
+        case _:
+            (a, b), (c, d) = rng.choice(_NUMBERS), rng.choice(_NUMBERS)
+            return f"{a} < {c}", f"({b} < {d})"
+
+
+def _aggregate(rng: random.Random, windowed: bool) -> tuple[str, str]:
+    """An aggregate in MQL and over DuckDB rows; {only} stands for a filter of the rows."""
+    place = "ORDER BY t, s, o"
+    (a, b), (c, d), (e, f) = rng.choice(_NUMBERS), rng.choice(_TEXTS), rng.choice(_NUMBERS)
+    i, j = rng.choice(_INTEGERS)
+    v, w = rng.choice((*_TEXTS, *_INTEGERS))
+    mantis = "list_sort(list({0}) FILTER (WHERE {0} IS NOT NULL))[least(ceil({1} * count({0})), count({0}) - 1)::BIGINT + 1]"
+    choices = [
+        ("count(*)", "count(*)"),
+        (f"count({v})", f"count({w})"),
+        (f"count(DISTINCT {v})", f"count(DISTINCT {w})"),
+        (f"sum({a})", f"sum({b})"),
+        (f"min({v})", f"min({w})"),
+        (f"max({a})", f"max({b})"),
+        (f"avg({a})", f"avg({b})"),
+        (f"stddev({a})", f"stddev_samp({b})"),
+        (f"var_pop({a})", f"var_pop({b})"),
+        (f"median({a})", f"median({b})"),
+        (f"quantile({i}, 0.9)", f"quantile_disc({j}, 0.9)"),
+        (f"quantile_cont({a}, 0.25)", f"quantile_cont({b}, 0.25)"),
+        (f"p90({i})", mantis.format(j, 0.9)),
+        (f"p50({i})", mantis.format(j, 0.5)),
+        (f"first({v})", f"first({w} {place}) FILTER (WHERE {w} IS NOT NULL)"),
+        (f"last({v})", f"last({w} {place}) FILTER (WHERE {w} IS NOT NULL)"),
+        (f"list({v})", f"list({w} {place}) FILTER (WHERE {w} IS NOT NULL)"),
+        (f"sum(DISTINCT {i})", f"sum(DISTINCT {j})"),
+        ("bool_or(ok)", "bool_or(ok)"),
+        ("bool_and(ok)", "bool_and(ok)"),
+        (f"bit_xor({i})", f"bit_xor({j})"),
+        ("count_if(n > 1)", "count(*) FILTER (WHERE n > 1)"),
+        (f"arg_min({c}, n)", f"first({d} ORDER BY n, t, s, o) FILTER (WHERE {d} IS NOT NULL AND n IS NOT NULL)"),
+        (f"arg_max({c}, n)", f"first({d} ORDER BY n DESC, t, s, o) FILTER (WHERE {d} IS NOT NULL AND n IS NOT NULL)"),
+        (f"histogram({c})", f"histogram({d})"),
+        (f"sum({a}) filter (where g > 0)", f"sum({b}) FILTER (WHERE g > 0)"),
+        ("count(*) filter (where ok)", "count(*) FILTER (WHERE ok)"),
+        (f"sum({a}) / count(*)", f"(sum({b})::DOUBLE / count(*))"),
+        ("regr_count(n, x)", "regr_count(n, x)"),
+        ("covar_pop(g, d.v)", "covar_pop(g, d_v)"),
+    ]
+    if windowed:
+        choices.append(("rate(*)", "count(*) / ((we - ws) / 1e6)"))
+    return rng.choice(choices)
+
+
+# --- queries ---------------------------------------------------------------------------------------------
+
+
+def _plain(rng: random.Random) -> Draw:
+    parts = [rng.choice((*_NUMBERS, *_TEXTS)) for _ in range(rng.randint(1, 3))]
+    items = ", ".join(f"{mql} as c{i}" for i, (mql, _) in enumerate(parts))
+    columns = ", ".join(f"{sql} AS c{i}" for i, (_, sql) in enumerate(parts))
+    where, condition = _condition(rng) if rng.random() < 0.8 else ("", "true")
+    text = f"select {items} from events" + (f" where {where}" if where else "")
+    tail = ""
+    live = True
+    roll = rng.random()
+    if roll < 0.25:
+        text += f" limit {(n := rng.randint(0, 30))}"
+        tail, live = f" ORDER BY t, s, o LIMIT {n}", False
+    elif roll < 0.5:
+        down = rng.random() < 0.5
+        text += f" order by c0{' desc' if down else ''}, c0 limit {(n := rng.randint(1, 30))}"
+        tail, live = f" ORDER BY c0 {'DESC' if down else 'ASC'} NULLS LAST, t, s, o LIMIT {n}", False
+    sql = f"SELECT {columns} FROM events WHERE {condition}{tail}"
+    return Draw(text, sql, sql, False, False, live)
+
+
+def _window(rng: random.Random) -> tuple[str, str, str]:
+    """MQL, and SQL lists of (start, end) of the windows of time t; kind."""
+    size, slide = rng.choice(((5, 5), (10, 10), (10, 5), (12, 4), (10, 4), (3, 5), (7, 3)))
+    kind = rng.choice(("tumbling", "hopping", "cumulate", "none", "none", "count"))
+    match kind:
+        case "tumbling":
+            text = rng.choice((f"window tumbling {size}s", f"window {size}", f"WINDOW TUMBLING {size} SECONDS"))
+            return text, _ends(size, size), kind
+        case "hopping":
+            text = rng.choice((f"window hopping {size}s every {slide}s", f"window {size} {slide}", f"window size {size}s slide {slide}s"))
+            return text, _ends(size, slide), kind
+        case "cumulate":
+            step = rng.choice((2, 5))
+            day = step * rng.choice((2, 4))
+            floor = f"(t - ((t % {day}000000) + {day}000000) % {day}000000)"
+            return (
+                f"window cumulate {day}s every {step}s",
+                f"list_transform(list_filter(range(1, {day // step} + 1), lambda i: {floor} + i * {step}000000 > t), "
+                f"lambda i: {{'ws': {floor}, 'we': {floor} + i * {step}000000}})",
+                kind,
+            )
+        case "count":
+            return f"window {(n := rng.randint(1, 9))} events", str(n), kind
+        case _:
+            return "", "", kind
+
+
+def _ends(size: int, slide: int) -> str:
+    """The windows [i * slide, i * slide + size) that hold t, found by trying all near it."""
+    first = f"(t // {slide}000000 - {-(-size // slide) + 2})"
+    return (
+        f"list_filter(list_transform(range({first}, {first} + {-(-size // slide) + 5}), "
+        f"lambda i: {{'ws': i * {slide}000000, 'we': i * {slide}000000 + {size}000000}}), "
+        "lambda w: w.ws <= t AND t < w.we)"
+    )
+
+
+def _grouped(rng: random.Random, lateness_us: int) -> Draw:
+    window, windows, kind = _window(rng)
+    windowed = kind not in ("none", "count")
+    keys = rng.sample(_KEYS, rng.randint(0, 2))
+    calls = [_aggregate(rng, windowed) for _ in range(rng.randint(1, 3))]
+    where, condition = _condition(rng) if rng.random() < 0.5 else ("", "true")
+    items = [f"{mql} as k{i}" for i, (mql, _) in enumerate(keys)] + [f"{mql} as a{i}" for i, (mql, _) in enumerate(calls)]
+    text = f"select {', '.join(items)} from events {window}" + (f" where {where}" if where else "")
+    if keys:
+        text += " group by " + ", ".join(mql for mql, _ in keys)
+    having = ""
+    if rng.random() < 0.2:
+        text += " having count(*) > 2"
+        having = " HAVING count(*) > 2"
+    names = [f"k{i}" for i in range(len(keys))]
+    tail = ""
+    if rng.random() < 0.2 and (keys or windowed) and kind != "count":
+        text += f" order by a0 desc limit {(n := rng.randint(1, 3))}"
+        ranked = "a0 DESC NULLS LAST" + "".join(f", {name} NULLS LAST" for name in names)
+        scope = "PARTITION BY ws, we " if windowed else ""
+        tail = f" QUALIFY row_number() OVER ({scope}ORDER BY {ranked}) <= {n}"
+    keyed = ", ".join(f"{sql} AS k{i}" for i, (_, sql) in enumerate(keys))
+    found = ", ".join([*names, *(f"{sql} AS a{i}" for i, (_, sql) in enumerate(calls))])
+
+    def statement(late: str) -> str:
+        base = f"SELECT *{', ' + keyed if keyed else ''} FROM events WHERE {condition}"
+        if kind == "none":
+            group = f" GROUP BY {', '.join(names)}" if names else ""
+            return f"SELECT {found} FROM ({base}){group}{having}{tail}"
+        if kind == "count":
+            over = f"PARTITION BY {', '.join(names)} " if names else ""
+            base = f"SELECT *, (row_number() OVER ({over}ORDER BY t, s, o) - 1) // {windows} AS w FROM ({base} AND {late})"
+            shown = "make_timestamp(min(t)) AS window_start, make_timestamp(max(t)) AS window_end, "
+            return f"SELECT {shown}{found} FROM ({base}) GROUP BY {', '.join(['w', *names])}{having}"
+        base = f"SELECT *, unnest({windows}) AS u FROM ({base})"
+        base = f"SELECT *, u.ws AS ws, u.we AS we FROM ({base})"
+        inner = f"SELECT ws, we, {found} FROM (SELECT * FROM ({base}) WHERE {late}) GROUP BY {', '.join(['ws', 'we', *names])}{having}"
+        shown = ", ".join([*names, *(f"a{i}" for i in range(len(calls)))])
+        return f"SELECT make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end, {shown} FROM ({inner}){tail}"
+
+    not_late = f"t >= m - {lateness_us}" if kind == "count" else f"we > m - {lateness_us}"
+    return Draw(text, statement("true"), statement(not_late), windowed, kind == "none", kind != "none")
+
+
+def normal(rows: Sequence[dict[str, object]]) -> list[tuple[str, ...]]:
+    """Rows as they are compared: floats at 12 digits, in one order."""
+    return sorted(tuple(_value(value) for value in row.values()) for row in rows)
+
+
+def _value(value: object) -> str:
+    match value:
+        case bool() | None | str():
+            return repr(value)
+        case int() | float():
+            rounded = f"{float(value):.12g}"
+            return "0" if rounded in ("-0", "0") else rounded
+        case list() | tuple():
+            return "[" + ", ".join(_value(item) for item in value) + "]"
+        case dict():
+            return "{" + ", ".join(f"{name}: {_value(item)}" for name, item in sorted(value.items())) + "}"
+        case _:
+            try:
+                return f"{float(value):.12g}"  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                return str(value)
