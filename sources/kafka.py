@@ -95,7 +95,7 @@ class KafkaSettings:
     check_hostname: bool = True
     client_id: str = "mql"
     fetch_bytes: int = 32 << 20
-    partition_bytes: int = 4 << 20
+    partition_bytes: int = 2 << 20
     fetch_wait_ms: int = 500
     metadata_refresh_s: float = 30.0
     request_timeout_s: float = 10.0
@@ -139,7 +139,7 @@ class KafkaSource:
     @property
     def info(self) -> SourceInfo:
         """Learns the shape at first use, from the newest messages. An empty topic's shape is open."""
-        shape = self._shape or self._learned()
+        shape = self._looked()
         splits = max(1, len(self._directory.known()))
         info = describe(self.name, "kafka", shape, self.settings, history=True, splits=splits)
         fields = (*info.shape.fields, *(one for one in self._envelope if info.shape.field(one.name) is None))
@@ -196,14 +196,17 @@ class KafkaSource:
             self._loop.run(self._directory.close())
             self._loop.close()
 
-    def _learned(self) -> Shape:
+    def _looked(self) -> Shape:
+        """The shape, learned once, and on the way the partitions; a broker that is away is asked again later."""
         with self._learning:
             now = self.clock.monotonic_s()
-            if self._shape is None and now - self._looked_s >= LEARN_AGAIN_S:
+            lacking = self._shape is None or not self._directory.known()
+            if lacking and not self._loop.closed and now - self._looked_s >= LEARN_AGAIN_S:
                 self._looked_s = now
                 with contextlib.suppress(KafkaAway):
-                    texts = self.sample(LEARN_EVENTS)
-                    if texts:
+                    if self._shape is not None:
+                        self._loop.run(self._directory.partitions())
+                    elif texts := self.sample(LEARN_EVENTS):
                         self._shape = learn(parsed(texts), None, self.settings.open)
             return self._shape or Shape(open=True, events=0)
 
@@ -496,6 +499,7 @@ class Reading:
         self._connecting: asyncio.Task[None] | None = None
         self._fetching: asyncio.Task[Mapping[Partition, list[ConsumerRecord[bytes, bytes]]]] | None = None
         self._tried = asyncio.Event()
+        self._asides: set[asyncio.Task[None]] = set()
         self._away: str | None = None
         self._notice: tuple[float, str] | None = None
         self._lost = 0
@@ -503,6 +507,7 @@ class Reading:
         self._heard_s = 0.0
         self._committed_s = 0.0
         self._committed: Offsets = {}
+        self._one_commit = asyncio.Lock()
         self._handed: Offsets = {}
         self._record_bytes = float(FIRST_RECORD_BYTES)
 
@@ -540,6 +545,8 @@ class Reading:
 
     async def close(self) -> None:
         await self._drop(commit=True)
+        while self._asides:
+            await asyncio.wait(tuple(self._asides))
 
     # the consumer
 
@@ -603,12 +610,18 @@ class Reading:
         self._connecting = self._fetching = None
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            if commit and self._in_group:
-                await self._commit(consumer, self._positions)
             if self._in_group:
-                self._handed |= self._positions
-                self._positions = {}
-            await stopped(consumer)
+                handed, self._positions = self._positions, {}
+                self._handed |= handed
+                if commit:
+                    await self._commit(consumer, handed)
+            self._aside(stopped(consumer))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that a poll does not wait for; `close` does."""
+        task = asyncio.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
 
     # fetching
 
@@ -648,7 +661,7 @@ class Reading:
             tails.see(self._positions, self._answers(consumer))
         if self._in_group and now_s() - self._committed_s > COMMIT_S:
             self._committed_s = now_s()
-            await self._commit(consumer, self._positions)
+            self._aside(self._commit(consumer, dict(self._positions)))
         return got
 
     async def _hand_over(
@@ -749,17 +762,16 @@ class Reading:
             consumer.seek(partition, self._positions[partition])
 
     async def _commit(self, consumer: AIOKafkaConsumer, offsets: Offsets) -> None:
-        """As good as it goes: who takes over after a failed commit reads from the one before."""
-        changed = {one: at for one, at in offsets.items() if self._committed.get(one) != at}
-        if not changed:
-            return
+        """As good as it goes: who takes over after a failed commit reads from the one before. One after the other,
+        so that an old one that is tried again can't undo a newer."""
         try:
-            async with asyncio.timeout(CLOSE_S):
-                await consumer.commit(changed)
+            async with asyncio.timeout(CLOSE_S), self._one_commit:
+                changed = {one: at for one, at in offsets.items() if self._committed.get(one) != at}
+                if changed:
+                    await consumer.commit(changed)
+                    self._committed |= changed
         except (KafkaError, TimeoutError) as error:
             self._notice = (now_s(), away(self._kafka, error, f'committed for group "{self._kafka.group}"'))
-            return
-        self._committed |= changed
 
 
 class Member(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -471,6 +471,12 @@ def test_a_broker_that_goes_and_comes_back_costs_nothing(broker: Broker) -> None
         found += numbers(reader.poll(POLL_S, 2000))
         assert sorted(found) == list(range(1200))
         assert reader.trouble is None
+        broker.pause()
+        until(lambda: not reader.poll(POLL_S, 2000) and reader.trouble is not None)
+        broker.resume()
+        topic.events(range(1200, 1300), partitions=2)
+        assert sorted(numbers(read(reader, 100))) == list(range(1200, 1300))
+        assert reader.trouble is None
         assert source.lost_offsets == 0
 
 
