@@ -256,8 +256,10 @@ OPERATORS = (
               "What lies at a path in JSON; null where nothing does.",
               "",
               strict=False),
-    _operator("json_items", "json", "json[]", "CAST(json_extract({0}, '$[*]') AS JSON[])",
-              "The elements of a JSON list.", ""),
+    _operator("json_items", "json", "json[]",
+              _once("{0}", "list_concat(json_extract(v, '$[*]'),"
+                    " list_filter(json_extract(v, '$.*'), lambda w: w <> 'null'))"),
+              "The elements of a JSON list, the values that a JSON object has.", ""),
     _operator("list", "same...", "same[]", "[{all}]", "`[a, b]`.", "len([1, 2]) = 2", strict=False),
     _operator("list", "", "json[]", "CAST([] AS JSON[])", "`[]`.", "len([]) = 0"),
 )

@@ -417,6 +417,8 @@ def _unknown(
     first = steps[0]
     if isinstance(first, syntax.Prefix):
         raise MqlError(f"[^'{first.text}'] stands for several properties", node.span, "Use it in SELECT alone.")
+    if isinstance(first, syntax.Index) and scope.shape.open:
+        return Constant(None, NULL), ()
     if not isinstance(first, syntax.Key):
         raise MqlError("the event is no list", node.span, "Name the property that holds the list first.")
     if scope.shape.open:
@@ -499,6 +501,8 @@ def _struct_field(bound: Bound, name: str, node: syntax.Property, scope: Scope) 
         if scope.opened is not None:
             scope.opened.add((*bound.path, name))
         return Column((*bound.path, name), JSON)
+    if scope.shape.open:
+        return Constant(None, NULL)
     near = nearest(name, fields)
     before = dotted[: len(dotted) - len(name)]
     hint = f'Did you mean "{before}{near}"?' if near else _listed(list(fields))
@@ -515,10 +519,11 @@ def _json_step(bound: Bound, pointer: str) -> Bound:
 
 
 def _items(bound: Bound, node: syntax.Property) -> Bound:
+    """What [*] goes through: a list, or the values of an object."""
     if isinstance(bound.type, ListOf):
         return bound
-    if bound.type == JSON:
-        return Apply("json_items", (bound,), ListOf(JSON))
+    if bound.type == JSON or isinstance(bound.type, StructOf):
+        return Apply("json_items", (bound if bound.type == JSON else Convert(bound, JSON),), ListOf(JSON))
     raise MqlError(f"[*] needs a list, this is {bound.type}", node.span)
 
 

@@ -38,6 +38,9 @@ from mql.schema import (
 )
 
 INTEGER_MAX = 2**31 - 1
+_BLIND = frozenset(("is_null", "is_not_null", "json_get"))
+"""What gives the same of JSON and of its text."""
+_READ_FROM_TEXT = (VARCHAR, TIMESTAMP, DATE, INTERVAL)
 _BARE = frozenset(("+", "-", "*", "/", "//", "%", "=", "<>", "<", "<=", ">", ">=", "==", "!=", "in", "between"))
 
 
@@ -176,12 +179,13 @@ class _Writer:
             case Apply():
                 return self.apply(bound)
             case Convert(operand, type):
-                return convert_sql(self.write(operand), operand.type, type)
+                read = self.write if type in _READ_FROM_TEXT else self.typed
+                return convert_sql(read(operand), operand.type, type)
             case Choose(whens, otherwise):
                 cases = " ".join(f"WHEN {self.write(when)} THEN {self.write(then)}" for when, then in whens)
                 return f"CASE {cases} ELSE {self.write(otherwise)} END"
             case AnyOf(operand, predicate):
-                items = self.write(operand)
+                items = self.typed(operand)
                 self.depth += 1
                 inside = self.write(predicate)
                 name = f"e{self.depth}"
@@ -190,13 +194,23 @@ class _Writer:
             case _:
                 assert_never(bound)
 
+    def typed(self, bound: Bound, bare: bool = False) -> str:
+        """The expression where it matters that JSON is JSON: Arrow has no such type, a column of it comes as text."""
+        sql = self.write(bound, bare)
+        if isinstance(bound, Column | Output) and _holds(JSON, bound.type):
+            return f"TRY_CAST({sql} AS {type_sql(bound.type)})"
+        return sql
+
     def apply(self, bound: Apply) -> str:
         if bound.name in ("and", "or"):
             return "(" + f" {bound.name.upper()} ".join(self.write(arg) for arg in bound.args) + ")"
         row = choose(bound.name, tuple(arg.type for arg in bound.args))
         assert row is not None, f"no row for {bound}"
         bare = bound.name in _BARE and not all(isinstance(arg, Constant) for arg in bound.args)
-        args = [self.write(arg, bare) for arg in bound.args]
+        if bound.name in _BLIND:
+            args = [self.write(arg) for arg in bound.args]
+        else:
+            args = [self.typed(arg, bare) for arg in bound.args]
         sql = _filled(row, bound, args)
         return f"TRY{sql if sql.startswith('(') and sql.endswith(')') else f'({sql})'}" if row.raises else sql
 
@@ -352,14 +366,19 @@ def _from_decoded(sql: str, type: DataType, depth: int = 0) -> str:
 
 
 def _holds_time(type: DataType) -> bool:
+    return any(_holds(time, type) for time in (TIMESTAMP, DATE, INTERVAL))
+
+
+def _holds(wanted: Scalar, type: DataType) -> bool:
+    """Whether a type is the wanted one or has it inside."""
     match type:
         case ListOf(item):
-            return _holds_time(item)
+            return _holds(wanted, item)
         case StructOf(fields):
-            return any(_holds_time(of) for _, of in fields)
-        case MapOf():
-            return False
+            return any(_holds(wanted, of) for _, of in fields)
+        case MapOf(key, value):
+            return _holds(wanted, key) or _holds(wanted, value)
         case Scalar():
-            return type in (TIMESTAMP, DATE, INTERVAL)
+            return type == wanted
         case _:
             assert_never(type)

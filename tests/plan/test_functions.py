@@ -8,6 +8,7 @@ import re
 import pyarrow as pa
 import pytest
 
+from mql import syntax
 from mql.errors import MqlError, Span
 from mql.exec.kernel import Kernel, Session
 from mql.functions import CALLABLE, FUNCTIONS, OVERLOADS, Function
@@ -15,7 +16,21 @@ from mql.parser import parse
 from mql.planner.binding import Scope, apply, bind_expression
 from mql.planner.expressions import Bound, Column, Constant, walk
 from mql.planner.sql import expression_sql, type_sql
-from mql.schema import BIGINT, BOOLEAN, DATE, DECIMAL, DOUBLE, INTERVAL, JSON, TIMESTAMP, VARCHAR, DataType, ListOf
+from mql.schema import (
+    BIGINT,
+    BOOLEAN,
+    DATE,
+    DECIMAL,
+    DOUBLE,
+    INTERVAL,
+    JSON,
+    TIMESTAMP,
+    VARCHAR,
+    DataType,
+    Field,
+    ListOf,
+    Shape,
+)
 
 NOWHERE = Scope()
 
@@ -78,13 +93,13 @@ VALUES: dict[DataType, list[object]] = {
     DOUBLE: [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.5, -1.5, 5e-324, 1.7e308, -1.7e308, 1e19, None],
     DECIMAL: ["0", "9999999999999999999999999999.9999999999", "-9999999999999999999999999999.9999999999", "1.5", None],
     VARCHAR: ["", "a", "ñ", "\0", "a\0b", "😀", "%", "_", "\\", "'", '"', "x" * 100_000, "[1, 2]", '{"a": 1}', "null",
-              "%zz", "%ff", "2026-01-31T12:00:00Z", "10.0.0.1", "999.1.1.1/99", "::ffff:1.2.3.4", "http://a:99999999999/?a=%", "9" * 400,
-              "NaN", "infinity", "\n", "YQ=", "//8=", None],
+              "%zz", "%ff", "2026-01-31T12:00:00Z", "10.0.0.1", "999.1.1.1/99", "::ffff:1.2.3.4", "http://a:99999999999/?a=%",
+              "9" * 400, "NaN", "infinity", "\n", "YQ=", "//8=", None],
     TIMESTAMP: [0, BIG, -BIG, 1767225600000000, -1, 2**62, -(2**62), BIG - 1, None],
     DATE: [0, 2**31 - 1, -(2**31), 2**31 - 2, 20000, -1, None],
     INTERVAL: [0, BIG, -BIG - 1, 1, -1, 86400 * 10**6, None],
-    JSON: ["null", "1", "1.5", '"a"', "[]", "{}", '[1, "a", null]', '{"a": {"b": [1]}}', "1e999", "99999999999999999999",
-           "true", None],
+    JSON: ["null", "1", "1.5", '"a"', "[]", "{}", '[1, "a", null]', '{"a": {"b": [1]}}', "1e999",
+           "99999999999999999999", "true", None],
     ListOf(BIGINT): [[], [1, 2, None], [BIG, BIG], [-BIG - 1, -1], None],
     ListOf(DOUBLE): [[], [float("nan"), 1.0], [1e308, 1e308], None],
     ListOf(VARCHAR): [[], ["a", None, ""], ["\0"], None],
@@ -209,3 +224,24 @@ def test_no_input_makes_a_function_fail_and_its_type_is_as_declared(session: Ses
 
 def walk_columns(bound: Bound) -> list[Column]:
     return [part for part in walk(bound) if isinstance(part, Column)]
+
+
+CASTS = [BOOLEAN, BIGINT, DOUBLE, DECIMAL, VARCHAR, TIMESTAMP, DATE, INTERVAL, JSON, ListOf(BIGINT), ListOf(VARCHAR)]
+
+
+@pytest.mark.parametrize("source", list(VALUES), ids=str)
+def test_no_value_makes_a_cast_fail(session: Session, source: DataType) -> None:
+    table = extremes(session, (source,))
+    for target in CASTS:
+        name = syntax.TypeName(str(target))
+        try:
+            bound = bind_expression(syntax.Cast(syntax.Property((syntax.Key("c0"),)), name), shaped(source))
+        except MqlError:
+            continue
+        sql = expression_sql(bound, lambda path: f'"{path[0]}"')
+        types = session.run(f"SELECT typeof({sql}), count({sql}) FROM t GROUP BY ALL", {"t": table}).column(0)
+        assert types.to_pylist() == [type_sql(target)] or source == target == JSON
+
+
+def shaped(type: DataType) -> Scope:
+    return Scope(Shape((Field("c0", type),)))
