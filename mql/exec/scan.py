@@ -1,0 +1,617 @@
+"""The scan: from what a source gave to decoded batches and the events that could not be read.
+
+One DuckDB statement a batch. Lines are cut and rows are placed by numpy, without a loop over events.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mql.catalog import TimeRule
+from mql.exec.deadletters import DeadLetter, dead_letter
+from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Chunk, Raw, Rows
+from mql.exec.kernel import Session
+from mql.exec.prefilter import Hits, Prefilter
+from mql.exec.splits import Splits
+from mql.planner.sql import (
+    column_name,
+    convert_sql,
+    decode_columns,
+    decode_template,
+    json_pointer,
+    quote_identifier,
+    quote_string,
+    type_sql,
+)
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType, ListOf, Path, Scalar
+
+EVENT_BYTES_MAX = 1 << 20
+DEPTH_MAX = 500  # no text shorter than twice this can be nested deeper
+FIRST_US = -62_135_596_800_000_000  # year 1
+LAST_US = 253_402_300_799_999_999  # year 9999
+INT32_MAX = 2**31 - 1
+_EMPTY = {"__i": pa.int64()}
+
+Bytes = npt.NDArray[np.uint8]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Columns = tuple[tuple[Path, DataType], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """`table`: the events that could be read, with `__t __s __o __a __m` and a column per path, in the order they came.
+
+    `seen` = rows of the table + malformed + `skipped` (lines that the prefilter left undecoded).
+    """
+
+    table: pa.Table
+    malformed: tuple[DeadLetter, ...]
+    seen: int
+    skipped: int
+
+
+class Decoder:
+    """Decodes what a source gives, for one thread (the session's).
+
+    `envelope`: top-level names that come beside the text (encoding json). `splits` may be shared with other decoders
+    of the same source; without it `__m` is MIN_US, as for bounded input. `prefilter` may be set at any batch border.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        encoding: str,
+        time: TimeRule,
+        columns: Iterable[tuple[Path, DataType]],
+        *,
+        envelope: Iterable[str] = (),
+        splits: Splits | None = None,
+        prefilter: Prefilter | None = None,
+    ) -> None:
+        assert encoding in ("json", "columns"), encoding
+        self.prefilter = prefilter
+        self._session = session
+        self._encoding = encoding
+        self._time = time
+        self._envelope = frozenset(envelope)
+        self._splits = splits
+        self.widen(columns)
+
+    @property
+    def columns(self) -> Columns:
+        return self._columns
+
+    def widen(self, columns: Iterable[tuple[Path, DataType]]) -> None:
+        """From the next batch on these columns, and no others, are decoded."""
+        self._columns: Columns = tuple(sorted(dict(columns).items()))
+        self._json = json_statement(self._columns, self._time, self._envelope)
+        self._nothing: pa.Table | None = None
+
+    def decode(self, raws: Sequence[Raw]) -> Decoded:
+        """What the raws hold. Offsets of a split must rise within a call and from call to call."""
+        parts = [self._part(raw) for raw in raws]
+        letters = tuple(letter for part in parts for letter in part.malformed)
+        skipped = sum(part.skipped for part in parts)
+        table, unreadable = self._decoded([part for part in parts if part.rows])
+        letters += unreadable
+        return Decoded(table, letters, table.num_rows + len(letters) + skipped, skipped)
+
+    def _part(self, raw: Raw) -> Part:
+        match raw:
+            case Chunk():
+                assert self._encoding == "json"
+                return cut_chunk(raw, self.prefilter)
+            case Rows() if self._encoding == "json":
+                return cut_rows(raw, self.prefilter)
+            case Rows():
+                return Part(raw.split, raw.arrival_us, _ints(raw.table.column("_offset")), None, raw.table)
+            case _:
+                assert_never(raw)
+
+    def _decoded(self, parts: Sequence[Part]) -> tuple[pa.Table, tuple[DeadLetter, ...]]:
+        if not parts:
+            return self._empty(), ()
+        given = _joined(parts, self._columns, self._json.names if self._encoding == "json" else None)
+        placed = Placed.of(parts)
+        found = self._run_json(given) if self._encoding == "json" else self._run_columns(given)
+        if TIME in found.columns:
+            placed = replace(placed, times=_ints(found.columns[TIME]))
+        good = found.parsed & found.timed
+        if good.all():
+            return self._table(found.columns, placed), ()
+        letters = tuple(self._letter(given, found, placed, row) for row in np.flatnonzero(~good).tolist())
+        kept = {name: column.filter(pa.array(good)) for name, column in found.columns.items()}
+        return self._table(kept, placed.only(good)), letters
+
+    def _run_json(self, given: pa.Table) -> _Found:
+        """The properties, out of the texts."""
+        decoded = _in_order(self._session.run(self._json.sql, {"raw": given}))
+        parsed = _mask(decoded.column("__j"))
+        timed = _mask(decoded.column("__timed")) if self._json.timed else parsed
+        columns = {name: decoded.column(name) for name in decoded.column_names if name not in ("__i", "__j", "__timed")}
+        return _Found(columns, parsed, timed | ~parsed)
+
+    def _run_columns(self, given: pa.Table) -> _Found:
+        """The properties, out of columns: as they are where they have their type, by a statement where not."""
+        columns: dict[str, Any] = {}
+        asked: list[str] = []
+        for path, type in self._columns:
+            column = _within(given, path)
+            if column is not None and fits(column.type, type):
+                columns[column_name(path)] = column
+            else:
+                asked.append(f"{column_sql(given.schema, path, type)} AS {quote_identifier(column_name(path))}")
+        everything = np.ones(given.num_rows, np.bool_)
+        if self._time.path is not None:
+            asked.append(f'{column_sql(given.schema, self._time.path, VARCHAR)} AS "__x"')
+        if not asked:
+            return _Found(columns, everything, everything)
+        sql = f'SELECT "__i", {", ".join(asked)} FROM raw'
+        sql = sql if self._time.path is None else with_time(sql, self._time.unit)
+        decoded = _in_order(self._session.run(sql, {"raw": given}))
+        columns |= {name: decoded.column(name) for name in decoded.column_names if name not in ("__i", "__timed")}
+        timed = everything if self._time.path is None else _mask(decoded.column("__timed"))
+        return _Found(columns, everything, timed)
+
+    def _letter(self, given: pa.Table, found: _Found, placed: Placed, row: int) -> DeadLetter:
+        place = (int(placed.splits[row]), int(placed.offsets[row]), int(placed.arrivals[row]))
+        if self._encoding == "columns":
+            event = {name: value[0] for name, value in given.slice(row, 1).drop_columns(["__i"]).to_pydict().items()}
+            return dead_letter(no_time(self._time), *place, repr(event).encode())
+        data = _bytes_of(given.column("_raw")[row]).rstrip(b"\r\n")
+        return dead_letter(no_time(self._time) if found.parsed[row] else why_not_json(data), *place, data)
+
+    def _table(self, columns: Mapping[str, Any], placed: Placed) -> pa.Table:
+        names = [column_name(path) for path, _ in self._columns]
+        place = [placed.times, placed.splits, placed.offsets, placed.arrivals, self._earlier(placed)]
+        return pa.table(
+            [*(pa.array(one) for one in place), *(columns[name] for name in names)],
+            names=[TIME, SPLIT, OFFSET, ARRIVAL, EARLIER, *names],
+        )
+
+    def _earlier(self, placed: Placed) -> Ints:
+        """`__m`, run by run of rows of one split."""
+        count = len(placed.times)
+        found = np.full(count, MIN_US, np.int64)
+        if self._splits is None:
+            return found
+        borders = (np.flatnonzero(np.diff(placed.splits)) + 1).tolist()
+        for start, end in zip([0, *borders], [*borders, count], strict=True):
+            if end > start:
+                split = int(placed.splits[start])
+                found[start:end] = self._splits.earlier(split, placed.times[start:end], placed.arrivals[start:end])
+        return found
+
+    def _empty(self) -> pa.Table:
+        """The decoded batch without rows: the same columns in the same types."""
+        if self._nothing is None:
+            names = [*self._json.names, "__i"]
+            given = pa.table({name: pa.array([], _EMPTY.get(name, pa.string())) for name in names})
+            if self._encoding == "json":
+                columns = self._run_json(given).columns
+            else:
+                casts = (
+                    f"CAST(NULL AS {type_sql(of)}) AS {quote_identifier(column_name(path))}"
+                    for path, of in self._columns
+                )
+                found = self._session.run(f"SELECT {', '.join([*casts, '1'])} FROM raw", {"raw": given})
+                columns = {name: found.column(name) for name in found.column_names}
+            none = np.empty(0, np.int64)
+            self._nothing = self._table(columns, Placed(none, none.astype(np.int32), none, none))
+        return self._nothing
+
+
+# --- statements --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JsonStatement:
+    """Decodes texts: `sql` over the table `raw` with the columns `names` and `__i` (the row's number).
+
+    It gives `__i`, `__j` (whether the text is JSON), a column per path and, where the event tells its time (`timed`),
+    `__t` and `__timed` (whether it could be read).
+    """
+
+    sql: str
+    names: tuple[str, ...]
+    timed: bool
+
+
+def json_statement(columns: Columns, time: TimeRule, envelope: frozenset[str]) -> JsonStatement:
+    """The time is decoded as text whatever the type it is asked for with, so that no query changes an event's time."""
+    beside = {path: type for path, type in columns if path and path[0] in envelope}
+    inside = {path: type for path, type in columns if path not in beside}
+    decoded, time_text = _time_text(inside, time.path, envelope)
+    spelled = {name: sql for sql, name in decode_columns(decoded.items(), raw="__raw")}
+    items = []
+    for path, type in columns:
+        name = column_name(path)
+        sql = envelope_sql(path, type) if path in beside else convert_sql(spelled[name], decoded[path], type)
+        items.append(f"{sql} AS {quote_identifier(name)}")
+    if time.path is not None:
+        items.append(f'{time_text or spelled[column_name(time.path)]} AS "__x"')
+    structure = quote_string(decode_template(decoded.items()))
+    texts = """SELECT *, rtrim("_raw", chr(13) || chr(10)) AS "__raw" FROM raw"""
+    parsed = f'SELECT *, try(json_transform("_raw", {structure})) AS j FROM ({texts})'
+    sql = "SELECT " + ", ".join(['"__i"', 'j IS NOT NULL AS "__j"', *items]) + f" FROM ({parsed})"
+    sql = sql if time.path is None else with_time(sql, time.unit)
+    used = {path[0] for path in (*beside, *([time.path] if time.path else ())) if path[0] in envelope}
+    return JsonStatement(sql, ("_raw", *sorted(used)), time.path is not None)
+
+
+def _time_text(
+    inside: Mapping[Path, DataType], at: Path | None, envelope: frozenset[str]
+) -> tuple[dict[Path, DataType], str | None]:
+    """What to decode, and the SQL of the time's text; None where it is decoded as text at its path."""
+    if at is None:
+        return dict(inside), None
+    if at[0] in envelope:
+        return dict(inside), envelope_sql(at, VARCHAR)
+    if any(path and (at == path[: len(at)] or path == at[: len(path)]) for path in inside if path != at):
+        return dict(inside), f'TRY(json_extract_string("_raw", {quote_string(json_pointer(at))}))'
+    if inside.get(at) == JSON:
+        decoded = dict(inside)
+        return decoded, convert_sql(decode_columns(decoded.items())[list(decoded).index(at)][0], JSON, VARCHAR)
+    return {**inside, at: VARCHAR}, None
+
+
+def with_time(sql: str, unit: str) -> str:
+    """The statement with `__t` and `__timed` in place of `__x`, the text of the time."""
+    iso = 'epoch_us(TRY_CAST("__x" AS TIMESTAMPTZ))'
+    seconds = 'TRY_CAST(round("__d" * 1e6) AS BIGINT)'
+    millis = 'TRY_CAST(round("__d" * 1e3) AS BIGINT)'
+    micros = 'TRY_CAST("__x" AS BIGINT)'
+    nanos = f"{micros} // 1000"
+    match unit:
+        case "s":
+            number = seconds
+        case "ms":
+            number = millis
+        case "us":
+            number = micros
+        case "ns":
+            number = nanos
+        case "iso":
+            number = "NULL"
+        case _:
+            number = (
+                f'CASE WHEN abs("__d") < 1e11 THEN {seconds} WHEN abs("__d") < 1e14 THEN {millis} '
+                f'WHEN abs("__d") < 1e17 THEN {micros} ELSE {nanos} END'
+            )
+    time = iso if unit == "iso" else f'CASE WHEN "__d" IS NOT NULL THEN {number} ELSE {iso} END'
+    number_too = f'SELECT *, TRY_CAST("__x" AS DOUBLE) AS "__d" FROM ({sql})'
+    bounded = f'SELECT *, {time} AS "__u" FROM ({number_too})'
+    known = f'coalesce("__u" BETWEEN {FIRST_US} AND {LAST_US}, false)'
+    return (
+        'SELECT * EXCLUDE ("__x", "__d", "__u"), CASE WHEN "__timed" THEN "__u" ELSE 0 END AS "__t" '
+        f'FROM (SELECT *, {known} AS "__timed" FROM ({bounded}))'
+    )
+
+
+def envelope_sql(path: Path, type: DataType) -> str:
+    """What came beside the event's text."""
+    column = quote_identifier(path[0])
+    if len(path) == 1:
+        return f"TRY_CAST({column} AS {type_sql(type)})"
+    found = f"TRY(json_extract({column}, {quote_string(json_pointer(path[1:]))}))"
+    return f"nullif({found}, 'null')" if type == JSON else convert_sql(found, JSON, type)
+
+
+def column_sql(schema: pa.Schema, path: Path, type: DataType) -> str:
+    """A property out of columns, in its type; null where there is no such column."""
+    if not path:
+        names = [name for name in schema.names if not name.startswith("_")]
+        packed = ", ".join(f"{quote_identifier(name)} := {quote_identifier(name)}" for name in names)
+        return f"to_json(struct_pack({packed}))"
+    at = schema.get_field_index(path[0])
+    found = None if at < 0 else schema.field(at).type
+    sql = quote_identifier(path[0])
+    for depth, name in enumerate(path[1:], 1):
+        if found is not None and pa.types.is_string(found):
+            inner = f"TRY(json_extract({sql}, {quote_string(json_pointer(path[depth:]))}))"
+            return f"nullif({inner}, 'null')" if type == JSON else convert_sql(inner, JSON, type)
+        index = found.get_field_index(name) if found is not None and pa.types.is_struct(found) else -1
+        found = found.field(index).type if found is not None and index >= 0 else None
+        sql = f"{sql}[{quote_string(name)}]"
+    return f"CAST(NULL AS {type_sql(type)})" if found is None else f"TRY_CAST({sql} AS {type_sql(type)})"
+
+
+_CARRIERS: tuple[tuple[DataType, pa.DataType], ...] = (
+    (BOOLEAN, pa.bool_()),
+    (BIGINT, pa.int64()),
+    (DOUBLE, pa.float64()),
+    (VARCHAR, pa.string()),
+    (TIMESTAMP, pa.timestamp("us")),
+)
+
+
+def fits(arrow: pa.DataType, type: DataType) -> bool:
+    """Whether a column may pass as it is."""
+    match type:
+        case ListOf(item):
+            return bool(pa.types.is_list(arrow)) and fits(arrow.value_type, item)
+        case Scalar():
+            return any(type == of and arrow.equals(carrier) for of, carrier in _CARRIERS)
+        case _:
+            return False
+
+
+# --- cutting -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is to be decoded of one raw: the texts, or columns, and where each came from."""
+
+    split: int
+    arrival_us: int
+    offsets: Ints
+    texts: pa.Array | None
+    beside: pa.RecordBatch | None = None
+    malformed: tuple[DeadLetter, ...] = ()
+    skipped: int = 0
+
+    @property
+    def rows(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def times(self) -> Ints:
+        """The time that came with each event, else its arrival."""
+        arrivals = np.full(self.rows, self.arrival_us, np.int64)
+        if self.beside is None or self.beside.schema.get_field_index("_time") < 0:
+            return arrivals
+        given = self.beside.column("_time")
+        if given.null_count == 0:
+            return _ints(given)
+        return _ints(given.fill_null(self.arrival_us))
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Time, split, offset and arrival of rows."""
+
+    times: Ints
+    splits: npt.NDArray[np.int32]
+    offsets: Ints
+    arrivals: Ints
+
+    @staticmethod
+    def of(parts: Sequence[Part]) -> Placed:
+        counts = [part.rows for part in parts]
+        return Placed(
+            np.concatenate([part.times for part in parts]),
+            np.repeat(np.array([part.split for part in parts], np.int32), counts),
+            np.concatenate([part.offsets for part in parts]),
+            np.repeat(np.array([part.arrival_us for part in parts], np.int64), counts),
+        )
+
+    def only(self, mask: Mask) -> Placed:
+        return Placed(self.times[mask], self.splits[mask], self.offsets[mask], self.arrivals[mask])
+
+
+def cut_chunk(chunk: Chunk, prefilter: Prefilter | None = None) -> Part:
+    """The lines of a chunk. Blank lines are no events; a last line without an end is one like the others."""
+    hits = prefilter.lines(chunk.data) if prefilter else None
+    if hits is not None:
+        return _hit_lines(chunk, hits)
+    data = np.frombuffer(chunk.data, np.uint8)
+    ends = np.flatnonzero(data == NEWLINE) + 1
+    if len(data) and (len(ends) == 0 or ends[-1] != len(data)):
+        ends = np.append(ends, len(data))
+    bounds = np.concatenate([[0], ends]).astype(np.int64)
+    return _part(chunk.split, chunk.arrival_us, chunk.data, bounds, bounds[:-1] + chunk.base, None)
+
+
+def _hit_lines(chunk: Chunk, hits: Hits) -> Part:
+    pieces = [chunk.data[start:end] for start, end in zip(hits.starts.tolist(), hits.ends.tolist(), strict=True)]
+    bounds = np.concatenate([[0], np.cumsum(hits.ends - hits.starts)]).astype(np.int64)
+    offsets = hits.starts + chunk.base
+    part = _part(chunk.split, chunk.arrival_us, b"".join(pieces), bounds, offsets, None)
+    return replace(part, skipped=hits.events - len(pieces))
+
+
+def cut_rows(rows: Rows, prefilter: Prefilter | None = None) -> Part:
+    """The texts of a batch; a null is an empty one."""
+    table = rows.table
+    skipped = 0
+    if prefilter is not None:
+        buffer, bounds = texts_of(table)
+        hits = prefilter.rows(buffer, bounds)
+        if hits is not None:
+            skipped = table.num_rows - len(hits)
+            table = table.take(pa.array(hits)) if skipped else table
+    buffer, bounds = texts_of(table)
+    part = _part(rows.split, rows.arrival_us, buffer, bounds, _ints(table.column("_offset")), table)
+    return replace(part, skipped=skipped)
+
+
+def texts_of(table: pa.RecordBatch) -> tuple[Any, Ints]:
+    """The bytes of a batch's texts, and where in them each begins and ends."""
+    texts = table.column("_raw")
+    texts = texts.fill_null("") if texts.null_count else texts
+    large = pa.types.is_large_string(texts.type) or pa.types.is_large_binary(texts.type)
+    _, offsets, data = texts.buffers()
+    if len(texts) == 0 or offsets is None:
+        return b"", np.zeros(len(texts) + 1, np.int64)
+    found = np.frombuffer(offsets, np.int64 if large else np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    return (b"" if data is None else memoryview(data)), found.astype(np.int64)
+
+
+def _part(split: int, arrival_us: int, buffer: Any, bounds: Ints, offsets: Ints, beside: pa.RecordBatch | None) -> Part:
+    """The texts between the bounds, without blank lines and without what is malformed at first sight."""
+    data = np.frombuffer(buffer, np.uint8)
+    texts = text_array(buffer, bounds)
+    odd = odd_texts(texts, data, bounds)
+    if not odd.any():
+        return Part(split, arrival_us, offsets, texts, beside)
+    letters: list[DeadLetter] = []
+    kept = np.ones(len(texts), np.bool_)
+    for row in np.flatnonzero(odd).tolist():
+        text = data[bounds[row] : bounds[row + 1]].tobytes()
+        reason = wrong_at_sight(text)
+        kept[row] = reason is None
+        if reason is not None and (reason != BLANK or beside is not None):
+            letters.append(dead_letter(reason, split, int(offsets[row]), arrival_us, text.rstrip(b"\r\n")))
+    mask = pa.array(kept)
+    rest = None if beside is None else beside.filter(mask)
+    return Part(split, arrival_us, offsets[kept], texts.filter(mask), rest, tuple(letters))
+
+
+def odd_texts(texts: pa.Array, data: Bytes, bounds: Ints) -> Mask:
+    """Those that need a look of their own: no brace first, long, or other bytes than ASCII where not all is UTF-8."""
+    if len(texts) == 0 or len(data) == 0:
+        return np.ones(len(texts), np.bool_)
+    sizes = np.diff(bounds)
+    odd = (sizes == 0) | (sizes > DEPTH_MAX * 2)
+    odd |= data[np.minimum(bounds[:-1], len(data) - 1)] != BRACE
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        high = np.flatnonzero(data[bounds[0] : bounds[-1]] > ASCII_MAX) + bounds[0]
+        odd[np.searchsorted(bounds, high, side="right") - 1] = True
+    found: Mask = odd
+    return found
+
+
+ASCII_MAX = 127
+BLANK = "empty"
+NEWLINE = 10
+BRACE = 0x7B
+
+
+def wrong_at_sight(text: bytes) -> str | None:
+    """What is wrong with a text, as far as can be told without parsing it."""
+    bare = text.lstrip(b" \t\r\n")
+    if not bare:
+        return BLANK
+    if len(text) > EVENT_BYTES_MAX:
+        return "larger than 1 MiB"
+    if not bare.startswith(b"{"):
+        return why_not_json(text)
+    if not is_utf8(text):
+        return "not UTF-8"
+    if bare.count(b"[") + bare.count(b"{") > DEPTH_MAX and depth(bare) > DEPTH_MAX:
+        return f"nested deeper than {DEPTH_MAX}"
+    return None
+
+
+def depth(text: bytes) -> int:
+    """How deep brackets are nested in a JSON text, those inside of strings left out."""
+    bare = re.sub(rb'"(?:[^"\\]|\\.)*"', b"", text, flags=re.DOTALL)
+    found = np.frombuffer(bare, np.uint8)
+    steps = np.isin(found, np.frombuffer(b"[{", np.uint8)).astype(np.int64)
+    steps -= np.isin(found, np.frombuffer(b"]}", np.uint8))
+    return int(np.cumsum(steps).max(initial=0))
+
+
+def why_not_json(text: bytes) -> str:
+    """The reason why a text is no event."""
+    if not is_utf8(text):
+        return "not UTF-8"
+    try:
+        return "not JSON" if isinstance(json.loads(text), dict) else "not an object"
+    except (ValueError, RecursionError):
+        return "not JSON"
+
+
+def is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def no_time(rule: TimeRule) -> str:
+    return f'no event time in "{".".join(rule.path or ())}"'
+
+
+def text_array(buffer: Any, bounds: Ints) -> pa.Array:
+    """The bytes between bounds as Arrow texts, without a copy."""
+    large = int(bounds[-1]) > INT32_MAX
+    offsets = pa.py_buffer(bounds if large else bounds.astype(np.int32))
+    of = pa.large_string() if large else pa.string()
+    return pa.Array.from_buffers(of, len(bounds) - 1, [None, offsets, pa.py_buffer(buffer)])
+
+
+# --- small things ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a statement gave: columns by name, and for each row whether its text and its time could be read."""
+
+    columns: Mapping[str, Any]
+    parsed: Mask
+    timed: Mask
+
+
+def _joined(parts: Sequence[Part], columns: Columns, names: Sequence[str] | None) -> pa.Table:
+    """The rows of all parts as one table without a copy, numbered by `__i`."""
+    rows = sum(part.rows for part in parts)
+    number = pa.array(np.arange(rows, dtype=np.int64))
+    if names is None:
+        batches = [part.beside for part in parts if part.beside is not None]
+        return pa.Table.from_batches(batches).append_column("__i", number)
+    large = any(pa.types.is_large_string(part.texts.type) for part in parts if part.texts is not None)
+    texts = [part.texts.cast(pa.large_string()) if large else part.texts for part in parts if part.texts is not None]
+    beside = {name: _beside(parts, name) for name in names if name != "_raw"}
+    return pa.table({"_raw": pa.chunked_array(texts), **beside, "__i": number})
+
+
+def _beside(parts: Sequence[Part], name: str) -> pa.ChunkedArray:
+    """A column of the envelope; null for parts that come without it."""
+    found = [
+        part.beside.column(name) if part.beside is not None and name in part.beside.schema.names else None
+        for part in parts
+    ]
+    type = next((column.type for column in found if column is not None), pa.null())
+    return pa.chunked_array(
+        [pa.nulls(part.rows, type) if one is None else one for part, one in zip(parts, found, strict=True)], type
+    )
+
+
+def _within(table: pa.Table, path: Path) -> pa.ChunkedArray | None:
+    """The column at a path of plain structs, as it is; None where there is none."""
+    if not path or table.schema.get_field_index(path[0]) < 0:
+        return None
+    column = table.column(path[0])
+    for name in path[1:]:
+        if not pa.types.is_struct(column.type) or column.type.get_field_index(name) < 0:
+            return None
+        column = pc.struct_field(column, name)
+    return column
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    """The rows in the order in which they were given, which a statement on several threads need not keep."""
+    numbers = _ints(table.column("__i"))
+    if (numbers[1:] > numbers[:-1]).all():
+        return table
+    return table.take(pa.array(np.argsort(numbers)))
+
+
+def _ints(column: Any) -> Ints:
+    found: Ints = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    return found.astype(np.int64, copy=False)
+
+
+def _mask(column: Any) -> Mask:
+    found: Mask = column.to_numpy().astype(np.bool_, copy=False)
+    return found
+
+
+def _bytes_of(scalar: Any) -> bytes:
+    found = scalar.as_buffer()
+    return b"" if found is None else bytes(found)
