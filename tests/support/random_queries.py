@@ -205,10 +205,12 @@ def _condition(rng: random.Random, depth: int = 2) -> tuple[str, str]:
 def _aggregate(rng: random.Random, windowed: bool) -> tuple[str, str]:
     """An aggregate in MQL and over DuckDB rows; {only} stands for a filter of the rows."""
     place = "ORDER BY t, s, o"
-    (a, b), (c, d), (e, f) = rng.choice(_NUMBERS), rng.choice(_TEXTS), rng.choice(_NUMBERS)
+    (a, b), (c, d) = rng.choice(_NUMBERS), rng.choice(_TEXTS)
     i, j = rng.choice(_INTEGERS)
     v, w = rng.choice((*_TEXTS, *_INTEGERS))
-    mantis = "list_sort(list({0}) FILTER (WHERE {0} IS NOT NULL))[least(ceil({1} * count({0})), count({0}) - 1)::BIGINT + 1]"
+    mantis = (
+        "list_sort(list({0}) FILTER (WHERE {0} IS NOT NULL))[least(ceil({1} * count({0})), count({0}) - 1)::BIGINT + 1]"
+    )
     choices = [
         ("count(*)", "count(*)"),
         (f"count({v})", f"count({w})"),
@@ -278,7 +280,13 @@ def _window(rng: random.Random) -> tuple[str, str, str]:
             text = rng.choice((f"window tumbling {size}s", f"window {size}", f"WINDOW TUMBLING {size} SECONDS"))
             return text, _ends(size, size), kind
         case "hopping":
-            text = rng.choice((f"window hopping {size}s every {slide}s", f"window {size} {slide}", f"window size {size}s slide {slide}s"))
+            text = rng.choice(
+                (
+                    f"window hopping {size}s every {slide}s",
+                    f"window {size} {slide}",
+                    f"window size {size}s slide {slide}s",
+                )
+            )
             return text, _ends(size, slide), kind
         case "cumulate":
             step = rng.choice((2, 5))
@@ -312,7 +320,9 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
     keys = rng.sample(_KEYS, rng.randint(0, 2))
     calls = [_aggregate(rng, windowed) for _ in range(rng.randint(1, 3))]
     where, condition = _condition(rng) if rng.random() < 0.5 else ("", "true")
-    items = [f"{mql} as k{i}" for i, (mql, _) in enumerate(keys)] + [f"{mql} as a{i}" for i, (mql, _) in enumerate(calls)]
+    items = [f"{mql} as k{i}" for i, (mql, _) in enumerate(keys)] + [
+        f"{mql} as a{i}" for i, (mql, _) in enumerate(calls)
+    ]
     text = f"select {', '.join(items)} from events {window}" + (f" where {where}" if where else "")
     if keys:
         text += " group by " + ", ".join(mql for mql, _ in keys)
@@ -337,14 +347,18 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
             return f"SELECT {found} FROM ({base}){group}{having}{tail}"
         if kind == "count":
             over = f"PARTITION BY {', '.join(names)} " if names else ""
-            base = f"SELECT *, (row_number() OVER ({over}ORDER BY t, s, o) - 1) // {windows} AS w FROM ({base} AND {late})"
+            base = (
+                f"SELECT *, (row_number() OVER ({over}ORDER BY t, s, o) - 1) // {windows} AS w FROM ({base} AND {late})"
+            )
             shown = "make_timestamp(min(t)) AS window_start, make_timestamp(max(t)) AS window_end, "
             return f"SELECT {shown}{found} FROM ({base}) GROUP BY {', '.join(['w', *names])}{having}"
         base = f"SELECT *, unnest({windows}) AS u FROM ({base})"
         base = f"SELECT *, u.ws AS ws, u.we AS we FROM ({base})"
         inner = f"SELECT ws, we, {found} FROM (SELECT * FROM ({base}) WHERE {late}) GROUP BY {', '.join(['ws', 'we', *names])}{having}"
         shown = ", ".join([*names, *(f"a{i}" for i in range(len(calls)))])
-        return f"SELECT make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end, {shown} FROM ({inner}){tail}"
+        return (
+            f"SELECT make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end, {shown} FROM ({inner}){tail}"
+        )
 
     not_late = f"t >= m - {lateness_us}" if kind == "count" else f"we > m - {lateness_us}"
     return Draw(text, statement("true"), statement(not_late), windowed, kind == "none", kind != "none")

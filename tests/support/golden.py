@@ -1,0 +1,109 @@
+"""Golden cases: a query, events in, rows out, in text files that are read like code.
+
+A file holds cases; a case is `== what it shows`, the query, and sections: `-- source` with settings (lateness, splits
+by `@split` in the events), `-- events`, `-- rows` (what every route gives), `-- live` (what the live routes give
+where rows come too late). MQL_ACCEPT=1 writes the rows that the batch gives.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+SECTIONS = ("source", "query", "events", "rows", "live")
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case. Events are texts with the number of their split."""
+
+    file: str
+    title: str
+    query: str
+    lateness_us: int
+    events: tuple[tuple[int, str], ...]
+    rows: tuple[str, ...]
+    live: tuple[str, ...] | None
+    sections: tuple[tuple[str, str], ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.file}: {self.title}"
+
+
+def all_cases() -> list[Case]:
+    return [case for path in sorted(GOLDEN.glob("*.case")) for case in read(path)]
+
+
+def read(path: Path) -> list[Case]:
+    """The cases of a file, in order."""
+    parts = re.split(r"^== ", path.read_text(), flags=re.MULTILINE)[1:]
+    return [_case(path.stem, part) for part in parts]
+
+
+def write(path: Path, cases: Sequence[Case]) -> None:
+    """The file of these cases."""
+    path.write_text("\n".join(_text(case) for case in cases))
+
+
+def with_rows(case: Case, rows: Sequence[str]) -> Case:
+    """The case with other expected rows."""
+    others = tuple((name, text) for name, text in case.sections if name not in ("rows", "live"))
+    live = tuple((name, text) for name, text in case.sections if name == "live")
+    return replace(case, rows=tuple(rows), sections=(*others, ("rows", "\n".join(rows)), *live))
+
+
+def _case(file: str, part: str) -> Case:
+    title, _, rest = part.partition("\n")
+    sections: list[tuple[str, str]] = []
+    name, lines = "query", []
+    for line in rest.split("\n"):
+        found = re.match(r"-- (\w+)\s?(.*)", line)
+        if found and found[1] in SECTIONS:
+            if lines:
+                sections.append((name, "\n".join(lines).strip("\n")))
+            name, lines = found[1], [found[2]] if found[2] else []
+            if name == "source":
+                sections.append((name, found[2]))
+                name, lines = "query", []
+        else:
+            lines.append(line)
+    sections.append((name, "\n".join(lines).strip("\n")))
+    by_name = dict(sections)
+    settings = dict(pair.split("=") for pair in by_name.get("source", "").split())
+    return Case(
+        file,
+        title.strip(),
+        by_name["query"],
+        round(float(settings.get("lateness", "5s").removesuffix("s")) * 1e6),
+        tuple(_event(line) for line in by_name["events"].split("\n") if line),
+        tuple(line for line in by_name.get("rows", "").split("\n") if line),
+        tuple(line for line in by_name["live"].split("\n") if line) if "live" in by_name else None,
+        tuple((name, text) for name, text in sections if text or name in ("rows", "live")),
+    )
+
+
+def _event(line: str) -> tuple[int, str]:
+    found = re.match(r'\{"@split": (\d+), ', line)
+    return (int(found[1]), "{" + line[found.end() :]) if found else (0, line)
+
+
+def _text(case: Case) -> str:
+    lines = [f"== {case.title}"]
+    for name, text in case.sections:
+        if name == "source":
+            lines.append(f"-- source {text}")
+        elif name == "query":
+            lines.append(text)
+        else:
+            lines.extend([f"-- {name}", *([text] if text else [])])
+    return "\n".join(lines) + "\n"
+
+
+def as_json(row: dict[str, object]) -> str:
+    """A result row as the cases spell it."""
+    return json.dumps(row, ensure_ascii=False, default=str)
