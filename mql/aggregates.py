@@ -5,9 +5,9 @@ the distinct values with their counts, rows (pane, key, value, n), and finishes 
 quantiles, distinct counts and everything that needs all values. Both merge by GROUP BY, in any order.
 
 Templates are DuckDB SQL. In `step`: {0} {1} the arguments, {order} the row's place (event time, split, offset). In
-`merge`: {p} the partial column, {q} the one beside it. In `result` of a fold: {p0} {p1} the merged partial columns, {seconds} the length of
-the window. In `result` of a bag: v the value, n its count, c the running count up to and with it, t the count
-of all; the rows come in no order. `direct` is the batch form over rows. {x} is the constant argument.
+`merge`: {p} the partial column, {q} the one beside it. In `result` of a fold: {p0} {p1} the merged partial columns,
+{seconds} the length of the window. In `result` of a bag: v the value, n its count, c the running count up to and with
+it, t the count of all; the rows come in no order. `direct` is the batch form over rows. {x} is the constant argument.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Bag:
 class AggregateRow:
     """`takes`: what the arguments must be: any, number, boolean, integer. `gives`: the result's type, or "same" (as the
     first argument), "list", "histogram", "sum". `constant`: what constant argument follows (number, integer), within
-    `bounds`; "fixed" is one that the name itself says, in `default`. `direct` is empty where only the partial form will do.
+    `bounds`; "fixed" is one that the name itself says, in `default`. `direct` is empty where only the partial form
+    will do.
     """
 
     name: str
@@ -150,7 +151,10 @@ def _quantile(name: str, rank: str, direct: str, doc: str, default: float | None
     return AggregateRow(name, 1, "any", "same", how, direct, doc, constant="number", default=default, bounds=(0.0, 1.0))
 
 
-_P_RANK = "list_sort(list({0}) FILTER (WHERE {0} IS NOT NULL))[(least(ceil({x}::DOUBLE * count({0})), count({0}) - 1) + 1)::BIGINT]"
+_P_RANK = (
+    "list_sort(list({0}) FILTER (WHERE {0} IS NOT NULL))"
+    "[(least(ceil({x}::DOUBLE * count({0})), count({0}) - 1) + 1)::BIGINT]"
+)
 
 
 def _percentile(name: str, share: float) -> AggregateRow:
@@ -169,6 +173,11 @@ _BUCKET_AT = f"min(v) FILTER (WHERE c > {_NEAREST})"
 _APPROX_QUANTILE = (
     f"CASE WHEN {_BUCKET_AT} = 0 THEN 0 "
     f"ELSE sign({_BUCKET_AT}) * 2 * pow({_GAMMA}, abs({_BUCKET_AT}) - 1e6) / ({_GAMMA} + 1) END"
+)
+
+# The values with their counts, commonest first and of equally common ones the smallest.
+_COMMONEST = (
+    "list_sort(list_transform(map_entries(histogram({0})), lambda x: struct_pack(n := -(x.value::BIGINT), v := x.key)))"
 )
 
 # HyperLogLog (Flajolet et al. 2007) with 4,096 registers, 1.04 / sqrt(4096) = 1.6 % standard error.
@@ -297,7 +306,7 @@ AGGREGATES: tuple[AggregateRow, ...] = (
         "any",
         "same",
         Bag("first(v ORDER BY n DESC, v)"),
-        "(list_sort(list_transform(map_entries(histogram({0})), lambda x: struct_pack(n := -(x.value::BIGINT), v := x.key)))[1]).v",
+        f"({_COMMONEST}[1]).v",
         "The commonest value; of equally common ones the smallest.",
     ),
     AggregateRow(
@@ -345,7 +354,7 @@ AGGREGATES: tuple[AggregateRow, ...] = (
         "any",
         "list",
         Bag("list(v ORDER BY n DESC, v)[1:{x}]"),
-        "list_transform(list_sort(list_transform(map_entries(histogram({0})), lambda x: struct_pack(n := -(x.value::BIGINT), v := x.key)))[1:{x}], lambda x: x.v)",
+        f"list_transform({_COMMONEST}[1:{{x}}], lambda x: x.v)",
         "The k commonest values, commonest first.",
         constant="integer",
         bounds=(1, 1000),

@@ -12,7 +12,7 @@ from mql.errors import NOWHERE, Span
 
 
 def _span() -> Span:
-    return field(default=NOWHERE, compare=False, repr=False)  # type: ignore[no-any-return]
+    return field(default=NOWHERE, compare=False, repr=False)
 
 
 # --- expressions -----------------------------------------------------------------------------------

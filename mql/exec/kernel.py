@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-_LOCK = {
+_LOCK: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
@@ -30,7 +30,11 @@ class Kernel:
     """
 
     def __init__(self, threads: int = 1, memory_limit: str = "4GB") -> None:
-        config = {**_LOCK, "threads": str(threads), "memory_limit": memory_limit}
+        config: dict[str, str | bool | int | float | list[str]] = {
+            **_LOCK,
+            "threads": str(threads),
+            "memory_limit": memory_limit,
+        }
         self._connection = duckdb.connect(":memory:", config=config)
         self._connection.execute("SET TimeZone = 'UTC'")
         self._connection.execute("SET python_enable_replacements = false")

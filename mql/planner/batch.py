@@ -86,12 +86,10 @@ def _windowed(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> 
 
 
 def _aggregated(pieces: g.Grouping, window: Window, grouped: bool, extra: list[str]) -> list[str]:
-    """CTEs from expanded rows `s` to `a`: every aggregate directly over the rows, value counts where there is no other way."""
+    """CTEs from expanded rows `s` to `a`: every aggregate directly over the rows, or by value counts."""
     at = ["ws", "we", *pieces.key_names]
-    if window.kind == "none" and not grouped:
-        main = ["0::BIGINT AS ws", "0::BIGINT AS we"]
-    else:
-        main = list(at)
+    whole = window.kind == "none" and not grouped
+    main = ["0::BIGINT AS ws", "0::BIGINT AS we"] if whole else at
     seconds = _seconds(window)
     results, columns = [], [*main, *extra]
     for i, (direct, bag) in enumerate(zip(pieces.direct, pieces.bag_of, strict=True)):
@@ -106,7 +104,8 @@ def _aggregated(pieces: g.Grouping, window: Window, grouped: bool, extra: list[s
     for number in sorted(used):
         counts = pieces.bags[number]
         present = f"SELECT * FROM s WHERE {g.present_sql(counts.value)}"
-        counted = f"SELECT {', '.join(at)}, {counts.value} AS v, {counts.count} AS n FROM ({present}) GROUP BY {', '.join([*at, 'v'])}"
+        group = ", ".join(at)
+        counted = f"SELECT {group}, {counts.value} AS v, {counts.count} AS n FROM ({present}) GROUP BY {group}, v"
         parts.extend(g.bag_result_sql(pieces, number, counted, at))
     shown = [*results, *(f"m.{name.split(' AS ')[-1]}" for name in extra)]
     parts.append(f"a AS ({g.joined_sql(pieces, at, window, shown, used)})")
@@ -123,10 +122,10 @@ def _counted(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> l
     totals = f"SELECT *, count(*) OVER ({over.strip()}) AS total FROM ({numbered})"
     # A window is told when it is full; what no full window holds comes in one last, shorter one.
     full = f"(total - {window.size}) // {window.slide} * {window.slide} + {window.size}"
-    last = f"CASE WHEN total < {window.size} THEN {window.size} WHEN {full} < total THEN {full} + {window.slide} ELSE {full} END"
-    first = f"greatest({window.size}, ((i - {window.size} + {window.slide}) // {window.slide}) * {window.slide} + {window.size})"
-    first = f"CASE WHEN i < {window.size} THEN {window.size} ELSE {first} END"
-    most = f"i // {window.slide} * {window.slide} + {window.size}"
+    size, slide = window.size, window.slide
+    last = f"CASE WHEN total < {size} THEN {size} WHEN {full} < total THEN {full} + {slide} ELSE {full} END"
+    first = f"CASE WHEN i < {size} THEN {size} ELSE (i - {size} + {slide}) // {slide} * {slide} + {size} END"
+    most = f"i // {slide} * {slide} + {size}"
     ends = f"SELECT *, unnest(range({first}, least({most}, {last}) + 1, {window.slide})) AS we FROM ({totals})"
     found = [f"base AS ({ends})", f"s AS (SELECT *, we - {window.size} AS ws FROM base)"]
     extra = ['min("__t") AS tmin', 'max("__t") AS tmax']

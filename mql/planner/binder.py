@@ -159,13 +159,12 @@ def _source(query: syntax.Query, catalog: Catalog, given: Given) -> SourceInfo:
     ref = query.sources[0]
     if isinstance(ref, syntax.SubqueryRef):
         raise MqlError("a query in FROM is not supported yet", ref.span, code="not-supported")
-    name = ref.name or ref.path
+    name = ref.name or ref.path or ""
     if ref.param is not None:
         value = given.params.get(ref.param)
         if not isinstance(value, str):
             raise MqlError(f'parameter "{ref.param}" must name a source', ref.span)
         name = value
-    assert name is not None
     found = catalog.sources.get(name)
     if found is None and catalog.piped is not None and ref.path is None:
         found = catalog.sources[catalog.piped]
@@ -671,7 +670,7 @@ def _keys(query: syntax.Query, scope: Scope) -> tuple[Bound, ...]:
 
 
 def _behind_group(bound: Bound, keys: Mapping[Bound, int], collector: _Collector) -> Bound:
-    """The expression over a group's row: keys by their column, and what is neither key nor aggregate as its first value."""
+    """The expression over a group's row: keys by their column, other properties as their first value."""
     if bound in keys:
         return Output(f"k{keys[bound]}", bound.type)
     match bound:

@@ -63,7 +63,7 @@ def summary(compiled: Compiled) -> str:
     }[plan.result.emit]
     return (
         f"source     {scan.source}, since {show_start(scan.since)}, until {show_start(scan.until)}, "
-        f"lateness {show_us(scan.lateness_us) if scan.lateness_us else '0s'}\n"
+        f"lateness {show_us(scan.lateness_us)}\n"
         f"reads      {names}{needles}\n"
         f"gives      {columns}\n"
         f"speaks     {told}\n"
@@ -124,7 +124,7 @@ def estimate(compiled: Compiled) -> str:
         panes = -(-open_us // group.window.pane)
         lines.append(
             f"{show_window(group.window)}: {panes} panes of {show_us(group.window.pane)} are open at a time "
-            f"(size {show_us(group.window.size)} and lateness {show_us(scan.lateness_us) if scan.lateness_us else '0s'})"
+            f"(size {show_us(group.window.size)} and lateness {show_us(scan.lateness_us)})"
         )
         lines.append(f"state of 1,000 groups: {panes} x {row} x 1,000 = {panes * row * 1000 / 1e6:,.1f} MB")
     else:

@@ -163,7 +163,8 @@ def finished_sql(pieces: Grouping, window: Window, grouped: bool, only: str) -> 
     at = ["ws", "we", *keys]
     parts = [f"s AS ({expanded_sql(window, 'state', only)})"]
     whole = window.kind == "none" and not grouped
-    merged = [*(("0::BIGINT AS ws", "0::BIGINT AS we") if whole else at), "sum(n) AS n", *(f"{merge} AS f{i}" for i, merge in enumerate(pieces.merges))]
+    place = ["0::BIGINT AS ws", "0::BIGINT AS we"] if whole else at
+    merged = [*place, "sum(n) AS n", *(f"{merge} AS f{i}" for i, merge in enumerate(pieces.merges))]
     parts.append(f"m AS (SELECT {', '.join(merged)} FROM s{group_clause(at, window, grouped)})")
     for number, bag in enumerate(pieces.bags):
         parts.append(f"s{number} AS ({expanded_sql(window, f'bag{number}', only)})")

@@ -176,8 +176,10 @@ def show_start(start: Start) -> str:
 
 def show_us(us: int) -> str:
     """A length of time as a person writes it."""
+    if not us:
+        return "0s"
     for unit, size in (("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000)):
-        if us and us % size == 0:
+        if us % size == 0:
             return f"{us // size}{unit}"
     return f"{us / 1000:g}ms"
 

@@ -1,7 +1,7 @@
 """The physical plan: stages of operators with exchanges between them. Frozen data; it prints, hashes and travels.
 
-Column names inside a plan: `k0 k1 …` group keys, `f0 f1 …` partial columns, `a0 a1 …` finished aggregates, `c0 c1 …` select
-items, `p` the pane's start, `e` the first window end that a late-for-some row still counts for, `__h` the hash that
+Column names inside a plan: `k0 k1 …` group keys, `f0 f1 …` partial columns, `a0 a1 …` finished aggregates, `p` the
+pane's start, `e` the first window end that a late-for-some row still counts for, `__h` the hash that
 an exchange goes by. Result rows carry the names of the select list.
 """
 
@@ -61,8 +61,8 @@ class Scan:
 class Window:
     """`kind`: tumbling, hopping, cumulate, count, none. Times in microseconds (events, for count).
 
-    Windows start at `offset + i * slide` (tumbling: slide = size; cumulate: every `size`, growing by `slide`). `pane` is the
-    greatest common divisor: what windows share.
+    Windows start at `offset + i * slide` (tumbling: slide = size; cumulate: every `size`, growing by `slide`).
+    `pane` is the greatest common divisor: what windows share.
     """
 
     kind: str
@@ -79,8 +79,8 @@ NO_WINDOW = Window("none")
 class SelectRows:
     """Sample, filter and project: `sql` over the table `batch` gives the select items by result name, and __t __s __o.
 
-    `sql` asks for `sampling` and `predicate` by itself; rows that are `late` must be out of the batch before. `repeats`: a
-    row may come out several times (once per window).
+    `sql` asks for `sampling` and `predicate` by itself; rows that are `late` must be out of the batch before.
+    `repeats`: a row may come out several times (once per window).
     """
 
     sql: str
@@ -118,12 +118,12 @@ class RateSample:
 
 @dataclass(frozen=True, slots=True)
 class CountWindows:
-    """Windows of a number of events, per group, in the order (event time, split, offset) as the watermark releases rows.
+    """Windows of a number of events, per group, in event order as the watermark releases rows.
 
-    `number` gives the table `released` its running number i, by the table `counts` (k…, n seen before, done: the end of the
-    last window told); `counts` brings that table up to date; `partial` and `partial_bags` pre-aggregate the table `numbered`; `close`
-    gives the rows of windows that are full, and under $ended the last, shorter one; `done` then moves the counts'
-    `done` on, and `keep` gives what of a state table (as `held`) later windows still need.
+    `number` gives the table `released` its running number i, by the table `counts` (k…, n seen before, done: the end of
+    the last window told); `counts` brings that table up to date; `partial` and `partial_bags` pre-aggregate the table
+    `numbered`; `close` gives the rows of windows that are full, and under $ended the last, shorter one; `done` then moves
+    the counts' `done` on, and `keep` gives what of a state table (as `held`) later windows still need.
     """
 
     window: Window
@@ -143,9 +143,9 @@ class Final:
     """Merge partials, and speak: when the watermark closes a window, on ticks, at the end.
 
     `merge` and `merge_bags` compact one table of the state (as `state`). `close` gives the result rows of the windows
-    with $since < end <= $until that start at or after $not_before, with __ws, __we, _key, __keep (HAVING holds). `emit`:
-    final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before their time,
-    marked final=false. `blanks` give the state's tables without rows.
+    with $since < end <= $until that start at or after $not_before, with __ws, __we, _key, __keep (HAVING holds).
+    `emit`: final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before
+    their time, marked final=false. `blanks` give the state's tables without rows.
     """
 
     window: Window
