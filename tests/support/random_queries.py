@@ -374,8 +374,8 @@ def _value(value: object) -> str:
         case bool() | None | str():
             return repr(value)
         case int() | float():
-            rounded = f"{float(value):.12g}"
-            return "0" if rounded in ("-0", "0") else rounded
+            # Sums that cancel leave noise around zero.
+            return "0" if abs(value) < 1e-9 else f"{float(value):.12g}"
         case list() | tuple():
             return "[" + ", ".join(_value(item) for item in value) + "]"
         case dict():
