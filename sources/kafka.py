@@ -55,7 +55,7 @@ TOPIC_STRIDE = 100_000  # split of a partition of the n-th topic: n * TOPIC_STRI
 HISTORY_BYTES = 16 << 20
 HISTORY_WAIT_MS = 100  # how long a broker waits at the end of a log before it says that nothing is there
 SILENT_S = 3.0  # a broker answers an idle fetch every half second; after so long it counts as away
-RENEW_S = 20.0  # after so long the consumer is made anew: whatever it waits for may never come
+RENEW_S = 20.0  # and after so long the consumer is made anew: whatever it waits for may never come
 NOTICE_S = 30.0  # how long a loss by retention stays in `trouble`
 RETRY_S = 2.0  # between attempts to connect, after some quicker ones
 COMMIT_S = 5.0
@@ -133,6 +133,7 @@ class KafkaSource:
         self._directory = Directory(kafka)
         self._readings: set[Reading] = set()
         self._learning = threading.Lock()
+        self._counting = threading.Lock()
         self._shape: Shape | None = None if settings.shape is None else Shape()
         self._looked_s = -math.inf
 
@@ -260,16 +261,22 @@ class KafkaSource:
                     rows = self._rows(replace(got, records=kept, next=min(got.next, last[got.partition])), columns)
                     if rows is not None:
                         yield rows
-                self.lost_offsets += taken.lost
+                self._count(lost=taken.lost)
                 if taken.away is not None and not taken.records:
                     raise KafkaAway(taken.away)
         finally:
             self._close_reading(reading)
 
+    def _count(self, tombstones: int = 0, lost: int = 0) -> None:
+        if tombstones or lost:
+            with self._counting:
+                self.tombstones += tombstones
+                self.lost_offsets += lost
+
     def _rows(self, got: Got, columns: Sequence[str]) -> Rows | None:
         """The messages as a batch; None where none has a value."""
         table, tombstones = batch_of(got.records, columns)
-        self.tombstones += tombstones
+        self._count(tombstones=tombstones)
         if table.num_rows == 0:
             return None
         return Rows(self._split(got.partition), table, self.clock.now_us(), got.next)
@@ -288,7 +295,7 @@ class KafkaReader:
 
     def poll(self, timeout_s: float, max_bytes: int) -> Sequence[Raw]:
         taken = self._source._loop.run(self._reading.take(timeout_s, max_bytes))
-        self._source.lost_offsets += taken.lost
+        self._source._count(lost=taken.lost)
         self._state = taken
         rows = (self._source._rows(got, self._columns) for got in taken.records)
         return tuple(one for one in rows if one is not None)
@@ -499,6 +506,7 @@ class Reading:
         self._connecting: asyncio.Task[None] | None = None
         self._fetching: asyncio.Task[Mapping[Partition, list[ConsumerRecord[bytes, bytes]]]] | None = None
         self._tried = asyncio.Event()
+        self._failed = False
         self._asides: set[asyncio.Task[None]] = set()
         self._away: str | None = None
         self._notice: tuple[float, str] | None = None
@@ -553,9 +561,12 @@ class Reading:
     async def _connect(self) -> None:
         """Tries until it has a consumer at its positions."""
         pause_s = 0.25
+        patience_s = self._kafka.request_timeout_s
+        if self._in_group:
+            patience_s += 2 * self._kafka.session_timeout_s  # the other members have so long to join again
         while self._consumer is None:
             try:
-                async with asyncio.timeout(self._kafka.request_timeout_s):
+                async with asyncio.timeout(patience_s):
                     self._consumer = await (self._join() if self._in_group else self._assign())
             except (KafkaError, OSError, TimeoutError) as error:
                 told = str(error) if isinstance(error, KafkaAway) else away(self._kafka, error, "connected")
@@ -588,9 +599,12 @@ class Reading:
             heartbeat_interval_ms=round(self._kafka.session_timeout_s * 300),
         )
         member = Member(self, consumer)
+        self._failed = False
         try:
             consumer.subscribe(self._kafka.topics, listener=member)
             await member.joined.wait()
+            if self._failed:
+                raise KafkaAway(self._away)
         except BaseException:
             await stopped(consumer)
             raise
@@ -598,9 +612,16 @@ class Reading:
 
     def _hold(self, consumer: AIOKafkaConsumer) -> None:
         """Assigns the partitions of our positions, and each goes on where it stands."""
+        self._forget_what_is_fetched()
         consumer.assign(list(self._positions))
         for partition, offset in self._positions.items():
             consumer.seek(partition, offset)
+
+    def _forget_what_is_fetched(self) -> None:
+        """Before a seek: what was fetched and not handed over will be fetched again. (A fetch that is under way
+        has nothing yet; what it brings will be what the new positions ask for.)"""
+        if self._fetching is not None and self._fetching.done():
+            self._fetching = None
 
     async def _drop(self, commit: bool = False) -> None:
         """Lets the consumer go; what it had fetched and not handed over will be fetched again."""
@@ -628,6 +649,9 @@ class Reading:
     async def _fetch(
         self, consumer: AIOKafkaConsumer, timeout_s: float, max_bytes: int, tails: Tails | None
     ) -> tuple[Got, ...]:
+        if self._failed:
+            await self._drop()
+            return ()
         if not self._in_group and tails is None:
             await self._take_new_partitions(consumer)
         if self._fetching is None:
@@ -649,8 +673,7 @@ class Reading:
             return ()
         except KafkaError as error:
             self._away = away(self._kafka, error, "asked for messages")
-            for partition in consumer.assignment() & self._positions.keys():
-                consumer.seek(partition, self._positions[partition])
+            self._rewind(consumer, self._positions)
             await asyncio.sleep(min(timeout_s, 0.25))
             return ()
         got = await self._hand_over(consumer, fetched)
@@ -668,11 +691,15 @@ class Reading:
         self, consumer: AIOKafkaConsumer, fetched: Mapping[Partition, list[ConsumerRecord[bytes, bytes]]]
     ) -> tuple[Got, ...]:
         """Moves our positions on, past records and also past what is none (markers, gaps). Never really waits:
-        each of our partitions has a position."""
+        each of our partitions has a position. Records of a partition that has none yet will come again."""
         for partition in consumer.assignment() & self._positions.keys():
             with contextlib.suppress(IllegalStateError):
                 self._positions[partition] = await consumer.position(partition)
-        got = tuple(Got(one, records, self._positions[one]) for one, records in fetched.items() if records)
+        got = tuple(
+            Got(one, records, self._positions[one])
+            for one, records in fetched.items()
+            if records and one in self._positions
+        )
         if got:
             records = got[0].records
             size = sum(max(0, one.serialized_value_size) for one in records[:100]) / min(100, len(records))
@@ -744,8 +771,7 @@ class Reading:
 
     async def leave(self, consumer: AIOKafkaConsumer, revoked: Iterable[Partition]) -> None:
         """Commits what was handed over. What was fetched and not handed over belongs to who comes next."""
-        if self._fetching is not None and self._fetching.done():
-            self._fetching = None
+        self._forget_what_is_fetched()
         await self._commit(consumer, {one: self._positions[one] for one in revoked if one in self._positions})
         self._handed |= self._positions
         self._positions = {}
@@ -753,13 +779,20 @@ class Reading:
     async def enter(self, consumer: AIOKafkaConsumer, assigned: Iterable[Partition]) -> None:
         """Each partition goes on where the group has committed, or where we know that we have handed over more
         (a commit may have failed)."""
-        found = {one: await consumer.committed(one) for one in assigned}
+        asked = tuple(assigned)
+        found = dict(zip(asked, await asyncio.gather(*map(consumer.committed, asked)), strict=True))
         begins = await self._directory.starts(None, tuple(one for one, at in found.items() if at is None))
+        self._forget_what_is_fetched()
         for partition in consumer.assignment() & found.keys():
             at = found[partition]
             at = begins[partition] if at is None else at
             self._positions[partition] = max(at, self._handed.get(partition, at))
             consumer.seek(partition, self._positions[partition])
+
+    def fail(self, why: str) -> None:
+        """The partitions have no positions: the next poll joins the group anew."""
+        self._away = why
+        self._failed = True
 
     async def _commit(self, consumer: AIOKafkaConsumer, offsets: Offsets) -> None:
         """As good as it goes: who takes over after a failed commit reads from the one before. One after the other,
@@ -786,7 +819,10 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._reading.leave(self._consumer, revoked)
 
     async def on_partitions_assigned(self, assigned: Iterable[Partition]) -> None:
-        await self._reading.enter(self._consumer, assigned)
+        try:
+            await self._reading.enter(self._consumer, assigned)
+        except (KafkaError, OSError, TimeoutError) as error:
+            self._reading.fail(str(error))
         self.joined.set()
 
 
