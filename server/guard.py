@@ -36,6 +36,9 @@ SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 REQUEST_ID = web.RequestKey("request_id", str)
 DEPTH_MAX = 64
 KEEPALIVE_S = 15.0
+LINGERING_S = 2.0  # for the rest of a body that was refused, so that its sender gets to read why
+ZSTD_WINDOW_BYTES = 8 << 20
+ZSTD_STEP_BYTES = 1024  # cannot unpack to more than 32 MiB, between two looks at the bound
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -103,9 +106,11 @@ def problem_of(request: web.Request, error: Exception) -> Problem:
 
 def answer(request: web.Request, problem: Problem) -> web.Response:
     body = problem.body(request[REQUEST_ID])
-    return web.Response(
-        status=problem.status, body=body, content_type=problems.CONTENT_TYPE, headers=CIMultiDict(problem.headers)
-    )
+    headers = CIMultiDict(problem.headers)
+    response = web.Response(status=problem.status, body=body, content_type=problems.CONTENT_TYPE, headers=headers)
+    if headers.get("Connection") == "close":
+        response.force_close()
+    return response
 
 
 # --- where a request comes from ----------------------------------------------------------------------------
@@ -166,7 +171,7 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
                 deadline.reschedule(min(allowed, loop.time() + limits.body_timeout))
     except TimeoutError:
         raise refuse(408, "body-timeout", "the body came too slowly", connection="close") from None
-    except web.HTTPException:
+    except Refusal:
         raise
     except Exception as error:
         raise refuse(400, "broken-body", f"the body could not be read: {error}", connection="close") from None
@@ -215,11 +220,26 @@ def unzipped(body: bytes, bytes_max: int) -> bytes:
 
 
 def unzstd(body: bytes, bytes_max: int) -> bytes:
-    try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(body, read_across_frames=True) as stream:
-            return bytes(stream.read(bytes_max + 1))
-    except zstandard.ZstdError:
-        raise refuse(400, "broken-body", "the body is not zstd, or not whole") from None
+    """All frames of a zstd body."""
+    parts: list[bytes] = []
+    size = 0
+    while body:
+        state = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).decompressobj()
+        at = 0
+        while at < len(body) and not state.eof:
+            try:
+                part = state.decompress(body[at : at + ZSTD_STEP_BYTES])
+            except zstandard.ZstdError:
+                raise refuse(400, "broken-body", "the body is not zstd") from None
+            at += ZSTD_STEP_BYTES
+            size += len(part)
+            if size > bytes_max:
+                raise too_large(bytes_max)
+            parts.append(part)
+        if not state.eof:
+            raise refuse(400, "broken-body", "the zstd body is not whole")
+        body = state.unused_data + body[at:]
+    return b"".join(parts)
 
 
 def body_text(body: bytes) -> str:
@@ -289,6 +309,7 @@ class Door(web.BaseSite):
                 self.runner.server,
                 loop=asyncio.get_running_loop(),
                 keepalive_timeout=KEEPALIVE_S,
+                lingering_time=LINGERING_S,
                 auto_decompress=False,  # bodies are decompressed here, with a bound
                 access_log=None,  # type: ignore[arg-type]
             )
