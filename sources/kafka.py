@@ -4,6 +4,9 @@ Each source has an event loop in a thread of its own; the calls of the engine's 
 of the classes `Directory` and `Reading` happens on that loop, one step at a time. Positions are ours: a record
 counts as read when `poll` has handed it over, and every disturbance (a broker that is away, a consumer made anew,
 a rebalance) goes on at what was handed over last.
+
+What limits is the client: it makes an object of each message (1.9 µs; columns take 0.2), so that one source gives
+about half a million messages of 200 bytes a second.
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from support.kafka_fixture import Kafka
 
 pytest_plugins = ["support.kafka_fixture"]
-pytestmark = pytest.mark.xdist_group("kafka")
 
 POLL_S = 0.2
 BYTES = 1 << 20

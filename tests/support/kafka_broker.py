@@ -39,7 +39,7 @@ class Broker:
     Where `setpriv` exists the JVM dies with the thread that started it, so that a killed test run leaves nothing.
     """
 
-    def __init__(self, *, settings: dict[str, str] | None = None) -> None:
+    def __init__(self) -> None:
         self._jars = jars()
         self._store = key_store(self._jars)
         self._home = Path(tempfile.mkdtemp(prefix="mql-kafka-"))
@@ -49,7 +49,7 @@ class Broker:
         self.tls_address = f"127.0.0.1:{tls}"
         self.ca_file = str(self._store.with_suffix(".pem"))
         self._process: subprocess.Popen[bytes] | None = None
-        self._write_settings(plain, sasl, tls, controller, settings or {})
+        self._write_settings(plain, sasl, tls, controller)
         self._format()
 
     def __enter__(self) -> Broker:
@@ -62,10 +62,6 @@ class Broker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
 
     def start(self) -> None:
         """Returns when the broker answers."""
@@ -118,7 +114,7 @@ class Broker:
             self._process.wait()
         self._process = None
 
-    def _write_settings(self, plain: int, sasl: int, tls: int, controller: int, more: dict[str, str]) -> None:
+    def _write_settings(self, plain: int, sasl: int, tls: int, controller: int) -> None:
         login = "org.apache.kafka.common.security"
         settings = {
             "process.roles": "broker,controller",
@@ -161,7 +157,7 @@ class Broker:
             "num.network.threads": "2",
             "num.io.threads": "2",
             "background.threads": "2",
-        } | more
+        }
         self._settings = self._home / "server.properties"
         self._settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
