@@ -91,7 +91,7 @@ def _aggregated(pieces: g.Grouping, window: Window, grouped: bool, extra: list[s
     whole = window.kind == "none" and not grouped
     main = ["0::BIGINT AS ws", "0::BIGINT AS we"] if whole else at
     seconds = _seconds(window)
-    results, columns = [], [*main, *extra]
+    results, columns = [], [*main, "count(*) AS n", *extra]
     for i, (direct, bag) in enumerate(zip(pieces.direct, pieces.bag_of, strict=True)):
         if direct:
             columns.append(f"{direct.replace('{seconds}', seconds)} AS a{i}")

@@ -1,0 +1,167 @@
+"""Runs a plan on one thread, step by step, with a clock that stands still: the same tasks, lines and operators as a
+runtime hosts, and nothing that depends on timing. Tests use it to compare routes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from mql.exec.deadletters import DeadLetter
+from mql.exec.graph import connect
+from mql.exec.items import MIN_US, Barrier, Batch, Done, End, Item, Operator, Raw, State, Tick, Watermark
+from mql.exec.kernel import Kernel
+from mql.exec.operators import build
+from mql.exec.scan import Decoder
+from mql.exec.splits import Splits
+from mql.exec.state import Snapshot, snapshot_bytes, snapshot_from_bytes
+from mql.planner.physical import OperatorSpec, Plan
+from mql.planner.placement import parallelism
+
+SECOND_US = 1_000_000
+
+
+@dataclass(slots=True)
+class Driven:
+    """What came out: rows as the last operators gave them (hidden columns included), dead letters, what was late."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    malformed: list[DeadLetter] = field(default_factory=list)
+    late: int = 0
+    ended: bool = False
+
+
+class Driver:
+    """One plan with `tasks` tasks per parallel stage, stepped by hand.
+
+    `restored`: the bytes of a snapshot to go on from, taken of as many tasks.
+    """
+
+    def __init__(
+        self, plan: Plan, kernel: Kernel, tasks: int = 1, *, now_us: int = 0, restored: bytes | None = None
+    ) -> None:
+        self.plan = plan
+        self.out = Driven()
+        self.now_us = now_us
+        self._session = kernel.session()
+        self._splits = Splits(plan.scan.idle_timeout_us, plan.scan.max_ahead_us)
+        self._graph = connect(plan, [parallelism(stage, tasks) for stage in plan.stages], self._make, self._tell)
+        self._decoders = tuple(
+            Decoder(self._session, plan.scan.encoding, plan.scan.time, plan.scan.columns, splits=self._splits)
+            for _ in self._graph.entries
+        )
+        self._states: dict[str, Mapping[int, State]] = {}
+        self._positions: dict[int, int] = {}
+        for task in self._graph.tasks:
+            task.on_snapshot = self._remember
+        if restored is not None:
+            self._restore(snapshot_from_bytes(restored))
+
+    def expect(self, splits: Sequence[int]) -> None:
+        """These splits will speak."""
+        self._splits.expect(splits, self.now_us)
+
+    def feed(self, raws: Sequence[Raw], *, watermarks: bool = True) -> None:
+        """One round: what came of each split goes to its task; then the watermark moves, and the clock by a second."""
+        count = len(self._graph.entries)
+        for at, decoder in enumerate(self._decoders):
+            mine = [raw for raw in raws if raw.split % count == at]
+            if not mine:
+                continue
+            decoded = decoder.decode(mine)
+            self.out.malformed.extend(decoded.malformed)
+            self._positions.update({raw.split: raw.next_offset for raw in mine})
+            self._graph.entries[at].put(Batch(decoded.table))
+        if watermarks:
+            self.watermark()
+        self.now_us += SECOND_US
+        self._to_all(Tick(self.now_us))
+
+    def watermark(self) -> None:
+        """The watermark that the splits allow, now."""
+        frontier = self._splits.frontier(self.now_us)
+        if frontier > MIN_US:
+            self._to_all(Watermark(frontier - self.plan.scan.lateness_us))
+
+    def snapshot(self, epoch: int) -> bytes:
+        """Sends a barrier through and gives what everybody knew as it passed."""
+        self._states = {}
+        self._to_all(Barrier(epoch))
+        names = {task.name for task in self._graph.tasks}
+        assert set(self._states) == names, "a barrier was lost"
+        return snapshot_bytes(Snapshot(self._states, self._splits.snapshot(), self._positions))
+
+    def finish(self) -> Driven:
+        """The input is over."""
+        self._to_all(End())
+        self.out.late = sum(counts.late for task in self._graph.tasks for counts in task.counts)
+        return self.out
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _to_all(self, item: Item) -> None:
+        for channel in self._graph.entries:
+            channel.put(item)
+        self._run()
+
+    def _run(self) -> None:
+        """Every task runs as long as it can, until nothing can."""
+        moved = True
+        while moved:
+            moved = False
+            for task in self._graph.tasks:
+                while task.ready:
+                    task.step()
+                    moved = True
+
+    def _make(self, stage: int, task: int, spec: OperatorSpec) -> Operator:
+        return build(spec, self._session)
+
+    def _tell(self, task: int, item: Item) -> None:
+        match item:
+            case Batch(table):
+                if not self.out.ended:
+                    self.out.tables.append(table)
+            case Done():
+                self.out.ended = True
+            case _:
+                pass
+
+    def _remember(self, name: str, epoch: int, states: Mapping[int, State]) -> None:
+        self._states[name] = states
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        for task in self._graph.tasks:
+            task.pipeline.restore(snapshot.tasks.get(task.name, {}))
+        if snapshot.splits is not None:
+            self._splits.restore(snapshot.splits, self.now_us)
+        self._positions = dict(snapshot.positions)
+
+
+def drive(
+    plan: Plan, rounds: Sequence[Sequence[Raw]], kernel: Kernel, tasks: int = 1, *, restart_every: int | None = None
+) -> Driven:
+    """Runs a plan over rounds of raw batches to its end. `restart_every`: after so many rounds it is stopped, put
+    into bytes, and goes on from them in tasks made anew."""
+    driver = Driver(plan, kernel, tasks)
+    driver.expect(sorted({raw.split for round in rounds for raw in round}))
+    watermarks = not plan.scan.bounded or plan.as_live
+    before: list[Driven] = []
+    for number, round in enumerate(rounds, 1):
+        driver.feed(round, watermarks=watermarks)
+        if restart_every is not None and number % restart_every == 0:
+            data = driver.snapshot(number)
+            before.append(driver.out)
+            driver.close()
+            driver = Driver(plan, kernel, tasks, now_us=driver.now_us, restored=data)
+            driver.out.ended = before[-1].ended
+    out = driver.finish()
+    driver.close()
+    return Driven(
+        [table for part in [*before, out] for table in part.tables],
+        [letter for part in [*before, out] for letter in part.malformed],
+        out.late,
+        out.ended,
+    )

@@ -1,0 +1,92 @@
+"""A running plan's state as bytes: named Arrow tables with a checksum, so that half a file is never taken for one.
+
+Layout: magic, SHA-256 of the rest, length of the header, header (JSON: names and lengths, and numbers), the tables as
+Arrow IPC streams one after the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from mql.exec.items import State
+
+MAGIC = b"MQLSTATE1\n"
+_DIGEST_BYTES = 32
+_LENGTH_BYTES = 8
+
+
+class BadState(Exception):
+    """The bytes are not a whole state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a plan knew at a barrier: the operators' states by task name and operator number, how far its splits had
+    come, and the next offset of each."""
+
+    tasks: Mapping[str, Mapping[int, State]] = field(default_factory=dict)
+    splits: pa.Table | None = None
+    positions: Mapping[int, int] = field(default_factory=dict)
+
+
+def snapshot_bytes(snapshot: Snapshot) -> bytes:
+    """The snapshot as bytes."""
+    tables = {
+        json.dumps([task, number, name]): table
+        for task, operators in snapshot.tasks.items()
+        for number, state in operators.items()
+        for name, table in state.items()
+    }
+    if snapshot.splits is not None:
+        tables[json.dumps(["", 0, "splits"])] = snapshot.splits
+    parts = {name: _table_bytes(table) for name, table in tables.items()}
+    header = json.dumps(
+        {
+            "tables": [[name, len(data)] for name, data in parts.items()],
+            "positions": {str(split): offset for split, offset in snapshot.positions.items()},
+        }
+    ).encode()
+    body = b"".join([len(header).to_bytes(_LENGTH_BYTES, "big"), header, *parts.values()])
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def snapshot_from_bytes(data: bytes) -> Snapshot:
+    """The snapshot that was written. BadState where a byte is missing or wrong."""
+    start = len(MAGIC) + _DIGEST_BYTES
+    if data[: len(MAGIC)] != MAGIC:
+        raise BadState("this is no snapshot, or one of another version")
+    body = data[start:]
+    if hashlib.sha256(body).digest() != data[len(MAGIC) : start]:
+        raise BadState("the snapshot is damaged: its checksum does not match")
+    at = _LENGTH_BYTES + int.from_bytes(body[:_LENGTH_BYTES], "big")
+    header = json.loads(body[_LENGTH_BYTES:at])
+    tasks: dict[str, dict[int, dict[str, pa.Table]]] = {}
+    splits = None
+    for name, length in header["tables"]:
+        table = _table_from_bytes(body[at : at + length])
+        at += length
+        task, number, key = json.loads(name)
+        if task:
+            tasks.setdefault(task, {}).setdefault(number, {})[key] = table
+        else:
+            splits = table
+    positions = {int(split): offset for split, offset in header["positions"].items()}
+    return Snapshot(tasks, splits, positions)
+
+
+def _table_bytes(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _table_from_bytes(data: bytes) -> pa.Table:
+    with pa.ipc.open_stream(data) as reader:
+        return reader.read_all()

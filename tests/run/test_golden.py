@@ -1,0 +1,82 @@
+"""Every golden case by every route: one task, four tasks, stopped at every barrier and restored, in one batch."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from support.golden import GOLDEN, Case, all_cases, as_json, read, with_rows, write
+from support.random_queries import SHAPE, normal
+from support.routes import batched, catalog, plan_of, raws, streamed
+
+from mql.exec.items import Raw
+from mql.exec.kernel import Kernel
+
+CASES = all_cases()
+KERNEL = Kernel()
+
+
+def rounds_of(case: Case) -> list[list[Raw]]:
+    """One event a round, in the order of the case: every event can be the border of a batch."""
+    return [raws([(split, at, text)]) for at, (split, text) in enumerate(case.events)]
+
+
+def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as the cases spell them: times in UTC, maps as objects."""
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
+        case list() if value and all(isinstance(item, tuple) for item in value):
+            return {str(key): count for key, count in value}
+        case _:
+            return value
+
+
+def compared(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return normal(plain(rows))
+
+
+def expected(lines: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return normal([json.loads(line) for line in lines])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_case_gives_its_rows_by_every_route(case: Case) -> None:
+    rounds = rounds_of(case)
+    bounded = plan_of(case.query, catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"))
+    want = expected(case.rows)
+    assert compared(batched(bounded, rounds, KERNEL)) == want
+    for tasks in (1, 4):
+        assert compared(streamed(bounded, rounds, KERNEL, tasks)) == want
+    assert compared(streamed(bounded, rounds, KERNEL, 2, restart_every=1)) == want
+    if case.live is None:
+        return
+    want = expected(case.live)
+    live = plan_of(case.query, catalog(SHAPE, bounded=False, lateness_us=case.lateness_us, unit="s"))
+    as_live = plan_of(
+        f"{case.query} SETTINGS late = 'as_live'",
+        catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"),
+    )
+    for tasks in (1, 4):
+        assert compared(streamed(live, rounds, KERNEL, tasks)) == want
+    assert compared(streamed(live, rounds, KERNEL, 2, restart_every=1)) == want
+    assert compared(batched(as_live, rounds, KERNEL)) == want
+    assert compared(streamed(as_live, rounds, KERNEL)) == want
+
+
+@pytest.mark.skipif("MQL_ACCEPT" not in os.environ, reason="only with MQL_ACCEPT=1: writes what the batch gives")
+def test_accept() -> None:
+    for path in sorted(GOLDEN.glob("*.case")):
+        cases = []
+        for case in read(path):
+            bounded = plan_of(case.query, catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"))
+            rows = plain(batched(bounded, rounds_of(case), KERNEL))
+            cases.append(with_rows(case, [as_json(row) for row in rows]))
+        write(path, cases)

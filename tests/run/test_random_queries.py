@@ -1,0 +1,64 @@
+"""Random queries over random streams, by every route, against a plain DuckDB statement written apart from the planner.
+
+MQL_QUERIES sets how many (2,000 by default), MQL_SEED the first seed; a failure names the seed that repeats it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from support.random_queries import SHAPE, Draw, Stream, normal, random_query, random_stream
+from support.routes import batched, catalog, plan_of, raws, streamed
+
+from mql.exec.items import Raw
+from mql.exec.kernel import Kernel
+
+QUERIES = int(os.environ.get("MQL_QUERIES", "2000"))
+FIRST = int(os.environ.get("MQL_SEED", "1"))
+CHUNK = 50
+KERNEL, ORACLE = Kernel(), Kernel()
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + QUERIES, CHUNK))
+def test_random_queries_equal_the_plain_statement(first: int) -> None:
+    for seed in range(first, min(first + CHUNK, FIRST + QUERIES)):
+        rng = random.Random(seed)
+        stream = random_stream(rng, rng.choice((0, 1, 20, 120)))
+        draw = random_query(rng, stream.lateness_us)
+        check(seed, rng, stream, draw)
+
+
+def check(seed: int, rng: random.Random, stream: Stream, draw: Draw) -> None:
+    """Bounded and live, streamed by a random number of tasks with random borders and restarts, and batched."""
+    rounds = random_rounds(rng, stream)
+    events = stream.table()
+    session = ORACLE.session()
+    want = normal(session.run(draw.sql_bounded, {"events": events}).to_pylist())
+    want_live = normal(session.run(draw.sql_live, {"events": events}).to_pylist())
+    session.close()
+    bounded = plan_of(draw.text, catalog(SHAPE, bounded=True, lateness_us=stream.lateness_us))
+    tasks, restart = rng.choice((1, 2, 3)), rng.choice((None, None, 1, 3))
+    where = f"seed {seed}, {tasks} tasks, restart every {restart}: {draw.text}"
+    assert normal(batched(bounded, rounds, KERNEL)) == want, f"batch, {where}"
+    assert normal(streamed(bounded, rounds, KERNEL, tasks, restart)) == want, f"bounded stream, {where}"
+    if not draw.live:
+        return
+    live = plan_of(draw.text, catalog(SHAPE, bounded=False, lateness_us=stream.lateness_us))
+    assert normal(streamed(live, rounds, KERNEL, tasks, restart)) == want_live, f"live stream, {where}"
+    as_live = plan_of(
+        f"{draw.text} SETTINGS late = 'as_live'", catalog(SHAPE, bounded=True, lateness_us=stream.lateness_us)
+    )
+    assert normal(batched(as_live, rounds, KERNEL)) == want_live, f"batch as live, {where}"
+
+
+def random_rounds(rng: random.Random, stream: Stream) -> list[list[Raw]]:
+    """The stream in batches of random size."""
+    rounds, at = [], 0
+    while at < len(stream.events):
+        size = rng.choice((1, 3, 10, 50, 500))
+        part = stream.events[at : at + size]
+        rounds.append(raws([(event.split, event.offset, event.text) for event in part]))
+        at += size
+    return rounds

@@ -1,0 +1,82 @@
+"""One plan by every route: how golden cases and random queries are run and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mql.catalog import Catalog, SourceInfo, TimeRule
+from mql.exec.drive import drive
+from mql.exec.items import Raw, Rows
+from mql.exec.kernel import Kernel
+from mql.exec.scan import Decoder
+from mql.exec.splits import Splits
+from mql.planner.compile import compile_query
+from mql.planner.physical import Plan
+from mql.schema import Shape
+
+AHEAD_US = 10**18
+"""Events of tests lie anywhere in time: none is too far ahead."""
+
+
+def catalog(shape: Shape, *, bounded: bool, lateness_us: int, unit: str = "ms") -> Catalog:
+    """One source, `events`, whose time is the property `ts`."""
+    info = SourceInfo(
+        "events",
+        shape,
+        time=TimeRule(("ts",), unit),
+        lateness_us=lateness_us,
+        max_ahead_us=AHEAD_US,
+        bounded=bounded,
+    )
+    return Catalog({"events": info})
+
+
+def plan_of(text: str, catalog: Catalog, **given: Any) -> Plan:
+    return compile_query(text, catalog, **given)
+
+
+def raws(events: Sequence[tuple[int, int, str]]) -> list[Raw]:
+    """Events (split, offset, text), in the order they came, as one raw batch a split."""
+    found: list[Raw] = []
+    for split in dict.fromkeys(split for split, _, _ in events):
+        mine = [(offset, text) for of, offset, text in events if of == split]
+        table = pa.record_batch(
+            {"_raw": pa.array([text for _, text in mine]), "_offset": pa.array([at for at, _ in mine], pa.int64())}
+        )
+        found.append(Rows(split, table, AHEAD_US, mine[-1][0] + 1))
+    return found
+
+
+def streamed(
+    plan: Plan, rounds: Sequence[Sequence[Raw]], kernel: Kernel, tasks: int = 1, restart_every: int | None = None
+) -> list[dict[str, Any]]:
+    """The rows that a stream ends with: of keyed rows the last revision of each key, less the deleted."""
+    out = drive(plan, rounds, kernel, tasks, restart_every=restart_every)
+    return told(plan, out.tables)
+
+
+def told(plan: Plan, tables: Sequence[pa.Table]) -> list[dict[str, Any]]:
+    names = [name for name, _ in plan.result.columns]
+    if not plan.result.keyed:
+        return [row for table in tables for row in table.select(names).to_pylist()]
+    last: dict[str, dict[str, Any]] = {}
+    for table in tables:
+        for row in table.to_pylist():
+            known = last.get(row["_key"])
+            assert known is None or row["_revision"] > known["_revision"], "a revision did not grow"
+            last[row["_key"]] = row
+    return [{name: row[name] for name in names} for row in last.values() if row["_op"] != "delete"]
+
+
+def batched(plan: Plan, rounds: Sequence[Sequence[Raw]], kernel: Kernel) -> list[dict[str, Any]]:
+    """The rows of the plan's one statement over all events."""
+    session = kernel.session()
+    splits = Splits(plan.scan.idle_timeout_us, plan.scan.max_ahead_us)
+    decoder = Decoder(session, plan.scan.encoding, plan.scan.time, plan.scan.columns, splits=splits)
+    tables = [decoder.decode(round).table for round in rounds if round] or [decoder.decode([]).table]
+    rows = session.run(plan.batch, {"events": pa.concat_tables(tables)})
+    session.close()
+    return rows.select([name for name, _ in plan.result.columns]).to_pylist()  # type: ignore[no-any-return]
