@@ -243,7 +243,7 @@ def _window(window: Window) -> str:
 
 
 def _anomaly(anomaly: Anomaly) -> str:
-    text = f"ANOMALY ON {_bound(anomaly.on, 0)}"
+    text = f"ANOMALY ON {_before_by(_bound(anomaly.on, 0))}"
     if anomaly.method is not None:
         text += f" USING {_call(anomaly.method)}"
     options = dict(anomaly.options)
@@ -262,14 +262,19 @@ def _anomaly(anomaly: Anomaly) -> str:
     return text
 
 
+def _before_by(text: str) -> str:
+    """In brackets what ends like the beginning of a clause: `order` before BY."""
+    return f"({text})" if re.search(r"\b(group|order|partition)$", text, re.IGNORECASE) else text
+
+
 def _option(value: Expression | str | tuple[Expression, ...]) -> str:
     match value:
         case str():
             return value.upper()
         case tuple():
-            return _expressions(value)
+            return _list(_before_by(_bound(expression, 0)) for expression in value)
         case expression:
-            return _bound(expression, 0)
+            return _before_by(_bound(expression, 0))
 
 
 def _unit_of(option: str) -> str:

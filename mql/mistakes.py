@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 from mql.errors import MqlError, Span
 
 Accepted = Callable[[int], Collection[str]]
 
 _WORD = re.compile(r"\w+|==[~+]|[=<>!~:|&]{1,3}|\S")
-_LAST_WORD = re.compile(r"(\w+)\s*$")
+WORD_LENGTH_MAX = 40
+LOOKED_BACK_MAX = 8 * 1024  # to look back is to parse once more
 _OPERAND = frozenset(
     {"NAME", "TICKED", "STRING", "NUMBER", "TRUTH", "NULL", "PARAM", "SIGN", "NOT", "CASE", "CAST", "EXISTS", "EXTRACT"}
     | {"INTERVAL", "TIMESTAMP", "DATE", "DURATION", "LPAR", "LSQB"}
@@ -42,6 +43,7 @@ _SPOKEN: dict[str, tuple[str, ...]] = {
     "RBRACE": ('"}"',),
     "EQUAL": ('"="',),
     "COLON": ('":"',),
+    "STAR": ('"*"',),
     "VBAR": ('"|"',),
     "_DOT": ('"."',),
     "_SEMICOLON": (),
@@ -108,7 +110,8 @@ def explain(text: str, position: int, accepted: Collection[str], accepted_at: Ac
     found = _WORD.match(text, _skip_blanks(text, position))
     if found is None:
         return _at_the_end(text, before, accepted)
-    word, span = found.group(), Span(*found.span())
+    span = Span(*found.span())
+    word = found.group() if span.end - span.start <= WORD_LENGTH_MAX else f"{found.group()[:WORD_LENGTH_MAX]}…"
     if re.search(r"\bfrom\b", before, re.IGNORECASE):
         accepted = set(accepted) - {"FROM"}
     return (
@@ -129,21 +132,30 @@ def _skip_blanks(text: str, position: int) -> int:
     return len(text) - len(text[position:].lstrip())
 
 
+def _last_word(before: str) -> tuple[str, int]:
+    """The word that a text without blanks at its end ends with, and where it starts; "" where it ends otherwise."""
+    start = len(before)
+    while start > 0 and (before[start - 1].isalnum() or before[start - 1] == "_"):
+        start -= 1
+        if len(before) - start > WORD_LENGTH_MAX:
+            return "", len(before)
+    return before[start:], start
+
+
 def _at_the_end(text: str, before: str, accepted: Collection[str]) -> MqlError:
     end = Span(len(text), len(text))
     if not before:
         return MqlError("the query is empty", end, "A query begins with SELECT, such as SELECT * FROM requests.")
-    last = _LAST_WORD.search(before)
-    if last and last[1].lower() in ("and", "or", "not") and "NAME" in accepted:
-        return MqlError("the query ends too early", end, f'"{last[1]}" needs a condition after it.')
+    last, _ = _last_word(before)
+    if last.lower() in ("and", "or", "not") and "NAME" in accepted:
+        return MqlError("the query ends too early", end, f'"{last}" needs a condition after it.')
     return MqlError("the query ends too early", end, _expected(accepted))
 
 
 def _known_mistake(text: str, before: str, word: str, span: Span, accepted: Collection[str]) -> MqlError | None:
     """The mistakes that have a sentence of their own, the most telling first."""
     lower = word.lower()
-    last_word = _LAST_WORD.search(before)
-    last = last_word[1].lower() if last_word else ""
+    last = _last_word(before)[0].lower()
     unexpected = f'unexpected "{word}"'
     if before.endswith(";"):
         return MqlError(
@@ -169,7 +181,7 @@ def _known_mistake(text: str, before: str, word: str, span: Span, accepted: Coll
         return MqlError(f'"{lower}" is not available', span, "UNION ALL puts the rows of both queries together.")
     if "using" in (lower, last) and re.search(r"\bjoin\b", before, re.IGNORECASE):
         return MqlError('"using" is not available in joins', span, "Write ON a.id = b.id, with your own names.")
-    if lower == "offset" and re.search(r"\blimit\s+\S+$", before, re.IGNORECASE):
+    if lower == "offset" and re.search(r"\blimit\s+\S+$", before[-WORD_LENGTH_MAX:], re.IGNORECASE):
         return MqlError('"limit" has no "offset"', span, "A stream has no pages; take the first rows with LIMIT alone.")
     if last == "over" and lower in ("partition", "order"):
         return MqlError(
@@ -179,17 +191,15 @@ def _known_mistake(text: str, before: str, word: str, span: Span, accepted: Coll
         return MqlError(unexpected, span, f"The first rows are asked for at the end: LIMIT {word}.")
     if lower == "is":
         return MqlError('"is" needs a test', span, "Write IS NULL, IS NOT NULL, IS TRUE or IS DISTINCT FROM.")
-    if lower in _UNITS and re.search(r"\d$", before):
-        number = re.search(r"[\d.]+$", before)
-        written = number.group() if number else "10"
-        return MqlError(unexpected, span, f"A short unit is written without a blank: {written}{word}.")
+    if lower in _UNITS and last.isdigit():
+        return MqlError(unexpected, span, f"A short unit is written without a blank: {last}{word}.")
     return _known_sign(text, before, word, span, accepted) or _missing_comma(before, word, span, accepted)
 
 
 def _known_sign(text: str, before: str, word: str, span: Span, accepted: Collection[str]) -> MqlError | None:
     """The same for signs."""
-    joined = re.search(r"[=<>!~]*$", before)
-    signs = (joined.group() if joined and len(before) == span.start else "") + word
+    joined = before[len(before.rstrip("=<>!~")) :] if len(before) == span.start else ""
+    signs = joined[-3:] + word
     whole = Span(span.end - len(signs), span.end)
     match signs:
         case "&":
@@ -233,13 +243,13 @@ def _missing_comma(before: str, word: str, span: Span, accepted: Collection[str]
 
 def _misspelt_before(before: str, accepted_at: Accepted) -> MqlError | None:
     """A misspelt keyword was taken for a name, and what follows made no sense: `select a form b`."""
-    last = _LAST_WORD.search(before)
-    if last is None or last[1][0].isdigit():
+    last, start = _last_word(before)
+    if not last or last[0].isdigit() or start > LOOKED_BACK_MAX:
         return None
-    accepted = accepted_at(last.start())
-    if "NAME" not in accepted and last.start() > 0:
+    accepted = accepted_at(start)
+    if "NAME" not in accepted and start > 0:
         return None
-    return _misspelt(last[1], Span(*last.span(1)), [terminal for terminal in accepted if terminal not in _OPERAND])
+    return _misspelt(last, Span(start, len(before)), [terminal for terminal in accepted if terminal not in _OPERAND])
 
 
 def _misspelt(word: str, span: Span, accepted: Collection[str]) -> MqlError | None:
@@ -259,14 +269,14 @@ def _keywords(accepted: Collection[str]) -> list[str]:
     return sorted({word for terminal in accepted for word in words_of(terminal) if word.isupper() and word.isascii()})
 
 
-def _near(word: str, keywords: Iterable[str]) -> str | None:
+def _near(word: str, keywords: Collection[str]) -> str | None:
     """The keyword or phrase that a mistyped word most likely meant; it is told by its first word."""
-    if len(word) < 3 or not word.isalpha():
+    if not 3 <= len(word) <= WORD_LENGTH_MAX or not word.isalpha():
         return None
     by_first = {keyword.split()[0].lower(): keyword for keyword in keywords}
     if word.lower() in by_first:
-        phrase = by_first[word.lower()]
-        return phrase if " " in phrase else None
+        phrases = [keyword for keyword in keywords if keyword.split()[0].lower() == word.lower()]
+        return phrases[0] if len(phrases) == 1 and " " in phrases[0] else None
     found = difflib.get_close_matches(word.lower(), by_first, n=1, cutoff=0.72)
     return by_first[found[0]] if found else None
 

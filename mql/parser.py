@@ -21,7 +21,7 @@ from mql import mistakes
 from mql.errors import MqlError, Span, did_you_mean
 from mql.precedence import InTail, Item, Operator, arrange
 from mql.regexes import check_regex
-from mql.scan import blank_comments
+from mql.scan import blank_comments, without_comments
 from mql.syntax import (
     Anomaly,
     AnyElement,
@@ -59,6 +59,7 @@ from mql.syntax import (
     Window,
 )
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789"
 COLUMNS_MAX = 1_000
 DEPTH_MAX = 128
 DIGITS_MAX = 38
@@ -84,7 +85,7 @@ def parse(text: str) -> Query:
 
 def expected_at(text: str, offset: int) -> list[str]:
     """What may be written at an offset of a text: keywords in capitals, and "name", "value" and the like, sorted."""
-    before = re.sub(r"\w+$", "", text[:offset])
+    before = without_comments(text[:offset]).rstrip(_LETTERS)
     return sorted({word for terminal in _accepted_at(before) for word in mistakes.words_of(terminal)})
 
 
@@ -799,11 +800,11 @@ class _Builder:
     def instant(self, kids: Kids, span: Span) -> Instant:
         try:
             moment = datetime.fromisoformat(_unquoted(kids[0]).strip())
-        except ValueError:
+            moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
             raise MqlError(
                 f"{kids[0]} is no timestamp", _span_of(kids[0]), "Write it as: TIMESTAMP '2026-01-31T12:00:00Z'."
             ) from None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         since_epoch = moment - datetime(1970, 1, 1, tzinfo=UTC)
         return Instant((since_epoch.days * 86_400 + since_epoch.seconds) * 1_000_000 + since_epoch.microseconds, span)
 

@@ -25,6 +25,7 @@ _KEY = re.compile(
     r"""\[\s*(?:"(?:\\"(?!\s*\])|""|[^"])*+"|'(?:\\'(?!\s*\])|''|[^'])*+')\s*\]"""  # as KEY_STEP in the grammar
 )
 _WORD = re.compile(r"""\w+|'[^']*+'|"[^"]*+"|\[\s*(?:'[^']*+'|"[^"]*+")\s*\]|[^\w\s]""")
+_COMMENT_OR_QUOTED = re.compile(r"""'[^']*+'|"[^"]*+"|`[^`]*+`|--[^\n]*|/\*(?:[^*]|\*(?!/))*+\*/""")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _KINDS = {"'": "string", '"': "string", "`": "name in backticks"}
 
@@ -34,10 +35,8 @@ def blank_comments(text: str) -> str:
 
     Raises MqlError for a text that is too long or too deep, and for what is opened and never closed.
     """
-    if len(text) > TEXT_BYTES_MAX or len(text.encode("utf-8", "replace")) > TEXT_BYTES_MAX:
-        raise MqlError(
-            "the query is longer than 64 KiB", Span(0, 0), "Put long lists of values into a table and join it."
-        )
+    if _bytes_of(text) > TEXT_BYTES_MAX:
+        raise MqlError("the query is longer than 64 KiB", Span(0, 0), "Put long lists of values into a table; join it.")
     blanked: list[str] = []
     opened: list[tuple[str, int]] = []
     kept_to = at = 0
@@ -75,6 +74,21 @@ def blank_comments(text: str) -> str:
             "Put long lists of values into a table and join it.",
         )
     return clean
+
+
+def _bytes_of(text: str) -> int:
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        at = Span(error.start, error.end)
+        raise MqlError("the text holds half a character", at, "Send it as UTF-8.", text=text[: error.start]) from None
+
+
+def without_comments(text: str) -> str:
+    """The same for a text that is still being written: nothing is refused."""
+    return _COMMENT_OR_QUOTED.sub(
+        lambda found: re.sub(r"[^\n]", " ", found[0]) if found[0][0] in "-/" else found[0], text
+    )
 
 
 def _end_of_comment(text: str, start: int) -> int:

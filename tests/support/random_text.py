@@ -190,7 +190,7 @@ def _anomaly(rng: random.Random, depth: int) -> str:
         "LIMIT 20 PER WINDOW",
     ]
     chosen = [option for option in options if rng.random() < 0.3]
-    return " ".join([f"ANOMALY ON {random_expression(rng, depth)}", *chosen])
+    return " ".join([f"ANOMALY ON ({random_expression(rng, depth)})", *chosen])
 
 
 _CLAUSES = [
