@@ -47,6 +47,19 @@ class Shared:
         """Calls the engine or a source on a thread: nothing that could wait runs on the loop."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
 
+    async def call_or_undo(self, undo: Callable[[T], Any], function: Callable[..., T], *arguments: Any) -> T:
+        """Like `call`; if the caller is cancelled meanwhile, what the function gives is undone, on a thread too."""
+        result = asyncio.ensure_future(self.call(function, *arguments))
+        try:
+            return await asyncio.shield(result)
+        except asyncio.CancelledError:
+            result.add_done_callback(lambda done: self.undo(undo, done))
+            raise
+
+    def undo(self, undo: Callable[[T], Any], done: asyncio.Future[T]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self.leave(undo, done.result())
+
     def leave(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Calls it on a thread without waiting: for what must be let go of though the handler is being cancelled."""
         future = asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import parse_qsl
@@ -11,12 +11,15 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from mql.errors import MqlError
 from mql.exec.engine import Options, Running
 from server.guard import body_text, decoded, parse_json, read_body
 from server.problems import refuse
 from server.routes.route import ARROW, CSV, EVENTS, FORM, JSON, LINES, TEXT, Parameter
 from server.settings import Limits, Seconds
 from server.shared import Shared, shared_of
+
+log = logging.getLogger("server")
 
 OVER = frozenset({"done", "ended", "failed", "cancelled", "deleted", "limit", "timeout", "finished", "stopped"})
 FORMATS: Mapping[str, str] = {"json": JSON, "ndjson": LINES, "sse": EVENTS, "csv": CSV, "arrow": ARROW}
@@ -116,19 +119,18 @@ async def begin(shared: Shared, ask: Ask, linger_s: float) -> Running:
         raise refuse(429, "too-many-queries", f"{limits.queries} queries run already", hint, retry_after="1")
     options = options_of(ask, limits, linger_s)
     shared.starting += 1
-    starting = asyncio.ensure_future(shared.call(shared.engine.start, ask.query, ask.params, options))
     try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        starting.add_done_callback(lambda done: end_unwanted(shared, done))
-        raise
+        running = await shared.call_or_undo(end, shared.engine.start, ask.query, ask.params, options)
+    except MqlError as error:
+        raise error.in_text(ask.query) from None
     finally:
         shared.starting -= 1
+    log.info("query %s: %s", running.id, ask.query)
+    return running
 
 
-def end_unwanted(shared: Shared, started: asyncio.Future[Running]) -> None:
-    if not started.cancelled() and started.exception() is None:
-        shared.leave(started.result().cancel, "deleted")
+def end(running: Running) -> None:
+    running.cancel("deleted")
 
 
 def count_running(shared: Shared) -> int:

@@ -74,32 +74,37 @@ async def flow(
     shared = shared_of(request)
     reader = Reader(taps, shared.bell)
     kind = pen.content_type
+    coding = coding_of(request.headers.get("Accept-Encoding", ""))
+    response = response_of(kind, coding, headers or {})
+    line = Line(request, response, SQUEEZES[coding]() if coding is not None else Plain(), shared)
     shared.readers.add(reader)
     shared.metrics.readers.labels(NAMES[kind]).inc()
     try:
-        response, squeeze = await prepare(request, kind, headers or {})
-        line = Line(request, response, squeeze, shared)
+        set_socket(request)
+        await response.prepare(request)
         await pour(reader, Counting(pen, shared), line.send)
         await line.end()
-        return response
+    except ConnectionError:
+        log.debug("the reader of %s has left", request.path)
     except Cut as cut:
         shared.metrics.cut.labels("short").inc()
-        log.info("stream cut (%s): %s", request.path, cut)
+        log.info("%s is cut off, for it would not be whole: %s", request.path, cut)
         close_connection(request)
-        return response
-    except ConnectionError:
-        return response
+    except Exception:
+        shared.metrics.cut.labels("internal").inc()
+        log.exception("%s is cut off", request.path)
+        close_connection(request)
     finally:
         shared.readers.discard(reader)
         shared.metrics.readers.labels(NAMES[kind]).dec()
         reader.close()
         for tap in taps:
             shared.leave(tap.subscription.close)
+    return response
 
 
-async def prepare(request: web.Request, kind: str, headers: dict[str, str]) -> tuple[web.StreamResponse, Squeeze]:
-    """The answer with its headers sent, and what compresses its body."""
-    coding = coding_of(request.headers.get("Accept-Encoding", ""))
+def response_of(kind: str, coding: str | None, headers: dict[str, str]) -> web.StreamResponse:
+    """The answer with the headers of a stream."""
     response = web.StreamResponse(headers=headers)
     charset = "; charset=utf-8" if kind != ARROW else ""
     response.headers["Content-Type"] = kind + charset
@@ -108,9 +113,7 @@ async def prepare(request: web.Request, kind: str, headers: dict[str, str]) -> t
     response.headers["Vary"] = "Accept, Accept-Encoding"
     if coding is not None:
         response.headers["Content-Encoding"] = coding
-    set_socket(request)
-    await response.prepare(request)
-    return response, SQUEEZES[coding]() if coding is not None else Plain()
+    return response
 
 
 def set_socket(request: web.Request) -> None:

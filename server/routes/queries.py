@@ -205,8 +205,14 @@ async def streams(request: web.Request) -> web.StreamResponse:
     check_readers(shared)
     found = [await known(shared, id) for id in wanted]
     pen = pen_of(request, shared, kind, {each.id: each for each in found})
-    subscriptions = [await subscribe(shared, each, cursors.get(each.id), on_lag) for each in found]
-    taps = [Tap(each.id, each, subscription) for each, subscription in zip(found, subscriptions, strict=True)]
+    taps: list[Tap] = []
+    try:
+        for each in found:
+            taps.append(Tap(each.id, each, await subscribe(shared, each, cursors.get(each.id), on_lag)))
+    except BaseException:
+        for tap in taps:
+            shared.leave(tap.subscription.close)
+        raise
     return await flow(request, taps, pen)
 
 
@@ -277,7 +283,11 @@ async def known(shared: Shared, id: str) -> Running:
 
 
 async def subscribe(shared: Shared, running: Running, cursor: str | None, on_lag: str | None) -> Subscription:
-    return await shared.call(running.subscribe, cursor, on_lag)
+    return await shared.call_or_undo(close, running.subscribe, cursor, on_lag)
+
+
+def close(subscription: Subscription) -> None:
+    subscription.close()
 
 
 def check_readers(shared: Shared) -> None:
