@@ -411,7 +411,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Anomaly:
-    """The ANOMALY clause. `method` with its named arguments, the rest by option name, as written."""
+    """The ANOMALY clause. `method` with its named arguments (`1%` is 0.01), the rest by option name.
+
+    direction, transform: a word in lower case; by, among, minimum: expressions; history, warmup, rearm: a length of
+    time, or history_windows, warmup_windows, rearm_windows: a count; for, of: counts, both or neither; relative_to:
+    an expression; limit: rows per window.
+    """
 
     on: Expression
     method: Call | None = None
@@ -430,7 +435,9 @@ class Limit:
 class Query:
     """One query. `explain` is None or one of: plan analyze logical physical sql estimate.
 
-    `sources` is empty where FROM was left out; several are merged, as in Mantis' `from a, b`.
+    `sources` is empty where FROM was left out; several are merged, as in Mantis' `from a, b`. `union` holds the further
+    queries of UNION ALL; the first one then keeps ORDER BY, LIMIT, EMIT, LATENESS, SINCE, UNTIL, REPLAY SPEED and
+    SETTINGS, which are about all of them.
     """
 
     select: tuple[SelectItem, ...]
