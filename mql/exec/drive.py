@@ -13,6 +13,7 @@ from mql.exec.graph import connect
 from mql.exec.items import MIN_US, Barrier, Batch, Done, End, Item, Operator, Raw, State, Tick, Watermark
 from mql.exec.kernel import Kernel
 from mql.exec.operators import build
+from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoder
 from mql.exec.splits import Splits
 from mql.exec.state import Snapshot, snapshot_bytes, snapshot_from_bytes
@@ -48,7 +49,14 @@ class Driver:
         self._splits = Splits(plan.scan.idle_timeout_us, plan.scan.max_ahead_us)
         self._graph = connect(plan, [parallelism(stage, tasks) for stage in plan.stages], self._make, self._tell)
         self._decoders = tuple(
-            Decoder(self._session, plan.scan.encoding, plan.scan.time, plan.scan.columns, splits=self._splits)
+            Decoder(
+                self._session,
+                plan.scan.encoding,
+                plan.scan.time,
+                plan.scan.columns,
+                splits=self._splits,
+                prefilter=None if plan.scan.needles is None else Prefilter(plan.scan.needles),
+            )
             for _ in self._graph.entries
         )
         self._states: dict[str, Mapping[int, State]] = {}

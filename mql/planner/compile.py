@@ -14,7 +14,8 @@ from mql.planner.batch import batch_sql
 from mql.planner.binder import BoundQuery, Given, bind
 from mql.planner.logical import Logical
 from mql.planner.lower import Parts, keeps_top, parts_of, stages_of
-from mql.planner.physical import Plan, Result, Scan
+from mql.planner.needles import needles
+from mql.planner.physical import Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
 
 
@@ -63,14 +64,15 @@ def compile_forms(
 def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) -> Plan:
     parts = parts_of(logical)
     ends = parts.scan.until.kind != "live"
+    late_matters = not ends or bound.as_live
     speak = parts.speak
     replaces = speak.kind in ("changes", "every") or speak.early_us is not None
     keyed = keeps_top(parts) or (parts.group is not None and replaces)
     return Plan(
         text=text,
         hash=hashlib.sha256(repr((logical, bound.as_live)).encode()).hexdigest()[:32],
-        scan=_scan(parts),
-        stages=stages_of(parts, late_matters=not ends or bound.as_live),
+        scan=_scan(parts, late_matters),
+        stages=stages_of(parts, late_matters),
         result=Result(bound.columns, keyed, parts.window is not None, speak.kind),
         batch=batch_sql(parts, bound.as_live),
         as_live=bound.as_live,
@@ -79,7 +81,7 @@ def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) ->
     )
 
 
-def _scan(parts: Parts) -> Scan:
+def _scan(parts: Parts, late_matters: bool) -> Scan:
     scan, info = parts.scan, parts.scan.info
     return Scan(
         source=info.name,
@@ -91,5 +93,17 @@ def _scan(parts: Parts) -> Scan:
         max_ahead_us=info.max_ahead_us,
         since=scan.since,
         until=scan.until,
+        needles=_needles(parts, late_matters),
         shape_version=info.shape.version,
     )
+
+
+def _needles(parts: Parts, late_matters: bool) -> Needles | None:
+    """What lets the scan skip events unread. One that is skipped has no known time, and is in no rate sample."""
+    info = parts.scan.info
+    by_rate = parts.sampled is not None and parts.sampled.per_second is not None
+    if parts.where is None or info.encoding != "json" or by_rate:
+        return None
+    time_matters = late_matters and (parts.window is not None or parts.arrange is not None)
+    envelope = frozenset(field.name for field in info.envelope)
+    return needles(parts.where, time_matters and info.time.path is not None, envelope)

@@ -354,7 +354,8 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
             return f"SELECT {shown}{found} FROM ({base}) GROUP BY {', '.join(['w', *names])}{having}"
         base = f"SELECT *, unnest({windows}) AS u FROM ({base})"
         base = f"SELECT *, u.ws AS ws, u.we AS we FROM ({base})"
-        inner = f"SELECT ws, we, {found} FROM (SELECT * FROM ({base}) WHERE {late}) GROUP BY {', '.join(['ws', 'we', *names])}{having}"
+        group = ", ".join(["ws", "we", *names])
+        inner = f"SELECT ws, we, {found} FROM (SELECT * FROM ({base}) WHERE {late}) GROUP BY {group}{having}"
         shown = ", ".join([*names, *(f"a{i}" for i in range(len(calls)))])
         return (
             f"SELECT make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end, {shown} FROM ({inner}){tail}"
