@@ -2,86 +2,51 @@
 
 from __future__ import annotations
 
+import secrets
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 
 from mql.catalog import Catalog
-from mql.exec.clock import Clock
+from mql.errors import MqlError, did_you_mean
+from mql.exec.backfill import Backfill, held_for
+from mql.exec.clock import Clock, SystemClock
+from mql.exec.collect import Collector
+from mql.exec.deadletters import DeadLetters
 from mql.exec.feed import Source
-from mql.exec.frames import Frame
+from mql.exec.frames import Failed, Phase, RowsFrame
+from mql.exec.graph import connect
+from mql.exec.hub import Feed, Hub
+from mql.exec.items import MIN_US, Operator
+from mql.exec.kernel import Kernel, Session
+from mql.exec.operators import build
+from mql.exec.results import Results
+from mql.exec.running import Execution, Options, Running, Subscription, is_joinable
+from mql.exec.runtimes.local import LocalRuntime
+from mql.planner.compile import Compiled, compile_forms
+from mql.planner.explain import explain
+from mql.planner.physical import OperatorSpec, Plan, Scan
+from mql.planner.placement import Placement, place, show_placement
+
+__all__ = ["Engine", "EngineApi", "Options", "Running", "Subscription"]
+
+BEAT_S = 0.1
+HUB_LINGER_S = 2.0
+STOP_S = 1.5
+COMPILED_MAX = 256
+KEPT_OVER_MAX = 200
+"""How many queries that have ended stay in the listing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a query is run.
+class Engine:
+    """Sources, and the queries that run on them. Thread-safe; the user's errors are MqlError.
 
-    `on_lag`: conflate, drop or disconnect (None: by the kind of result). `max_rows`: end after so many.
-    `timeout_s`: end after so long. `name`: what listings show. `early_us`: early values every so often where the
-    query says no EMIT of its own (the console and the terminal ask for a second). `linger_s`: how long the query outlives its last
-    reader. `route`: "auto", "stream" or "batch" for bounded queries.
+    `workers`: threads that run tasks. `default`: the source of a query that names none. `piped`: the one that stands
+    for any undeclared name.
     """
-
-    on_lag: str | None = None
-    max_rows: int | None = None
-    timeout_s: float | None = None
-    name: str | None = None
-    early_us: int | None = None
-    linger_s: float = 30.0
-    route: str = "auto"
-
-
-class Subscription(Protocol):
-    """One reader's view of a running query: a bounded queue of frames of its own. Thread-safe."""
-
-    def take(self, max_frames: int = 100) -> Sequence[Frame]:
-        """What waits now, without blocking. Meta comes first; after Ended or Failed nothing comes."""
-        ...
-
-    def wait(self, timeout_s: float) -> bool:
-        """Blocks until something waits (True) or the time is over."""
-        ...
-
-    def on_ready(self, wake: Callable[[], None] | None) -> None:
-        """`wake` is called, from a thread of the engine, whenever something new waits."""
-        ...
-
-    def close(self) -> None:
-        """The reader leaves; what only it used ends after the query's linger."""
-        ...
-
-
-class Running(Protocol):
-    """A query that runs (live or bounded), maybe shared by several askers."""
-
-    id: str
-    name: str | None
-    text: str
-    plan_hash: str
-    shared_with: Sequence[str]
-    columns: Sequence[tuple[str, str]]  # name, type
-
-    def subscribe(self, cursor: str | None = None, on_lag: str | None = None) -> Subscription: ...
-
-    def status(self) -> Mapping[str, Any]:
-        """state, started_us, rate, lag_ms, readers, rows, dropped, watermark, workers, trouble."""
-        ...
-
-    def ledger(self) -> Mapping[str, int]:
-        """events = emitted_from + filtered + late + malformed + sampled + skipped + dropped + in_state."""
-        ...
-
-    def late(self, n: int = 100) -> pa.Table: ...
-
-    def explain(self, form: str = "plan") -> str: ...
-
-    def cancel(self, reason: str = "deleted") -> None: ...
-
-
-class EngineApi(Protocol):
-    """What mql.exec.engine.Engine offers. Thread-safe; errors of the user's are MqlError."""
 
     def __init__(
         self,
@@ -90,34 +55,373 @@ class EngineApi(Protocol):
         workers: int = 2,
         clock: Clock | None = None,
         default: str | None = None,
-    ) -> None: ...
+        piped: str | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._default = default
+        self._piped = piped
+        self._sources: dict[str, Source] = {}
+        self._letters: dict[str, DeadLetters] = {}
+        self._kernel = Kernel()
+        self._bulk: Kernel | None = None
+        self._runtime = LocalRuntime(self._kernel, workers)
+        self._hubs: list[Hub] = []
+        self._askers: dict[str, Running] = {}
+        self._joinable: dict[str, Execution] = {}
+        self._compiled: dict[Any, Compiled] = {}
+        self._threads: set[threading.Thread] = set()
+        self._closed = threading.Event()
+        self._guard = threading.RLock()
+        self._starting = threading.Lock()
+        for source in sources:
+            self.add_source(source)
+        self._timer = threading.Thread(target=self._beat, name="mql-timer", daemon=True)
+        self._timer.start()
 
-    def add_source(self, source: Source) -> None: ...
+    # --- sources ---------------------------------------------------------------------------------------
 
-    def drop_source(self, name: str) -> None: ...
+    def add_source(self, source: Source) -> None:
+        """Declares a source; one of the same name is replaced, unless somebody reads it."""
+        name = source.info.name
+        with self._guard:
+            self._check_unused(name)
+            self._sources[name] = source
+            self._letters[name] = DeadLetters()
+            self._compiled.clear()
 
-    def source(self, name: str) -> Source: ...
+    def drop_source(self, name: str) -> None:
+        with self._guard:
+            self.source(name)
+            self._check_unused(name)
+            self._close_hubs([hub for hub in self._hubs if hub.info.name == name])
+            source = self._sources.pop(name)
+            self._letters.pop(name)
+            self._compiled.clear()
+        source.close()
 
-    def catalog(self) -> Catalog: ...
+    def source(self, name: str) -> Source:
+        with self._guard:
+            if name not in self._sources:
+                hint = did_you_mean(name, self._sources) or "Declare it first."
+                raise MqlError(f'no source "{name}"', hint=hint, code="no-such-source")
+            return self._sources[name]
 
-    def validate(self, text: str, params: Mapping[str, Any] | None = None) -> None: ...
-
-    def explain(self, text: str, params: Mapping[str, Any] | None = None, form: str = "plan") -> str: ...
-
-    def start(self, text: str, params: Mapping[str, Any] | None = None, options: Options = Options()) -> Running: ...
-
-    def queries(self) -> Sequence[Running]: ...
-
-    def query(self, id: str) -> Running: ...
+    def catalog(self) -> Catalog:
+        with self._guard:
+            return Catalog({name: source.info for name, source in self._sources.items()}, self._default, self._piped)
 
     def dead_letters(self, source: str, n: int = 100) -> Sequence[Mapping[str, Any]]:
         """The newest malformed events: reason, split, offset, arrival_us, text (first 4 KiB)."""
-        ...
+        self.source(source)
+        return tuple(asdict(letter) for letter in self._letters[source].newest(n))
+
+    def _check_unused(self, name: str) -> None:
+        users = [asker.id for asker in self._askers.values() if not asker.execution.over and reads(asker, name)]
+        if users:
+            raise MqlError(
+                f'source "{name}" is read by {len(users)} queries', hint="End them first.", code="source-in-use"
+            )
+
+    # --- asking ----------------------------------------------------------------------------------------
+
+    def validate(self, text: str, params: Mapping[str, Any] | None = None) -> None:
+        """MqlError where the query is wrong."""
+        self._compile(text, params, None)
+
+    def explain(self, text: str, params: Mapping[str, Any] | None = None, form: str = "plan") -> str:
+        compiled = self._compile(text, params, None)
+        return explain(compiled, form, show_placement(self._placement(compiled.plan)))
+
+    def start(self, text: str, params: Mapping[str, Any] | None = None, options: Options = Options()) -> Running:
+        """Begins to answer a query: by a run that answers the same already, else by one of its own."""
+        if self._closed.is_set():
+            raise MqlError("the engine is closed", code="stopping")
+        compiled = self._compile(text, params, options.early_us)
+        with self._starting:
+            found = self._joinable.get(compiled.plan.hash) if is_shareable(options) else None
+            if found is not None and not found.over and (is_joinable(found.plan) or not found.has_begun()):
+                return self._asker(found, compiled, options, found.frontier_us() if found.has_begun() else MIN_US)
+            execution = self._begin(compiled, options)
+            asker = self._asker(execution, compiled, options, MIN_US)
+            if is_shareable(options) and execution.feed is not None:
+                self._joinable[compiled.plan.hash] = execution
+        return asker
 
     def rows(
         self, text: str, params: Mapping[str, Any] | None = None, options: Options = Options()
     ) -> Iterator[pa.Table]:
-        """The result rows of a query, blocking; a bounded query ends by itself."""
-        ...
+        """The result rows of a query, blocking; a bounded query ends by itself. MqlError where it fails."""
+        running = self.start(text, params, options)
+        subscription = running.subscribe()
+        try:
+            while True:
+                for frame in subscription.take():
+                    match frame:
+                        case RowsFrame(table):
+                            yield table
+                        case Failed(data):
+                            raise MqlError(str(data["detail"]), hint=data.get("hint"), code=str(data["code"]))
+                        case _:
+                            pass
+                if subscription.ended:
+                    return
+                subscription.wait(1.0)
+        finally:
+            subscription.close()
+            running.cancel("done")
 
-    def close(self) -> None: ...
+    def queries(self) -> Sequence[Running]:
+        with self._guard:
+            return tuple(self._askers.values())
+
+    def query(self, id: str) -> Running:
+        with self._guard:
+            if id not in self._askers:
+                raise MqlError(f'no query "{id}"', hint="It has ended, or never was.", code="no-such-query")
+            return self._askers[id]
+
+    def close(self) -> None:
+        """Ends all queries and stops all threads."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        for asker in self.queries():
+            asker.execution.end("server stopping")
+        with self._guard:
+            hubs, self._hubs = self._hubs, []
+            threads = [*self._threads, self._timer]
+        for hub in hubs:
+            hub.ask_to_close()
+        for hub in hubs:
+            hub.close()
+        self._runtime.close()
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(STOP_S)
+        for source in list(self._sources.values()):
+            source.close()
+        if self._bulk is not None:
+            self._bulk.close()
+        self._kernel.close()
+
+    # --- beginning -------------------------------------------------------------------------------------
+
+    def _compile(self, text: str, params: Mapping[str, Any] | None, early_us: int | None) -> Compiled:
+        """Compiled anew where its meaning may have changed: other shapes, or times told from now."""
+        catalog = self.catalog()
+        versions = tuple((name, info.shape.version, info.bounded) for name, info in sorted(catalog.sources.items()))
+        key = (text, repr(sorted((params or {}).items())), early_us, versions)
+        found = self._compiled.get(key)
+        if found is not None:
+            return found
+        compiled = compile_forms(text, catalog, params, now_us=self._clock.now_us(), early_us=early_us)
+        scan = compiled.plan.scan
+        if scan.since.kind == "live" and scan.until.kind == "live":
+            with self._guard:
+                if len(self._compiled) >= COMPILED_MAX:
+                    self._compiled.pop(next(iter(self._compiled)))
+                self._compiled[key] = compiled
+        return compiled
+
+    def _asker(self, execution: Execution, compiled: Compiled, options: Options, not_before_us: int) -> Running:
+        def explainer(form: str) -> str:
+            return explain(compiled, form, show_placement(self._placement(compiled.plan)))
+
+        start = execution.results.place
+        asker = Running(execution, compiled.plan.text, options, start, not_before_us, self._clock, explainer)
+        execution.askers = (*execution.askers, asker)
+        with self._guard:
+            self._askers[asker.id] = asker
+        return asker
+
+    def _begin(self, compiled: Compiled, options: Options) -> Execution:
+        plan = compiled.plan
+        source = self.source(plan.scan.source)
+        bounded = plan.scan.bounded or source.info.bounded
+        results = Results(secrets.token_hex(4), keep_all=bounded or plan.scan.since.kind != "live")
+        execution = Execution(plan, self._runtime, self._clock, results, options)
+        execution.on_over = self._forget
+        if bounded and options.route != "stream":
+            self._begin_batch(execution, source)
+        elif bounded:
+            self._begin_stream(execution, source)
+        else:
+            self._begin_live(execution, source)
+        return execution
+
+    def _begin_live(self, execution: Execution, source: Source) -> None:
+        plan = execution.plan
+        hub = self._hub(source, plan.scan)
+        self._connect(execution, len(hub.shares))
+        assert execution.graph is not None
+
+        def on_trouble(trouble: str | None) -> None:
+            execution.trouble = trouble
+
+        feed = Feed(plan.scan, execution.graph.entries, execution.lost.add, execution.join_at, on_trouble)
+        execution.hub, execution.feed = hub, feed
+        execution.state = "running"
+        if plan.scan.since.kind == "live":
+            hub.attach(feed)
+            return
+        feed.held = held_for(len(hub.shares))
+        backfill = Backfill(plan, source, self._kernel, self._letters[plan.scan.source], self._runtime.workers)
+        execution.backfill = backfill
+        execution.state = "backfilling"
+        hub.attach(feed)
+
+        def go() -> None:
+            backfill.seam(hub, feed, lambda data: execution.results.say(Phase(data)))
+            execution.results.keep_all = False
+            execution.state = "running"
+
+        self._spawn(execution, go)
+
+    def _begin_batch(self, execution: Execution, source: Source) -> None:
+        plan = execution.plan
+        bulk = self._bulk_kernel()
+        backfill = Backfill(plan, source, self._kernel, self._letters[plan.scan.source], self._runtime.workers)
+        execution.backfill = backfill
+        execution.state = "running"
+        execution.results.on_room = backfill.room.set
+        session = self._kernel.session()
+        collector = Collector(execution.results, plan.result, 1, session, execution.end, execution.options.max_rows)
+
+        def go() -> None:
+            try:
+                backfill.batch(bulk, collector.rows, lambda: execution.results.full)
+                execution.end("done")
+            finally:
+                collector.close()
+
+        self._spawn(execution, go)
+
+    def _begin_stream(self, execution: Execution, source: Source) -> None:
+        self._connect(execution, self._runtime.workers)
+        graph = execution.graph
+        assert graph is not None
+        plan = execution.plan
+        backfill = Backfill(plan, source, self._kernel, self._letters[plan.scan.source], self._runtime.workers)
+        execution.backfill = backfill
+        execution.state = "running"
+        self._spawn(execution, lambda: backfill.stream(graph.entries))
+
+    def _connect(self, execution: Execution, splits: int) -> None:
+        """Makes the plan's tasks and has them hosted where there is least to do."""
+        plan = execution.plan
+        placement = place(plan, splits, self._runtime.workers, self._runtime.load())
+        sessions: dict[tuple[int, int], Session] = {}
+
+        def make(stage: int, task: int, spec: OperatorSpec) -> Operator:
+            if (stage, task) not in sessions:
+                sessions[stage, task] = self._runtime.session()
+            return build(spec, sessions[stage, task])
+
+        counts = [len(stage) for stage in placement.stages]
+        rows_max = execution.options.max_rows
+        collector = Collector(
+            execution.results, plan.result, counts[-1], self._kernel.session(), execution.end, rows_max
+        )
+        graph = connect(plan, counts, make, collector.tell, lambda: execution.results.full)
+        execution.graph, execution.collector = graph, collector
+        last = graph.stages[-1]
+
+        def on_room() -> None:
+            for task in last:
+                task.wake()
+
+        execution.results.on_room = on_room
+        for number, workers in enumerate(placement.stages):
+            for at, worker in enumerate(workers):
+                task = graph.stages[number][at]
+                task.on_failure = execution.fail
+                self._runtime.host(task, worker, sessions.get((number, at)) or self._runtime.session())
+
+    def _placement(self, plan: Plan) -> Placement:
+        source = self.source(plan.scan.source)
+        shares = max(1, min(source.info.splits, self._runtime.workers))
+        return place(plan, shares, self._runtime.workers, self._runtime.load())
+
+    def _hub(self, source: Source, scan: Scan) -> Hub:
+        """The hub that reads this source for queries like this one; a new one where there is none."""
+        for hub in self._hubs:
+            if hub.source is source and hub.takes(scan):
+                return hub
+        shares = max(1, min(source.info.splits, self._runtime.workers))
+        hub = Hub(source, scan, shares, self._kernel, self._clock, self._letters[scan.source])
+        self._hubs.append(hub)
+        return hub
+
+    def _bulk_kernel(self) -> Kernel:
+        if self._bulk is None:
+            self._bulk = Kernel(threads=self._runtime.workers)
+        return self._bulk
+
+    def _spawn(self, execution: Execution, work: Callable[[], None]) -> None:
+        """A thread of the query's own; what it raises ends the query."""
+
+        def run() -> None:
+            try:
+                work()
+            except Exception as error:  # told to the query's readers
+                execution.fail(error)
+            finally:
+                with self._guard:
+                    self._threads.discard(threading.current_thread())
+
+        thread = threading.Thread(target=run, name=f"mql-history-{execution.results.epoch}", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    # --- the timer -------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT_S):
+            now_us = self._clock.now_us()
+            for execution in {id(asker.execution): asker.execution for asker in self.queries()}.values():
+                execution.beat(now_us)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Of askers whom nobody reads any more, of queries long over, of hubs without queries."""
+        now_s = self._clock.monotonic_s()
+        for asker in self.queries():
+            if asker.is_forsaken(now_s):
+                asker.cancel("no readers")
+            if asker.left:
+                with self._guard:
+                    self._askers.pop(asker.id, None)
+        with self._guard:
+            over = [asker for asker in self._askers.values() if asker.execution.over]
+            for asker in over[: max(0, len(over) - KEPT_OVER_MAX)]:
+                self._askers.pop(asker.id, None)
+            idle = [
+                hub
+                for hub in self._hubs
+                if hub.lingering_since_s is not None and now_s - hub.lingering_since_s > HUB_LINGER_S
+            ]
+        self._close_hubs(idle)
+
+    def _close_hubs(self, hubs: Sequence[Hub]) -> None:
+        with self._guard:
+            self._hubs = [hub for hub in self._hubs if hub not in hubs]
+        for hub in hubs:
+            hub.close()
+
+    def _forget(self, execution: Execution) -> None:
+        """It is over: nobody is to join it any more."""
+        with self._guard:
+            if self._joinable.get(execution.plan.hash) is execution:
+                del self._joinable[execution.plan.hash]
+
+
+EngineApi = Engine
+
+
+def is_shareable(options: Options) -> bool:
+    """A query with bounds of its own runs by itself."""
+    return options.max_rows is None and options.timeout_s is None
+
+
+def reads(asker: Running, source: str) -> bool:
+    return asker.execution.plan.scan.source == source

@@ -1,0 +1,142 @@
+"""The end of a query's tasks: rows lose their hidden columns and go to the results, closed windows are sealed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import pyarrow as pa
+
+from mql.exec.items import MAX_US, MIN_US, Barrier, Batch, Done, End, Item, Tick, Watermark
+from mql.exec.kernel import Session
+from mql.exec.results import Results
+from mql.planner.physical import Result
+
+HIDDEN = "__"
+WINDOW_START, WINDOW_END = "__ws", "__we"
+FINAL = "final"
+KEYED = ("_key", "_revision", "_op", FINAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """A window of which final rows were told: how many, and a digest that does not depend on their order."""
+
+    rows: int
+    digest: int
+
+
+class Collector:
+    """Takes what the last stage's tasks say. Thread-safe; `on_end` is called once, with what ended the query."""
+
+    def __init__(
+        self,
+        results: Results,
+        result: Result,
+        tasks: int,
+        session: Session,
+        on_end: Callable[[str], None],
+        rows_max: int | None = None,
+        on_barrier: Callable[[int], None] = lambda epoch: None,
+        late: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.watermark_us = MIN_US
+        self._results = results
+        self._result = result
+        self._session = session
+        self._on_end = on_end
+        self._rows_left = rows_max
+        self._closed = False
+        self._on_barrier = on_barrier
+        self._late = late
+        self._watermarks = [MIN_US] * tasks
+        self._barriers: dict[int, int] = {}
+        self._ended = 0
+        self._open: dict[tuple[int, int], Sealing] = {}
+        self._guard = threading.RLock()
+
+    def tell(self, task: int, item: Item) -> None:
+        with self._guard:
+            if self._closed:
+                return
+            match item:
+                case Batch():
+                    self.rows(item.table)
+                case Watermark(us):
+                    self._watermark(task, us)
+                case Tick():
+                    pass
+                case Barrier(epoch):
+                    self._barriers[epoch] = self._barriers.get(epoch, 0) + 1
+                    if self._barriers[epoch] + self._ended == len(self._watermarks):
+                        del self._barriers[epoch]
+                        self._on_barrier(epoch)
+                case End():
+                    self._ended += 1
+                    self._watermark(task, MAX_US)
+                    if self._ended == len(self._watermarks):
+                        self._on_end("done")
+                case Done():
+                    self._on_end("limit")
+                case _:
+                    assert_never(item)
+
+    def rows(self, table: pa.Table) -> None:
+        """Rows as the operators give them; with the last that is asked for the query ends."""
+        if self._rows_left is not None:
+            table = table.slice(0, self._rows_left)
+            self._rows_left -= table.num_rows
+        starts = None
+        if self._result.windowed and WINDOW_START in table.column_names and table.num_rows:
+            starts = table.column(WINDOW_START).to_numpy()
+            self._count(table)
+        self._results.publish(visible(table), starts)
+        if self._rows_left == 0:
+            self._on_end("limit")
+
+    def close(self) -> None:
+        """Nothing more is taken."""
+        with self._guard:
+            if not self._closed:
+                self._closed = True
+                self._session.close()
+
+    def _count(self, table: pa.Table) -> None:
+        """Adds final rows to their windows, for the seal."""
+        if self._result.emit != "final":
+            return
+        only = f'WHERE "{FINAL}"' if FINAL in table.column_names else ""
+        names = [name for name in table.column_names if not name.startswith(HIDDEN) and name not in KEYED]
+        columns = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+        digest = f"bit_xor(hash(row({columns})))" if names else "0::UBIGINT"
+        sql = f'SELECT "__ws" AS ws, "__we" AS we, count(*) AS n, {digest} AS d FROM rows {only} GROUP BY ALL'
+        for row in self._session.run(sql, {"rows": table}).to_pylist():
+            before = self._open.get((row["we"], row["ws"]), Sealing(0, 0))
+            self._open[row["we"], row["ws"]] = Sealing(before.rows + row["n"], before.digest ^ row["d"])
+
+    def _watermark(self, task: int, us: int) -> None:
+        self._watermarks[task] = max(self._watermarks[task], us)
+        reached = min(self._watermarks)
+        if reached <= self.watermark_us:
+            return
+        self.watermark_us = reached
+        for we, ws in sorted(key for key in self._open if key[0] <= reached):
+            self._results.seal(seal_of(ws, we, self._open.pop((we, ws)), self._late()))
+
+
+def visible(table: pa.Table) -> pa.Table:
+    """What readers see of the rows."""
+    names = [name for name in table.column_names if not name.startswith(HIDDEN)]
+    return table if len(names) == table.num_columns else table.select(names)
+
+
+def seal_of(starts_us: int, ends_us: int, sealing: Sealing, late: int) -> Mapping[str, Any]:
+    return {
+        "window_start": starts_us,
+        "window_end": ends_us,
+        "rows": sealing.rows,
+        "digest": f"{sealing.digest:016x}",
+        "late": late,
+    }

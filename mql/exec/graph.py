@@ -1,0 +1,78 @@
+"""A plan's tasks with the lines between them: what a runtime hosts and what the single-threaded driver steps through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mql.exec.exchange import Channel, Exchange, Forward, Hash, Outlet
+from mql.exec.items import Item, Operator
+from mql.exec.task import Task
+from mql.planner.physical import OperatorSpec, Plan, Stage
+
+Tell = Callable[[int, Item], None]
+"""What gets the items of the last stage, with the number of the task that they come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """`entries[t]` feeds task t of the first stage."""
+
+    stages: tuple[tuple[Task, ...], ...]
+    entries: tuple[Channel, ...]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(task for stage in self.stages for task in stage)
+
+    @property
+    def in_state(self) -> int:
+        """Events that operators and lines hold back."""
+        return sum(task.in_state for task in self.tasks)
+
+
+def connect(
+    plan: Plan,
+    counts: Sequence[int],
+    make: Callable[[int, int, OperatorSpec], Operator],
+    tell: Tell,
+    is_full: Callable[[], bool] = lambda: False,
+) -> Graph:
+    """The tasks of a plan, `counts[s]` of them for stage s. `make` gives the operator for a task (stage, number)."""
+    entries = tuple(Channel() for _ in range(counts[0]))
+    reads: Sequence[Sequence[Channel]] = [(channel,) for channel in entries]
+    stages: list[tuple[Task, ...]] = []
+    for stage, following in zip(plan.stages, [*plan.stages[1:], None], strict=True):
+        count = counts[stage.number]
+        if following is None:
+            ways: Sequence[Exchange] = [Outlet(bind_task(tell, at), is_full) for at in range(count)]
+            after: Sequence[Sequence[Channel]] = ()
+        else:
+            ways, after = lines(following, count, counts[following.number])
+        tasks = []
+        for at in range(count):
+            operators = tuple(make(stage.number, at, spec) for spec in stage.operators)
+            tasks.append(Task(f"{stage.number}.{at}", operators, reads[at], ways[at]))
+        stages.append(tuple(tasks))
+        reads = after
+    return Graph(tuple(stages), entries)
+
+
+def lines(stage: Stage, writers: int, readers: int) -> tuple[Sequence[Exchange], Sequence[Sequence[Channel]]]:
+    """The ways out of the tasks before a stage, and for each of its tasks the lines that it reads."""
+    match stage.input:
+        case "forward":
+            assert writers == readers
+            straight = [Channel() for _ in range(writers)]
+            ways: list[Exchange] = [Forward(channel) for channel in straight]
+            return ways, [(channel,) for channel in straight]
+        case "hash" | "gather":
+            crossed = [[Channel() for _ in range(readers)] for _ in range(writers)]
+            ways = [Hash(row) if readers > 1 else Forward(row[0]) for row in crossed]
+            return ways, [tuple(row[at] for row in crossed) for at in range(readers)]
+        case kind:
+            raise AssertionError(kind)
+
+
+def bind_task(tell: Tell, at: int) -> Callable[[Item], None]:
+    return lambda item: tell(at, item)

@@ -1,0 +1,443 @@
+"""One source, many live queries: it is read and decoded once, and every query that is attached gets the batches.
+
+A thread per share of the splits reads, waits a little for more (longer under load), decodes the union of what the
+queries want and hands on. A query whose line is full loses the batch; it is counted and it is told.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from mql.catalog import SourceInfo
+from mql.exec.clock import Clock, SystemClock
+from mql.exec.deadletters import DeadLetters
+from mql.exec.exchange import Channel
+from mql.exec.feed import From, Reader, Source
+from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Batch, End, Raw, Watermark
+from mql.exec.kernel import Kernel
+from mql.exec.prefilter import Prefilter
+from mql.exec.scan import Decoder
+from mql.exec.splits import Splits
+from mql.planner.physical import Needles, Scan
+from mql.planner.sql import column_name
+from mql.schema import DataType, Path
+
+BYTES_MAX = 16 << 20
+ROWS_MAX = 65_536
+LINGER_LEAST_S = 0.005
+LINGER_MOST_S = 0.25
+IDLE_POLL_S = 0.05
+PATIENCE_S = 0.5
+RETRY_S = 1.0
+HELD_BYTES_MAX = 64 << 20
+NEEDLES_MAX = 32
+STOP_S = 2.0
+PLACE = (TIME, SPLIT, OFFSET, ARRIVAL, EARLIER)
+
+
+@dataclass(slots=True)
+class Held:
+    """What came for a query while it still reads history: tables with their frontier, by share."""
+
+    shares: list[list[tuple[pa.Table, int]]]
+    bytes: int = 0
+    overflowed: bool = False
+
+
+@dataclass(slots=True)
+class Feed:
+    """One query's end of a hub. `channels[k]` takes what share k reads.
+
+    `positions`: from where on it gets events, by split, as far as its shares have attached it. `floors`: by split,
+    the event time that had been reached before this hub read it, which the hub's own `__m` does not know.
+    """
+
+    scan: Scan
+    channels: Sequence[Channel]
+    on_dropped: Callable[[int, str], None]
+    on_joined: Callable[[int], None] = lambda not_before_us: None
+    on_trouble: Callable[[str | None], None] = lambda trouble: None
+    held: Held | None = None
+    positions: dict[int, int] = field(default_factory=dict)
+    floors: dict[int, int] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    seen: int = 0
+    malformed: int = 0
+    skipped: int = 0
+    dropped: int = 0
+    watermark_us: int = MIN_US
+    joined: threading.Event = field(default_factory=threading.Event)
+    shedding: set[int] = field(default_factory=set)
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    _sent: dict[int, int] = field(default_factory=dict)
+    _shares_joined: int = 0
+
+    def __post_init__(self) -> None:
+        self.names = (*PLACE, *(column_name(path) for path, _ in self.scan.columns))
+
+    def join(self, positions: Mapping[int, int]) -> None:
+        """One more share has attached it, from these positions on."""
+        with self.guard:
+            self.positions.update(positions)
+            self._shares_joined += 1
+            if self._shares_joined >= len(self.channels):
+                self.joined.set()
+
+    def rejoin(self) -> None:
+        """To be attached anew: what came meanwhile is let go of."""
+        with self.guard:
+            self.held = Held([[] for _ in self.channels])
+            self.positions = {}
+            self._shares_joined = 0
+            self.joined.clear()
+
+    def go_live(self) -> None:
+        """What was held is handed on: from now on what comes goes straight to the query. Under its guard."""
+        self.held = None
+
+    def crowded(self, share: int) -> bool:
+        """Its line is full and the hub may wait for it."""
+        return self.held is None and self.channels[share].full and share not in self.shedding
+
+    def backlog(self, share: int) -> int:
+        return 0 if self.held is not None or share in self.shedding else self.channels[share].batches
+
+    def give(self, share: int, table: pa.Table, frontier_us: int) -> None:
+        """Hands on a decoded batch and the watermark behind it, or drops the batch where there is no room."""
+        if table.num_columns != len(self.names):
+            table = table.select(self.names)
+        with self.guard:
+            if self.held is not None:
+                self._hold(share, table, frontier_us)
+                return
+        channel = self.channels[share]
+        if table.num_rows:
+            self.seen += table.num_rows
+            if channel.full:
+                self.shedding.add(share)
+                self.dropped += table.num_rows
+                self.on_dropped(table.num_rows, "the query could not keep up")
+            else:
+                if not channel:
+                    self.shedding.discard(share)
+                self.send(share, table)
+        self.mark(share, frontier_us)
+
+    def send(self, share: int, table: pa.Table) -> None:
+        self.channels[share].put(Batch(self._raised(table) if self.floors else table))
+
+    def mark(self, share: int, frontier_us: int) -> None:
+        """The watermark, where it has moved."""
+        us = frontier_us - self.scan.lateness_us
+        if frontier_us > MIN_US and us > self._sent.get(share, MIN_US):
+            self._sent[share] = us
+            self.watermark_us = max(self.watermark_us, us)
+            self.channels[share].put(Watermark(us))
+
+    def _hold(self, share: int, table: pa.Table, frontier_us: int) -> None:
+        assert self.held is not None
+        if self.held.overflowed:
+            return
+        self.held.bytes += table.nbytes
+        if self.held.bytes > HELD_BYTES_MAX:
+            self.held.overflowed = True
+            self.held.shares = [[] for _ in self.channels]
+            return
+        if table.num_rows or frontier_us > MIN_US:
+            self.held.shares[share].append((table, frontier_us))
+
+    def _raised(self, table: pa.Table) -> pa.Table:
+        """`__m` with what history had reached; once the hub has come so far by itself, that is forgotten."""
+        splits = table.column(SPLIT).to_numpy()
+        earlier = table.column(EARLIER).to_numpy()
+        raised = earlier.copy()
+        for split, floor in list(self.floors.items()):
+            mine = splits == split
+            if mine.any():
+                np.maximum(raised, floor, out=raised, where=mine)
+                if earlier[mine].min() >= floor:
+                    del self.floors[split]
+        return table.set_column(table.column_names.index(EARLIER), EARLIER, pa.array(raised))
+
+
+class Hub:
+    """Reads one source for the live queries on it; starts with the first, and stops when told. Thread-safe."""
+
+    def __init__(self, source: Source, scan: Scan, shares: int, kernel: Kernel, clock: Clock, letters: DeadLetters):
+        self.info: SourceInfo = source.info
+        self.source = source
+        self.time = scan.time
+        self.splits = Splits(scan.idle_timeout_us, scan.max_ahead_us)
+        self.clock = clock
+        self.kernel = kernel
+        self.letters = letters
+        self.newest_us = MIN_US
+        self.first_told = False
+        self.trouble: str | None = None
+        self.feeds: tuple[Feed, ...] = ()
+        self.events = 0
+        self.lingering_since_s: float | None = None
+        self._guard = threading.Lock()
+        readers = [source.open(None, share, shares) for share in range(shares)]
+        for reader in readers:
+            self.splits.expect(reader.splits, clock.now_us())
+        self.begun = any(offset for reader in readers for offset in reader.positions.values())
+        self.shares = tuple(Share(self, number, reader) for number, reader in enumerate(readers))
+        for share in self.shares:
+            share.thread.start()
+
+    def takes(self, scan: Scan) -> bool:
+        """Whether a query that scans so can be fed by this hub: the same columns by the same types, time read alike."""
+        known = dict(self.columns())
+        return (
+            self.time == scan.time
+            and not any(share.ended for share in self.shares)
+            and all(known.get(path, type) == type for path, type in scan.columns)
+        )
+
+    def columns(self) -> Mapping[Path, DataType]:
+        """The union of what the attached queries read."""
+        return {path: type for feed in self.feeds for path, type in feed.scan.columns}
+
+    def attach(self, feed: Feed) -> None:
+        """From the next border on it gets what comes. `feed.positions` then tell from where."""
+        with self._guard:
+            if not self.feeds and self.lingering_since_s is not None:
+                # Nobody looked while it lingered: how far events have come is not known.
+                self.newest_us, self.begun, self.first_told = MIN_US, True, False
+            self.lingering_since_s = None
+            self.feeds = (*self.feeds, feed)
+        feed.on_trouble(self.trouble)
+        for share in self.shares:
+            share.ask(feed)
+
+    def reattach(self, feed: Feed) -> None:
+        """The same for one that is attached already: it gets new positions."""
+        feed.rejoin()
+        for share in self.shares:
+            share.ask(feed)
+
+    def detach(self, feed: Feed) -> None:
+        with self._guard:
+            self.feeds = tuple(other for other in self.feeds if other is not feed)
+            if not self.feeds:
+                self.lingering_since_s = self.clock.monotonic_s()
+        for share in self.shares:
+            share.drop(feed)
+
+    def ask_to_close(self) -> None:
+        for share in self.shares:
+            share.closing.set()
+            share.room.set()
+
+    def close(self) -> None:
+        self.ask_to_close()
+        for share in self.shares:
+            share.thread.join(STOP_S)
+
+    def say(self, trouble: str | None) -> None:
+        """Why nothing comes, or that all is well again."""
+        if trouble != self.trouble:
+            self.trouble = trouble
+            for feed in self.feeds:
+                feed.on_trouble(trouble)
+
+
+class Share:
+    """The thread that reads and decodes one share of a hub's splits."""
+
+    def __init__(self, hub: Hub, number: int, reader: Reader) -> None:
+        self.hub = hub
+        self.number = number
+        self.reader = reader
+        self.positions = dict(reader.positions)
+        self.pace = SystemClock()
+        self.closing = threading.Event()
+        self.room = threading.Event()
+        self.ended = False
+        self.linger_s = LINGER_LEAST_S
+        self._feeds: tuple[Feed, ...] = ()
+        self._asked: list[Feed] = []
+        self._guard = threading.Lock()
+        self._row_bytes = 200.0
+        self._decoder: Decoder | None = None
+        self._known_splits = frozenset(reader.splits)
+        self.thread = threading.Thread(target=self._run, name=f"mql-hub-{hub.info.name}-{number}", daemon=True)
+
+    def ask(self, feed: Feed) -> None:
+        """Attach it at the next border."""
+        feed.channels[self.number].on_room = self.room.set
+        with self._guard:
+            self._asked.append(feed)
+
+    def drop(self, feed: Feed) -> None:
+        with self._guard:
+            self._asked = [other for other in self._asked if other is not feed]
+            self._feeds = tuple(other for other in self._feeds if other is not feed)
+        self.room.set()
+
+    # --- the loop --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        session = self.hub.kernel.session()
+        info = self.hub.info
+        envelope = tuple(field.name for field in info.envelope)
+        self._decoder = Decoder(session, info.encoding, self.hub.time, (), envelope=envelope, splits=self.hub.splits)
+        try:
+            while not self.closing.is_set() and not self.ended:
+                try:
+                    self._round(self._decoder)
+                except Exception as error:  # the world's trouble: say it, and try again from where we are
+                    self._recover(error)
+        finally:
+            self.reader.close()
+            session.close()
+
+    def _round(self, decoder: Decoder) -> None:
+        """One batch, or a look at the clock where nothing comes."""
+        self._attach()
+        bytes_max = min(BYTES_MAX, max(1 << 16, int(self._row_bytes * ROWS_MAX)))
+        raws = list(self.reader.poll(IDLE_POLL_S, bytes_max))
+        self.hub.say(self.reader.trouble)
+        self._expect()
+        if raws:
+            self._gather(raws, bytes_max)
+            self._attach()
+            self._hand_on(decoder, raws)
+        else:
+            frontier = self.hub.splits.frontier(self.hub.clock.now_us())
+            for feed in self._feeds:
+                if feed.held is None:
+                    feed.mark(self.number, frontier)
+        if self.reader.ended:
+            self._end()
+
+    def _gather(self, raws: list[Raw], bytes_max: int) -> None:
+        """Waits a little for more, and as long as patience lasts for queries that are behind."""
+        if self.closing.wait(self.linger_s):
+            return
+        size = sum(bytes_of(raw) for raw in raws)
+        waited = self.pace.monotonic_s()
+        while self._crowded() and not self.closing.is_set():
+            self.room.clear()
+            if not self._crowded() or self.pace.monotonic_s() - waited > PATIENCE_S:
+                break
+            self.room.wait(0.05)
+        if size < bytes_max:
+            raws.extend(self.reader.poll(0, bytes_max - size))
+
+    def _hand_on(self, decoder: Decoder, raws: Sequence[Raw]) -> None:
+        feeds = self._feeds
+        for raw in raws:
+            self.positions[raw.split] = raw.next_offset
+        if not feeds:
+            return
+        began = self.pace.monotonic_s()
+        wanted = self.hub.columns()
+        if dict(decoder.columns) != wanted:
+            decoder.widen(wanted.items())
+        self._filter(decoder, feeds)
+        decoded = decoder.decode(raws)
+        self.hub.letters.add(decoded.malformed)
+        rows = decoded.table.num_rows
+        self._row_bytes = max(20.0, sum(bytes_of(raw) for raw in raws) / max(1, decoded.seen))
+        self._note_newest(decoded.table)
+        frontier = self.hub.splits.frontier(self.hub.clock.now_us())
+        self.hub.events += decoded.seen
+        backlog = max((feed.backlog(self.number) for feed in feeds), default=0)
+        for feed in feeds:
+            feed.malformed += len(decoded.malformed)
+            feed.skipped += decoded.skipped
+            if rows or feed.held is None:
+                feed.give(self.number, decoded.table, frontier)
+        self._pace(backlog, self.pace.monotonic_s() - began)
+
+    def _filter(self, decoder: Decoder, feeds: Sequence[Feed]) -> None:
+        """Events that no query could want are not even decoded, where all of them tell what they must hold."""
+        wanted = [feed.scan.needles for feed in feeds if feed.scan.needles is not None]
+        if len(wanted) < len(feeds) or self.hub.info.encoding != "json":
+            decoder.prefilter = None
+            return
+        union = Needles(tuple(sorted({needle for needles in wanted for needle in needles.any_of})))
+        if len(union.any_of) > NEEDLES_MAX:
+            decoder.prefilter = None
+        elif decoder.prefilter is None or decoder.prefilter.needles != union:
+            decoder.prefilter = Prefilter(union)
+
+    def _pace(self, backlog: int, cost_s: float) -> None:
+        """Longer waits while queries are behind, so that each batch is worth its calls; shorter ones when they are not."""
+        if backlog:
+            self.linger_s = min(LINGER_MOST_S, self.linger_s * 1.5 + LINGER_LEAST_S)
+        else:
+            self.linger_s = min(LINGER_MOST_S, max(LINGER_LEAST_S, 2 * cost_s, self.linger_s * 0.8))
+
+    def _crowded(self) -> bool:
+        return any(feed.crowded(self.number) for feed in self._feeds)
+
+    def _attach(self) -> None:
+        """A border: who asked is in from here on."""
+        with self._guard:
+            asked, self._asked = self._asked, []
+            self._feeds = (*self._feeds, *(feed for feed in asked if feed not in self._feeds))
+        for feed in asked:
+            feed.join(self.positions)
+            if self.hub.first_told and feed.held is None:
+                feed.on_joined(self.hub.newest_us)
+
+    def _note_newest(self, table: pa.Table) -> None:
+        """The largest event time that is not ahead of its arrival: where those who join later begin."""
+        if not table.num_rows:
+            return
+        times = table.column(TIME).to_numpy()
+        if self.hub.begun and not self.hub.first_told:
+            first = int(times.min())
+            for feed in self._feeds:
+                if feed.held is None:
+                    feed.on_joined(first)
+        believed = times[times <= table.column(ARRIVAL).to_numpy()]
+        if len(believed):
+            self.hub.newest_us = max(self.hub.newest_us, int(believed.max()) + 1)
+        self.hub.begun = self.hub.first_told = True
+
+    def _expect(self) -> None:
+        """Splits come and go with a rebalance."""
+        now = frozenset(self.reader.splits)
+        if now != self._known_splits:
+            self.hub.splits.expect(now - self._known_splits, self.hub.clock.now_us())
+            self.hub.splits.forget(self._known_splits - now)
+            self._known_splits = now
+
+    def _end(self) -> None:
+        """The source is over: so are the queries on it."""
+        self._attach()
+        self.ended = True
+        for feed in self._feeds:
+            with feed.guard:
+                held = feed.held
+            if held is None:
+                feed.channels[self.number].put(End())
+
+    def _recover(self, error: Exception) -> None:
+        self.hub.say(f"the source cannot be read: {error}")
+        if self.closing.wait(RETRY_S):
+            return
+        try:
+            self.reader.close()
+            self.reader = self.hub.source.open(From(positions=dict(self.positions)), self.number, len(self.hub.shares))
+        except Exception as again:
+            self.hub.say(f"the source cannot be opened: {again}")
+
+
+def bytes_of(raw: Raw) -> int:
+    data = getattr(raw, "data", None)
+    return len(data) if data is not None else int(raw.table.nbytes)  # type: ignore[union-attr]
+
+
+def names_of(columns: Iterable[tuple[Path, DataType]]) -> tuple[str, ...]:
+    """The top-level properties that these columns lie in."""
+    return tuple(sorted({path[0] for path, _ in columns if path}))

@@ -1,0 +1,381 @@
+"""A query's results: one bounded ring for all its readers, each of which is no more than a place in it.
+
+Frames are made once and shared. A reader that stops reading costs nothing; what the ring has let go of meanwhile it is
+told of by a Gap.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal, Warn
+from mql.exec.items import MIN_US
+
+ROWS_MAX = 100_000
+BYTES_MAX = 16 << 20
+ENTRIES_MAX = 20_000
+CONFLATE_ROWS = 2_000
+POLICIES = ("conflate", "drop", "disconnect")
+KEY = "_key"
+
+Starts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A frame in the ring. `before`: result rows ahead of it since the start. `starts`: where its rows' windows start."""
+
+    frame: Frame
+    rows: int
+    bytes: int
+    before: int
+    starts: Starts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in one run's results: the number of the next frame, and how many rows there were before it."""
+
+    epoch: str
+    number: int
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.number}.{self.rows}"
+
+
+def cursor_of(text: str) -> Cursor | None:
+    """The cursor that a reader hands back; None where it is none of ours."""
+    epoch, dash, place = text.rpartition("-")
+    number, dot, rows = place.partition(".")
+    if not (dash and dot and number.isdecimal() and rows.isdecimal()):
+        return None
+    return Cursor(epoch, int(number), int(rows))
+
+
+class Results:
+    """The ring. Written by the query's last tasks, read by any number of subscriptions. Thread-safe.
+
+    While `keep_all` holds (a bounded query, the history before a live one), `full` asks the writers to wait for the
+    slowest reader instead of letting go of what it has not had. `on_room` is called when there is room again.
+    """
+
+    def __init__(
+        self,
+        epoch: str,
+        *,
+        keep_all: bool = False,
+        rows_max: int = ROWS_MAX,
+        bytes_max: int = BYTES_MAX,
+    ) -> None:
+        self.epoch = epoch
+        self.keep_all = keep_all
+        self.on_room: Callable[[], None] = lambda: None
+        self.rows = 0
+        self._rows_max = rows_max
+        self._bytes_max = bytes_max
+        self._entries: dict[int, Entry] = {}
+        self._first = 0
+        self._next = 0
+        self._kept_rows = 0
+        self._kept_bytes = 0
+        self._progress: Progress | None = None
+        self._progress_number = 0
+        self._last: Ended | Failed | None = None
+        self._readers: tuple[Reading, ...] = ()
+        self._guard = threading.RLock()
+
+    # --- writing ---------------------------------------------------------------------------------------
+
+    def publish(self, table: pa.Table, starts: Starts | None = None) -> None:
+        """Rows for all readers; `starts`: where each row's window starts. After the end they go nowhere."""
+        if not table.num_rows:
+            return
+        with self._guard:
+            if self._last is not None:
+                return
+            cursor = Cursor(self.epoch, self._next + 1, self.rows + table.num_rows)
+            self._append(RowsFrame(table, str(cursor)), table.num_rows, table.nbytes, starts)
+        self._wake()
+
+    def seal(self, data: Mapping[str, Any]) -> None:
+        with self._guard:
+            if self._last is not None:
+                return
+            self._append(Seal(data, str(Cursor(self.epoch, self._next + 1, self.rows))), 0, 500, None)
+        self._wake()
+
+    def say(self, frame: Phase | Warn | Gap) -> None:
+        """A frame without rows, in its place among them."""
+        with self._guard:
+            if self._last is not None:
+                return
+            self._append(frame, 0, 500, None)
+        self._wake()
+
+    def progress(self, data: Mapping[str, Any]) -> None:
+        """The newest numbers; a reader that missed some gets the newest only."""
+        with self._guard:
+            if self._last is not None:
+                return
+            self._progress = Progress(data)
+            self._progress_number += 1
+        self._wake()
+
+    def finish(self, frame: Ended | Failed) -> None:
+        """The last frame; the first one that comes counts."""
+        with self._guard:
+            if self._last is None:
+                self._last = frame
+        self._wake()
+        self.on_room()
+
+    @property
+    def finished(self) -> Ended | Failed | None:
+        return self._last
+
+    @property
+    def full(self) -> bool:
+        """Writers are to wait for the readers."""
+        if not self.keep_all or self._last is not None:
+            return False
+        return self._kept_rows >= self._rows_max or self._kept_bytes >= self._bytes_max
+
+    @property
+    def place(self) -> Cursor:
+        """The place after all that is there."""
+        with self._guard:
+            return Cursor(self.epoch, self._next, self.rows)
+
+    @property
+    def readers(self) -> int:
+        return len(self._readers)
+
+    def _append(self, frame: Frame, rows: int, size: int, starts: Starts | None) -> None:
+        self._entries[self._next] = Entry(frame, rows, size, self.rows, starts)
+        self._next += 1
+        self.rows += rows
+        self._kept_rows += rows
+        self._kept_bytes += size
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Of the oldest frames what the bounds do not hold; under `keep_all`, of what every reader has had, half."""
+        rows_max, bytes_max, last = self._rows_max, self._bytes_max, self._next - 1
+        if self.keep_all:
+            rows_max, bytes_max = rows_max // 2, bytes_max // 2
+            last = min((reading.number for reading in self._readers), default=self._first)
+        while self._first < last and (
+            self._kept_rows > rows_max or self._kept_bytes > bytes_max or self._next - self._first > ENTRIES_MAX
+        ):
+            gone = self._entries.pop(self._first)
+            self._first += 1
+            self._kept_rows -= gone.rows
+            self._kept_bytes -= gone.bytes
+
+    def _wake(self) -> None:
+        for reading in self._readers:
+            reading.ring()
+
+    # --- reading ---------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        meta: Meta,
+        at: Cursor,
+        *,
+        on_lag: str,
+        not_before_us: int = MIN_US,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> Reading:
+        """A new reader that begins at a place; rows of windows that start earlier than `not_before_us` are not its."""
+        assert on_lag in POLICIES, on_lag
+        with self._guard:
+            reading = Reading(self, meta, at, on_lag, not_before_us, on_close)
+            self._readers = (*self._readers, reading)
+        return reading
+
+    def after(self, reading: Reading, frames_max: int) -> list[Frame]:
+        """What waits for a reader, and moves its place on."""
+        with self._guard:
+            found = self._resumed(reading)
+            lagging = self.rows - reading.rows > CONFLATE_ROWS
+            if reading.on_lag == "conflate" and lagging and not self.keep_all:
+                found += self._conflated(reading)
+            while len(found) < frames_max and reading.number < self._next:
+                entry = self._entries[reading.number]
+                reading.number += 1
+                reading.rows = entry.before + entry.rows
+                frame = reading.filtered(entry)
+                if frame is not None:
+                    found.append(frame)
+            if reading.number == self._next:
+                found += self._newest(reading)
+            was_full = self.full
+            if self.keep_all:
+                self._let_go()
+        if was_full and not self.full:
+            self.on_room()
+        return found
+
+    def has_for(self, reading: Reading) -> bool:
+        with self._guard:
+            waits = reading.number < self._next or reading.progress < self._progress_number
+            return not reading.ended and (waits or self._last is not None)
+
+    def leave(self, reading: Reading) -> None:
+        with self._guard:
+            self._readers = tuple(other for other in self._readers if other is not reading)
+            was_full = self.full
+            if self.keep_all:
+                self._let_go()
+        if was_full and not self.full:
+            self.on_room()
+
+    def _resumed(self, reading: Reading) -> list[Frame]:
+        """Brings a reader whose place is gone to the oldest that is there, and tells it what it missed."""
+        if reading.number >= self._first:
+            return []
+        oldest = self._entries[self._first].before if self._first < self._next else self.rows
+        missed = oldest - reading.rows
+        here = Cursor(self.epoch, reading.number, reading.rows)
+        reading.number, reading.rows = self._first, oldest
+        if not missed:
+            return []
+        to = Cursor(self.epoch, reading.number, reading.rows)
+        if reading.on_lag == "disconnect":
+            reading.number, reading.ended = self._next, True
+            return [Failed(too_slow(missed, str(here)))]
+        return [Gap({"rows": missed, "from": str(here), "to": str(to), "why": "the reader was too slow"})]
+
+    def _conflated(self, reading: Reading) -> list[Frame]:
+        """All that waits as one frame with the newest row of each key, where rows have keys."""
+        entries = [self._entries[number] for number in range(reading.number, self._next)]
+        frames = [frame for entry in entries if (frame := reading.filtered(entry)) is not None]
+        tables = [frame.table for frame in frames if isinstance(frame, RowsFrame)]
+        if not tables or KEY not in tables[0].column_names:
+            return []
+        reading.number, reading.rows = self._next, self.rows
+        rows = newest_by_key(pa.concat_tables(tables, promote_options="default"))
+        others = [frame for frame in frames if not isinstance(frame, RowsFrame)]
+        return [*others, RowsFrame(rows, str(Cursor(self.epoch, self._next, self.rows)))]
+
+    def _newest(self, reading: Reading) -> list[Frame]:
+        """Behind all rows: the newest progress, and the end."""
+        found: list[Frame] = []
+        if self._progress is not None and reading.progress < self._progress_number:
+            reading.progress = self._progress_number
+            found.append(self._progress)
+        if self._last is not None and not reading.ended:
+            reading.ended = True
+            found.append(self._last)
+        return found
+
+
+class Reading:
+    """One reader's place in the ring: what a subscription is."""
+
+    def __init__(
+        self,
+        results: Results,
+        meta: Meta,
+        at: Cursor,
+        on_lag: str,
+        not_before_us: int,
+        on_close: Callable[[], None],
+    ) -> None:
+        self.number = at.number
+        self.rows = at.rows
+        self.progress = 0
+        self.ended = False
+        self.on_lag = on_lag
+        self._results = results
+        self._own: deque[Frame] = deque([meta])
+        self._not_before_us = not_before_us
+        self._on_close = on_close
+        self._wake: Callable[[], None] | None = None
+        self._asleep = True
+        self._rung = threading.Event()
+        self._rung.set()
+        self._closed = False
+
+    def say(self, frame: Frame) -> None:
+        """A frame for this reader alone, before all others."""
+        self._own.append(frame)
+        self.ring()
+
+    def take(self, max_frames: int = 100) -> Sequence[Frame]:
+        found: list[Frame] = []
+        self._rung.clear()
+        self._asleep = True
+        while self._own and len(found) < max_frames:
+            found.append(self._own.popleft())
+        if not self.ended and not self._closed and len(found) < max_frames:
+            found += self._results.after(self, max_frames - len(found))
+        if self._own or self._results.has_for(self):
+            self.ring()
+        return found
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._rung.wait(timeout_s)
+
+    def on_ready(self, wake: Callable[[], None] | None) -> None:
+        self._wake = wake
+        if wake is not None and (self._own or self._results.has_for(self)):
+            wake()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._wake = None
+        self._rung.set()
+        self._results.leave(self)
+        self._on_close()
+
+    def ring(self) -> None:
+        """Wakes the reader, once until it takes something."""
+        if self._asleep:
+            self._asleep = False
+            self._rung.set()
+            wake = self._wake
+            if wake is not None:
+                wake()
+
+    def filtered(self, entry: Entry) -> Frame | None:
+        """The frame without rows of windows that started before this reader came; None where nothing is left."""
+        frame = entry.frame
+        if self._not_before_us == MIN_US or entry.starts is None or not isinstance(frame, RowsFrame):
+            return frame
+        due = entry.starts >= self._not_before_us
+        if due.all():
+            return frame
+        rows = frame.table.filter(pa.array(due))
+        return RowsFrame(rows, frame.cursor) if rows.num_rows else None
+
+
+def newest_by_key(table: pa.Table) -> pa.Table:
+    """Of each key the last row, in the order in which they came."""
+    keys = table.column(KEY).combine_chunks().dictionary_encode()
+    codes = keys.indices.to_numpy(zero_copy_only=False)
+    last = np.full(len(keys.dictionary), -1, np.int64)
+    np.maximum.at(last, codes, np.arange(len(codes)))
+    return table.take(pa.array(np.sort(last)))
+
+
+def too_slow(missed: int, cursor: str) -> Mapping[str, Any]:
+    return {
+        "code": "reader-too-slow",
+        "detail": f"{missed} rows came while this reader was not reading",
+        "hint": "Read on from the cursor, or ask for on_lag=drop or conflate.",
+        "retryable": True,
+        "cursor": cursor,
+    }

@@ -1,0 +1,422 @@
+"""A query that runs: one execution of a plan, and the askers who share it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from mql.errors import MqlError
+from mql.exec.backfill import Backfill, Stopped
+from mql.exec.clock import Clock
+from mql.exec.collect import Collector
+from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Warn
+from mql.exec.graph import Graph
+from mql.exec.hub import Feed, Hub
+from mql.exec.items import MAX_US, MIN_US, State, Tick
+from mql.exec.results import Cursor, Reading, Results, cursor_of
+from mql.exec.runtimes import Runtime
+from mql.planner.physical import CountWindows, Final, Plan, SelectRows
+
+TICK_US = 100_000
+PROGRESS_US = 1_000_000
+LINGER_LEAST_S = 10.0
+"""How long a query waits for its first reader, however short its linger is."""
+
+Subscription = Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a query is run.
+
+    `on_lag`: conflate, drop or disconnect (None: by the kind of result). `max_rows`: end after so many.
+    `timeout_s`: end after so long. `name`: what listings show. `early_us`: early values every so often where the
+    query says no EMIT of its own (the console and the terminal ask for a second). `linger_s`: how long the query
+    outlives its last reader. `route`: "auto", "stream" or "batch" for bounded queries.
+    """
+
+    on_lag: str | None = None
+    max_rows: int | None = None
+    timeout_s: float | None = None
+    name: str | None = None
+    early_us: int | None = None
+    linger_s: float = 30.0
+    route: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A running plan at a barrier: the operators' states by task and number, and the next offset of each split."""
+
+    epoch: int
+    states: Mapping[str, Mapping[int, State]]
+    positions: Mapping[int, int]
+
+
+class Execution:
+    """One run of a plan, for all who ask the same. Ends once, by whatever comes first, and says why."""
+
+    def __init__(self, plan: Plan, runtime: Runtime, clock: Clock, results: Results, options: Options) -> None:
+        self.plan = plan
+        self.results = results
+        self.options = options
+        self.askers: tuple[Running, ...] = ()
+        self.state = "starting"
+        self.trouble: str | None = None
+        self.started_us = clock.now_us()
+        self.ended_us: int | None = None
+        self.graph: Graph | None = None
+        self.collector: Collector | None = None
+        self.hub: Hub | None = None
+        self.feed: Feed | None = None
+        self.backfill: Backfill | None = None
+        self.not_before_us = MIN_US
+        self.on_over: Callable[[Execution], None] = lambda execution: None
+        self.lost: Lost = Lost()
+        self._clock = clock
+        self._runtime = runtime
+        self._paced = any(
+            spec.emit != "final" or spec.early_us is not None
+            for stage in plan.stages
+            for spec in stage.operators
+            if isinstance(spec, Final)
+        ) or any(stage.parallel == "one" and plan.result.keyed for stage in plan.stages)
+        self._next_tick_us = 0
+        self._next_progress_us = 0
+        self._rate = 0.0
+        self._rate_events = 0
+        self._rate_at_us = self.started_us
+        self._guard = threading.RLock()
+
+    # --- its life --------------------------------------------------------------------------------------
+
+    def end(self, reason: str, data: Mapping[str, Any] | None = None) -> None:
+        """Nothing more comes; readers get what is there, and then that it has ended."""
+        self._over(reason, Ended(reason, {**(data or {}), **self.numbers()}))
+
+    def fail(self, error: Exception) -> None:
+        """An error ends the query, and no other."""
+        if not isinstance(error, Stopped):
+            self._over("failed", Failed(problem_of(error)))
+
+    @property
+    def over(self) -> bool:
+        return self.ended_us is not None
+
+    def _over(self, state: str, frame: Ended | Failed) -> None:
+        with self._guard:
+            if self.over:
+                return
+            self.ended_us = self._clock.now_us()
+            self.state = state
+        self.lost.tell(self.results)
+        self.results.finish(frame)
+        if self.backfill is not None:
+            self.backfill.cancel()
+        if self.hub is not None and self.feed is not None:
+            self.hub.detach(self.feed)
+        if self.graph is not None:
+            self._runtime.release(self.graph.tasks)
+        if self.collector is not None:
+            self.collector.close()
+        self.on_over(self)
+
+    def beat(self, now_us: int) -> None:
+        """Called ten times a second: ticks for the operators, once a second how it goes for the readers."""
+        if self.over:
+            return
+        self.lost.tell(self.results)
+        if now_us >= self._next_tick_us:
+            self._next_tick_us = now_us + (TICK_US if self._paced else PROGRESS_US)
+            if self.graph is not None:
+                for entry in self.graph.entries:
+                    entry.put(Tick(now_us))
+        if now_us >= self._next_progress_us:
+            self._next_progress_us = now_us + PROGRESS_US
+            self._measure(now_us)
+            self.results.progress(self.numbers())
+        options = self.options
+        if options.timeout_s is not None and now_us - self.started_us >= options.timeout_s * 1e6:
+            self.end("timeout")
+
+    def join_at(self, us: int) -> None:
+        """Windows that start earlier were joined in their midst: they are not told."""
+        self.not_before_us = max(self.not_before_us, us)
+        if self.graph is not None:
+            for task in self.graph.tasks:
+                for operator in task.operators:
+                    if hasattr(operator, "not_before_us"):
+                        operator.not_before_us = max(operator.not_before_us, us)
+
+    def has_begun(self) -> bool:
+        """Events have come: whoever joins now is late."""
+        return self.feed is None or self.feed.seen > 0 or self.over
+
+    def frontier_us(self) -> int:
+        """The event time before which this run has seen events already."""
+        return self.hub.newest_us if self.hub is not None else MIN_US
+
+    # --- what became of events -------------------------------------------------------------------------
+
+    def ledger(self) -> Mapping[str, int]:
+        """events = emitted_from + filtered + late + malformed + sampled + skipped + dropped + in_state."""
+        feed, backfill = self.feed, self.backfill
+        malformed = (feed.malformed if feed else 0) + (backfill.malformed if backfill else 0)
+        skipped = (feed.skipped if feed else 0) + (backfill.skipped if backfill else 0)
+        dropped = feed.dropped if feed else 0
+        decoded = (feed.seen if feed else 0) + (backfill.decoded if backfill else 0)
+        filtered = late = sampled = in_state = taken = 0
+        if self.graph is not None:
+            for task in self.graph.tasks:
+                in_state += task.in_state
+                for counts in task.counts:
+                    filtered += counts.filtered
+                    late += counts.late
+                    sampled += counts.sampled
+            first = next((stage for stage in self.graph.stages if stage[0].operators), ())
+            taken = sum(task.counts[0].seen for task in first)
+            in_state += max(0, decoded - dropped - taken)
+        elif backfill is not None:
+            filtered, sampled = backfill.filtered, backfill.sampled
+        gone = filtered + late + sampled + dropped + in_state
+        return {
+            "events": decoded + malformed + skipped,
+            "emitted_from": max(0, decoded - gone),
+            "filtered": filtered,
+            "late": late,
+            "malformed": malformed,
+            "sampled": sampled,
+            "skipped": skipped,
+            "dropped": dropped,
+            "in_state": in_state,
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """What a progress frame says."""
+        ledger = self.ledger()
+        watermark = self.watermark_us()
+        data: dict[str, Any] = {
+            "scanned": ledger["events"],
+            "matched": ledger["events"] - sum(ledger[kind] for kind in NOT_MATCHED),
+            **{kind: ledger[kind] for kind in (*NOT_MATCHED, "dropped", "in_state")},
+            "rows": self.results.rows,
+            "watermark": watermark,
+            "lag_ms": self._lag_ms(watermark),
+            "trouble": self.trouble,
+        }
+        if self.backfill is not None and not self.backfill.ended:
+            data["share"] = round(self.backfill.share, 4)
+            data["eta_s"] = self.backfill.eta_s
+        return data
+
+    def status(self) -> Mapping[str, Any]:
+        return {
+            **self.numbers(),
+            "state": self.state,
+            "started_us": self.started_us,
+            "ended_us": self.ended_us,
+            "rate": round(self._rate, 1),
+            "readers": self.results.readers,
+            "workers": self._runtime.workers,
+        }
+
+    def watermark_us(self) -> int | None:
+        found = self.feed.watermark_us if self.feed is not None else MIN_US
+        if self.collector is not None:
+            found = max(found, self.collector.watermark_us)
+        return found if MIN_US < found < MAX_US else None
+
+    def late(self, n: int) -> pa.Table:
+        """The newest late rows that are kept."""
+        tables = []
+        for task in self.graph.tasks if self.graph is not None else ():
+            for operator in task.operators:
+                late_rows = getattr(operator, "late_rows", None)
+                found = late_rows() if late_rows is not None else None
+                if found is not None:
+                    tables.append(found)
+        if not tables:
+            return pa.table({})
+        rows = pa.concat_tables(tables, promote_options="default")
+        return renamed_late(rows.slice(max(0, rows.num_rows - n)))
+
+    def _lag_ms(self, watermark: int | None) -> float | None:
+        if watermark is None or self.over:
+            return None
+        return max(0.0, (self._clock.now_us() - watermark - self.plan.scan.lateness_us) / 1000)
+
+    def _measure(self, now_us: int) -> None:
+        events = self.ledger()["events"]
+        seconds = (now_us - self._rate_at_us) / 1e6
+        if seconds > 0:
+            self._rate = (events - self._rate_events) / seconds
+        self._rate_events, self._rate_at_us = events, now_us
+
+
+NOT_MATCHED = ("filtered", "late", "malformed", "sampled", "skipped")
+
+
+class Lost:
+    """Rows that a query could not take in time: counted as they go, told at most ten times a second."""
+
+    def __init__(self) -> None:
+        self._rows = 0
+        self._why = ""
+        self._guard = threading.Lock()
+
+    def add(self, rows: int, why: str) -> None:
+        with self._guard:
+            self._rows += rows
+            self._why = why
+
+    def tell(self, results: Results) -> None:
+        with self._guard:
+            rows, self._rows = self._rows, 0
+        if rows:
+            results.say(
+                Warn({"code": "dropped", "detail": f"{rows} events were left out: {self._why}", "events": rows})
+            )
+            here = str(results.place)
+            results.say(Gap({"rows": None, "events": rows, "from": here, "to": here, "why": self._why}))
+
+
+class Running:
+    """One asker's view of an execution, which others may share."""
+
+    def __init__(
+        self,
+        execution: Execution,
+        text: str,
+        options: Options,
+        start: Cursor,
+        not_before_us: int,
+        clock: Clock,
+        explainer: Callable[[str], str],
+    ) -> None:
+        self.id = f"q-{secrets.token_hex(6)}"
+        self.name = options.name
+        self.text = text
+        self.plan_hash = execution.plan.hash
+        self.columns: Sequence[tuple[str, str]] = tuple(
+            (name, str(type)) for name, type in execution.plan.result.columns
+        )
+        self.execution = execution
+        self.left = False
+        self._options = options
+        self._start = start
+        self._not_before_us = not_before_us
+        self._clock = clock
+        self._explainer = explainer
+        self._readings = 0
+        self._ever_read = False
+        self._idle_since_s = clock.monotonic_s()
+        self._guard = threading.Lock()
+
+    @property
+    def shared_with(self) -> Sequence[str]:
+        """The ids of the others who share its execution."""
+        return tuple(other.id for other in self.execution.askers if other is not self)
+
+    def subscribe(self, cursor: str | None = None, on_lag: str | None = None) -> Subscription:
+        """A reader of the results: from a cursor on, else from where this asker began."""
+        policy = on_lag or self._options.on_lag or ("conflate" if self.execution.plan.result.keyed else "drop")
+        results = self.execution.results
+        at, gap = self._place(cursor)
+        with self._guard:
+            self._readings += 1
+            self._ever_read = True
+        reading = results.read(
+            Meta(self._meta()), at, on_lag=policy, not_before_us=self._not_before_us, on_close=self._read_no_more
+        )
+        if gap is not None:
+            reading.say(gap)
+        return reading
+
+    def status(self) -> Mapping[str, Any]:
+        return {**self.execution.status(), "shared_with": list(self.shared_with)}
+
+    def ledger(self) -> Mapping[str, int]:
+        return self.execution.ledger()
+
+    def late(self, n: int = 100) -> pa.Table:
+        return self.execution.late(n)
+
+    def explain(self, form: str = "plan") -> str:
+        return self._explainer(form)
+
+    def cancel(self, reason: str = "deleted") -> None:
+        """The asker leaves; the execution ends with the last."""
+        self.left = True
+        execution = self.execution
+        execution.askers = tuple(other for other in execution.askers if other is not self)
+        if not execution.askers:
+            execution.end(reason)
+
+    def is_forsaken(self, now_s: float) -> bool:
+        """Nobody has read for longer than it is to linger."""
+        linger = self._options.linger_s if self._ever_read else max(self._options.linger_s, LINGER_LEAST_S)
+        return self._readings == 0 and now_s - self._idle_since_s >= linger
+
+    def _read_no_more(self) -> None:
+        with self._guard:
+            self._readings -= 1
+            self._idle_since_s = self._clock.monotonic_s()
+
+    def _place(self, text: str | None) -> tuple[Cursor, Frame | None]:
+        """Where a reader begins, and what it missed where its cursor is of no use."""
+        if text is None:
+            return self._start, None
+        cursor = cursor_of(text)
+        if cursor is not None and cursor.epoch == self._start.epoch and cursor.number >= 0:
+            here = self.execution.results.place
+            return (cursor if cursor.number <= here.number else here), None
+        why = "the cursor is from another run of the query"
+        return self._start, Gap({"rows": None, "from": text, "to": str(self._start), "why": why})
+
+    def _meta(self) -> Mapping[str, Any]:
+        plan = self.execution.plan
+        scan = plan.scan
+        return {
+            "id": self.id,
+            "schema": [{"name": name, "type": type} for name, type in self.columns],
+            "plan_hash": plan.hash,
+            "shared_with": list(self.shared_with),
+            "guarantee": "at_most_once",
+            "watermark": {
+                "lateness_ms": scan.lateness_us / 1000,
+                "idle_timeout_ms": scan.idle_timeout_us / 1000,
+                "max_ahead_ms": scan.max_ahead_us / 1000,
+            },
+            "emit": plan.result.emit,
+            "keyed": plan.result.keyed,
+            "windowed": plan.result.windowed,
+            "bounded": self.execution.feed is None,
+            "warnings": list(plan.warnings),
+        }
+
+
+def problem_of(error: Exception) -> Mapping[str, Any]:
+    """What readers are told of an error."""
+    if isinstance(error, MqlError):
+        return {"code": error.code, "detail": error.message, "hint": error.hint, "retryable": False}
+    detail = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return {"code": "query-failed", "detail": detail, "hint": None, "retryable": True}
+
+
+def renamed_late(rows: pa.Table) -> pa.Table:
+    """Late rows by the names that people know."""
+    shown = {"__t": "event_time_us", "__s": "split", "__o": "offset", "__a": "arrival_us", "__m": "reached_us"}
+    return rows.rename_columns([shown.get(name, name.lstrip("/") or "event") for name in rows.column_names])
+
+
+def is_joinable(plan: Plan) -> bool:
+    """Whether somebody who asks later may share the execution: rows as they come, and windows of time."""
+    specs = [spec for stage in plan.stages for spec in stage.operators]
+    if plan.result.windowed:
+        return not any(isinstance(spec, CountWindows) for spec in specs)
+    return all(isinstance(spec, SelectRows) for spec in specs)
