@@ -1,4 +1,4 @@
-"""A plan's tasks with the lines between them: what a runtime hosts and what the single-threaded driver steps through."""
+"""A plan's tasks with the lines between them: what a runtime hosts, and what a driver steps through."""
 
 from __future__ import annotations
 

@@ -47,6 +47,7 @@ class Held:
     shares: list[list[tuple[pa.Table, int]]]
     bytes: int = 0
     overflowed: bool = False
+    ended: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -98,7 +99,18 @@ class Feed:
 
     def go_live(self) -> None:
         """What was held is handed on: from now on what comes goes straight to the query. Under its guard."""
-        self.held = None
+        assert self.held is not None
+        ended, self.held = self.held.ended, None
+        for share in ended:
+            self.channels[share].put(End())
+
+    def end(self, share: int) -> None:
+        """Nothing more comes from this share."""
+        with self.guard:
+            if self.held is not None:
+                self.held.ended.add(share)
+                return
+        self.channels[share].put(End())
 
     def crowded(self, share: int) -> bool:
         """Its line is full and the hub may wait for it."""
@@ -161,7 +173,7 @@ class Feed:
             if mine.any():
                 np.maximum(raised, floor, out=raised, where=mine)
                 if earlier[mine].min() >= floor:
-                    del self.floors[split]
+                    self.floors.pop(split, None)
         return table.set_column(table.column_names.index(EARLIER), EARLIER, pa.array(raised))
 
 
@@ -273,7 +285,11 @@ class Share:
         """Attach it at the next border."""
         feed.channels[self.number].on_room = self.room.set
         with self._guard:
-            self._asked.append(feed)
+            ended = self.ended
+            if not ended:
+                self._asked.append(feed)
+        if ended:
+            self._join_ended(feed)
 
     def drop(self, feed: Feed) -> None:
         with self._guard:
@@ -370,7 +386,7 @@ class Share:
             decoder.prefilter = Prefilter(union)
 
     def _pace(self, backlog: int, cost_s: float) -> None:
-        """Longer waits while queries are behind, so that each batch is worth its calls; shorter ones when they are not."""
+        """Longer waits while queries are behind, so that a batch is worth its calls; else shorter ones."""
         if backlog:
             self.linger_s = min(LINGER_MOST_S, self.linger_s * 1.5 + LINGER_LEAST_S)
         else:
@@ -415,12 +431,18 @@ class Share:
     def _end(self) -> None:
         """The source is over: so are the queries on it."""
         self._attach()
-        self.ended = True
-        for feed in self._feeds:
-            with feed.guard:
-                held = feed.held
-            if held is None:
-                feed.channels[self.number].put(End())
+        with self._guard:
+            self.ended = True
+            feeds, asked = self._feeds, self._asked
+        for feed in feeds:
+            feed.end(self.number)
+        for feed in asked:
+            self._join_ended(feed)
+
+    def _join_ended(self, feed: Feed) -> None:
+        """It came after the end: there is nothing for it but that."""
+        feed.join(self.positions)
+        feed.end(self.number)
 
     def _recover(self, error: Exception) -> None:
         self.hub.say(f"the source cannot be read: {error}")
@@ -438,6 +460,11 @@ def bytes_of(raw: Raw) -> int:
     return len(data) if data is not None else int(raw.table.nbytes)  # type: ignore[union-attr]
 
 
-def names_of(columns: Iterable[tuple[Path, DataType]]) -> tuple[str, ...]:
-    """The top-level properties that these columns lie in."""
-    return tuple(sorted({path[0] for path, _ in columns if path}))
+def names_of(scan: Scan) -> tuple[str, ...] | None:
+    """The top-level properties that a scan reads, the event's time among them; None for all of them."""
+    paths = [path for path, _ in scan.columns]
+    if not all(paths):
+        return None
+    if scan.time.path is not None:
+        paths.append(scan.time.path)
+    return tuple(sorted({path[0] for path in paths}))

@@ -31,7 +31,7 @@ Starts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A frame in the ring. `before`: result rows ahead of it since the start. `starts`: where its rows' windows start."""
+    """A frame in the ring. `before`: result rows ahead of it since the start. `starts`: of each row's window."""
 
     frame: Frame
     rows: int
@@ -194,7 +194,7 @@ class Results:
         *,
         on_lag: str,
         not_before_us: int = MIN_US,
-        on_close: Callable[[], None] = lambda: None,
+        on_close: Callable[[Reading], None] = lambda reading: None,
     ) -> Reading:
         """A new reader that begins at a place; rows of windows that start earlier than `not_before_us` are not its."""
         assert on_lag in POLICIES, on_lag
@@ -290,7 +290,7 @@ class Reading:
         at: Cursor,
         on_lag: str,
         not_before_us: int,
-        on_close: Callable[[], None],
+        on_close: Callable[[Reading], None],
     ) -> None:
         self.number = at.number
         self.rows = at.rows
@@ -306,13 +306,20 @@ class Reading:
         self._rung = threading.Event()
         self._rung.set()
         self._closed = False
+        self._cut: Ended | None = None
 
     def say(self, frame: Frame) -> None:
         """A frame for this reader alone, before all others."""
         self._own.append(frame)
         self.ring()
 
+    def end(self, frame: Ended) -> None:
+        """The end for this reader alone: it gets what waits, then this."""
+        self._cut = frame
+        self.ring()
+
     def take(self, max_frames: int = 100) -> Sequence[Frame]:
+        """What waits now, without blocking. Meta comes first; after Ended or Failed nothing comes."""
         found: list[Frame] = []
         self._rung.clear()
         self._asleep = True
@@ -320,26 +327,32 @@ class Reading:
             found.append(self._own.popleft())
         if not self.ended and not self._closed and len(found) < max_frames:
             found += self._results.after(self, max_frames - len(found))
+        if self._cut is not None and not self.ended and len(found) < max_frames:
+            self.ended = True
+            found.append(self._cut)
         if self._own or self._results.has_for(self):
             self.ring()
         return found
 
     def wait(self, timeout_s: float) -> bool:
+        """Blocks until something waits (True) or the time is over."""
         return self._rung.wait(timeout_s)
 
     def on_ready(self, wake: Callable[[], None] | None) -> None:
+        """`wake` is called, from a thread of the engine, once whenever something new waits until that is taken."""
         self._wake = wake
         if wake is not None and (self._own or self._results.has_for(self)):
             wake()
 
     def close(self) -> None:
+        """The reader leaves; what only it used ends after the query's linger."""
         if self._closed:
             return
         self._closed = True
         self._wake = None
         self._rung.set()
         self._results.leave(self)
-        self._on_close()
+        self._on_close(self)
 
     def ring(self) -> None:
         """Wakes the reader, once until it takes something."""

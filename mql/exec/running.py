@@ -144,6 +144,13 @@ class Execution:
         if options.timeout_s is not None and now_us - self.started_us >= options.timeout_s * 1e6:
             self.end("timeout")
 
+    def go_live(self) -> None:
+        """History is done: from now on the ring lets go of what slow readers have not had."""
+        self.results.keep_all = False
+        self.results.on_room()
+        if not self.over:
+            self.state = "running"
+
     def join_at(self, us: int) -> None:
         """Windows that start earlier were joined in their midst: they are not told."""
         self.not_before_us = max(self.not_before_us, us)
@@ -312,7 +319,7 @@ class Running:
         self._not_before_us = not_before_us
         self._clock = clock
         self._explainer = explainer
-        self._readings = 0
+        self._readings: set[Reading] = set()
         self._ever_read = False
         self._idle_since_s = clock.monotonic_s()
         self._guard = threading.Lock()
@@ -327,12 +334,14 @@ class Running:
         policy = on_lag or self._options.on_lag or ("conflate" if self.execution.plan.result.keyed else "drop")
         results = self.execution.results
         at, gap = self._place(cursor)
-        with self._guard:
-            self._readings += 1
-            self._ever_read = True
         reading = results.read(
             Meta(self._meta()), at, on_lag=policy, not_before_us=self._not_before_us, on_close=self._read_no_more
         )
+        with self._guard:
+            self._readings.add(reading)
+            self._ever_read = True
+        if self.left:
+            reading.end(Ended("deleted"))
         if gap is not None:
             reading.say(gap)
         return reading
@@ -356,15 +365,20 @@ class Running:
         execution.askers = tuple(other for other in execution.askers if other is not self)
         if not execution.askers:
             execution.end(reason)
+            return
+        with self._guard:
+            readings = tuple(self._readings)
+        for reading in readings:
+            reading.end(Ended(reason))
 
     def is_forsaken(self, now_s: float) -> bool:
         """Nobody has read for longer than it is to linger."""
         linger = self._options.linger_s if self._ever_read else max(self._options.linger_s, LINGER_LEAST_S)
-        return self._readings == 0 and now_s - self._idle_since_s >= linger
+        return not self._readings and now_s - self._idle_since_s >= linger
 
-    def _read_no_more(self) -> None:
+    def _read_no_more(self, reading: Reading) -> None:
         with self._guard:
-            self._readings -= 1
+            self._readings.discard(reading)
             self._idle_since_s = self._clock.monotonic_s()
 
     def _place(self, text: str | None) -> tuple[Cursor, Frame | None]:
