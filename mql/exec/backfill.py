@@ -353,7 +353,7 @@ class Backfill:
 
     def _raws(self, since: From, until: Positions | None, part: int, parts: int) -> Iterator[Raw]:
         """Stored events; where a source ends but keeps nothing, what its reader gives until it has ended."""
-        names = names_of(self._plan.scan.columns) if self._info.encoding == "columns" else None
+        names = names_of(self._plan.scan) if self._info.encoding == "columns" else None
         if self._info.history:
             yield from self._source.history(since, until, part, parts, names)
             return

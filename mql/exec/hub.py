@@ -89,6 +89,11 @@ class Feed:
             if self._shares_joined >= len(self.channels):
                 self.joined.set()
 
+    @property
+    def from_now(self) -> bool:
+        """It has no history before it joined, so the window that it joined in is not whole."""
+        return self.scan.since.kind == "live"
+
     def rejoin(self) -> None:
         """To be attached anew: what came meanwhile is let go of."""
         with self.guard:
@@ -402,7 +407,7 @@ class Share:
             self._feeds = (*self._feeds, *(feed for feed in asked if feed not in self._feeds))
         for feed in asked:
             feed.join(self.positions)
-            if self.hub.first_told and feed.held is None:
+            if self.hub.first_told and feed.from_now:
                 feed.on_joined(self.hub.newest_us)
 
     def _note_newest(self, table: pa.Table) -> None:
@@ -413,7 +418,7 @@ class Share:
         if self.hub.begun and not self.hub.first_told:
             first = int(times.min())
             for feed in self._feeds:
-                if feed.held is None:
+                if feed.from_now:
                     feed.on_joined(first)
         believed = times[times <= table.column(ARRIVAL).to_numpy()]
         if len(believed):
