@@ -446,11 +446,23 @@ def _step(step: Step, first: bool) -> str:
 
 def _unary(op: str, operand: Expression) -> str:
     if op == "not":
-        return f"NOT {_bound(operand, _NOT)}"
+        return f"NOT {_bound(operand, _TIGHT if _begins_with_concatenation(operand) else _NOT)}"
     # A number right behind a minus would become a negative number, two minuses a comment.
     if isinstance(operand, Literal | Unary):
         return f"{op}({_expression(operand)})"
     return f"{op}{_bound(operand, _SIGN)}"
+
+
+def _begins_with_concatenation(expression: Expression) -> bool:
+    """Whether it reads `a || b = c`: behind NOT that would be `(NOT a) OR b = c`."""
+    match expression:
+        case Binary(op, left, _) if op not in ("and", "or"):
+            first = left
+        case Like(first) | Between(first) | InList(first) | InQuery(first) | IsNull(first) | IsDistinct(first):
+            pass
+        case _:
+            return False
+    return isinstance(first, Binary) and first.op == "||"
 
 
 def _binary(expression: Binary) -> str:

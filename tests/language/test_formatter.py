@@ -57,6 +57,8 @@ def test_a_query_has_one_canonical_text(written: str, canonical: str) -> None:
         ("not (a == 1)", "NOT a == 1"),
         ("(not a) == 1", "(NOT a) == 1"),
         ("a == 1 || b == 2", "a == 1 OR b == 2"),
+        ("not (a || b = c)", "NOT (a || b = c)"),
+        ("not a || b = c", "NOT a OR b = c"),
         ("(a or b) and c", "(a OR b) AND c"),
         ("(a and b) and (c and d)", "a AND b AND c AND d"),
         ("- -5 - -a", "-(-5) - -a"),
