@@ -6,12 +6,16 @@ Statements come from the planner, tables from memory. Nothing can be opened, ins
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+
+# A prepared statement has no other way out; the copy that the warning is about costs less than planning again.
+warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
 
 _LOCK: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
