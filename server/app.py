@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 
-from mql.exec.engine import EngineApi
+from mql.exec.engine import Engine
 from mql.exec.feed import Source
 from server import openapi
 from server.guard import Door, add_headers, guard
@@ -34,8 +34,6 @@ def serve(settings: Settings, sources: Sequence[Source] | None = None) -> None:
     `sources` None: those of the settings. The server owns the engine and the sources and closes them.
     """
     check_reach(settings.server)
-    from mql.exec.engine import Engine
-
     found = sources_of(settings) if sources is None else sources
     engine = Engine(found, workers=settings.server.workers, default=settings.default)
     try:
@@ -71,7 +69,7 @@ async def open_door(app: web.Application) -> AsyncIterator[Door]:
         await runner.cleanup()
 
 
-def make_app(engine: EngineApi, settings: Settings) -> web.Application:
+def make_app(engine: Engine, settings: Settings) -> web.Application:
     """The application around an engine that its caller owns. Run it by `open_door` or `serve`."""
     limits = settings.server.limits
     app = web.Application(middlewares=[guard], client_max_size=max(limits.body, limits.events_body))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from mql.exec.engine import EngineApi
+from mql.exec.engine import Engine
 from server.metrics import Metrics
 from server.settings import Settings
 from server.stream import Bell, Encoded, Reader
@@ -24,7 +24,7 @@ THREADS = 8
 class Shared:
     """One server's state. Owned by its event loop; the engine is called on threads of the pool."""
 
-    engine: EngineApi
+    engine: Engine
     settings: Settings
     metrics: Metrics
     encoded: Encoded = field(default_factory=Encoded)

@@ -435,7 +435,7 @@ def told(frame: Frame) -> tuple[str, Mapping[str, Any]]:
         case Meta(data):
             return "meta", data
         case Progress(data):
-            return "progress", data
+            return "progress", numbers(data)
         case Seal(data):
             return "seal", data
         case Phase(data):
@@ -452,6 +452,12 @@ def told(frame: Frame) -> tuple[str, Mapping[str, Any]]:
             raise AssertionError("rows have pens of their own")
         case _:
             assert_never(frame)
+
+
+def numbers(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A query's numbers as people read them: its watermark as a time."""
+    us = data.get("watermark")
+    return {**data, "watermark": encode.moment(us)} if isinstance(us, int) else data
 
 
 def envelope(name: str | None, event: str, data: bytes, cursor: str | None = None) -> bytes:

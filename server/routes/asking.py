@@ -21,7 +21,6 @@ from server.shared import Shared, shared_of
 
 log = logging.getLogger("server")
 
-OVER = frozenset({"done", "ended", "failed", "cancelled", "deleted", "limit", "timeout", "finished", "stopped"})
 FORMATS: Mapping[str, str] = {"json": JSON, "ndjson": LINES, "sse": EVENTS, "csv": CSV, "arrow": ARROW}
 QUERY_LENGTH_MAX = 65_536
 TIMEOUT_MAX_S = 366 * 86_400.0
@@ -138,7 +137,7 @@ def count_running(shared: Shared) -> int:
 
 
 def is_over(running: Running) -> bool:
-    return str(running.status().get("state")) in OVER
+    return running.status().get("ended_us") is not None
 
 
 # --- which format -------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from server.routes.flow import STREAM_TYPES, cursor_of, flow, is_over_cursor, pe
 from server.routes.route import ARROW, CSV, EVENTS, JSON, LINES, Answer, Parameter, Route
 from server.routes.tables import table_answer
 from server.shared import Shared, shared_of
-from server.stream import Tap, split_cursors
+from server.stream import Tap, numbers, split_cursors
 
 STREAMS_MAX = 50
 CURSOR_SCHEMA = {"type": "string", "maxLength": CURSOR_LENGTH_MAX, "pattern": "^[!-~]*$"}
@@ -301,7 +301,7 @@ def listed(running: Running) -> dict[str, Any]:
         "id": running.id,
         "name": running.name,
         "query": running.text,
-        "status": dict(running.status()),
+        "status": dict(numbers(running.status())),
         "stream_url": stream_url(running),
     }
 

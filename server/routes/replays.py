@@ -13,8 +13,8 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from mql.errors import MqlError
-from mql.exec.engine import Running
-from mql.exec.frames import Ended, Failed, Gap, Progress, RowsFrame
+from mql.exec.engine import Running, Subscription
+from mql.exec.frames import Ended, Failed, Gap, Meta, Progress, RowsFrame
 from server import encode
 from server.problems import Problem, Refusal, refuse
 from server.routes.asking import (
@@ -30,11 +30,11 @@ from server.routes.asking import (
     read_ask,
 )
 from server.routes.asking import count as count_parameter
-from server.routes.queries import json_answer
+from server.routes.queries import json_answer, subscribe
 from server.routes.route import JSON, Answer, Route
 from server.routes.tables import TABLE_TYPES, table_answer
 from server.shared import Shared, shared_of
-from server.stream import Reader, Tap
+from server.stream import Reader, Tap, numbers
 
 WAIT_MAX_S = 60
 
@@ -102,19 +102,20 @@ async def replay(request: web.Request) -> web.StreamResponse:
 async def start_replay(request: web.Request, said: Ask) -> Replay:
     shared = shared_of(request)
     running = await begin(shared, said, linger_s=0.0)
-    if not is_bounded(running):
+    subscription = await subscribe(shared, running, None, None)
+    if not is_bounded(subscription):
         shared.leave(running.cancel, "deleted")
         hint = "Say from when to when: SINCE … UNTIL …. For a live query there is POST /v1/queries."
         raise refuse(422, "not-bounded", "this query would never end", hint)
-    subscription = await shared.call(running.subscribe, None, None)
     made = Replay(running, Reader([Tap(None, running, subscription)], shared.bell))
     request.app[REPLAYS][running.id] = made
     made.task = asyncio.create_task(collect(shared, made), name=f"replay {running.id}")
     return made
 
 
-def is_bounded(running: Running) -> bool:
-    return bool(getattr(running, "bounded", True))
+def is_bounded(subscription: Subscription) -> bool:
+    """Whether the query ends by itself, as its first frame tells."""
+    return any(bool(frame.data.get("bounded")) for frame in subscription.take(1) if isinstance(frame, Meta))
 
 
 async def collect(shared: Shared, made: Replay) -> None:
@@ -126,7 +127,8 @@ async def collect(shared: Shared, made: Replay) -> None:
                 see(made, frame, shared.settings.server.limits.replay_result)
             if made.reader.stopped is not None:
                 fail(made, {"code": "stopping", "detail": "the server is stopping", "retryable": True})
-            await made.reader.sleep(60.0)
+            if made.state == "running":
+                await made.reader.sleep(60.0)
     finally:
         made.ended_s = time.monotonic()
         made.reader.close()
@@ -143,7 +145,7 @@ def see(made: Replay, frame: Any, bytes_max: int) -> None:
                 hint = "Ask for fewer rows or columns, or read it as a stream: POST /v1/queries."
                 fail(made, {"code": "result-too-large", "detail": f"more than {bytes_max:,} bytes", "hint": hint})
         case Progress(data):
-            made.progress = data
+            made.progress = numbers(data)
         case Gap(data):
             fail(made, {"code": "rows-missed", "detail": f"rows were missed: {data.get('why')}", "retryable": True})
         case Failed(data):

@@ -165,7 +165,11 @@ async def delete_source(request: web.Request) -> web.Response:
     """Takes a source away."""
     await source_of(request)
     shared = shared_of(request)
-    await shared.call(shared.engine.drop_source, request.match_info["name"])
+    name = request.match_info["name"]
+    if name == shared.settings.default:
+        hint = "mql.yaml names it as the default; queries without FROM need it."
+        raise refuse(409, "default-source", f'source "{name}" is the default', hint)
+    await shared.call(shared.engine.drop_source, name)
     return web.Response(status=204)
 
 

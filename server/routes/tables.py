@@ -54,7 +54,7 @@ def small_answer(request: web.Request, body: bytes, kind: str, headers: dict[str
 
 def table_parts(table: pa.Table, kind: str, look: Look, columns: Sequence[tuple[str, str]]) -> Iterator[bytes]:
     """The table's bytes in parts; a table of few rows is one part."""
-    slices = [table.slice(at, ROWS_A_TURN) for at in range(0, max(table.num_rows, 1), ROWS_A_TURN)]
+    slices = [table.slice(at, ROWS_A_TURN) for at in range(0, table.num_rows, ROWS_A_TURN)] or [table]
     match kind:
         case "application/json":
             yield from json_parts(slices, look, columns)
