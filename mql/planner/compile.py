@@ -15,7 +15,7 @@ from mql.planner.binder import BoundQuery, Given, bind
 from mql.planner.logical import Logical
 from mql.planner.lower import Parts, keeps_top, parts_of, stages_of
 from mql.planner.needles import needles
-from mql.planner.physical import Needles, Plan, Result, Scan
+from mql.planner.physical import NO_WINDOW, Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
 
 
@@ -73,7 +73,7 @@ def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) ->
         hash=hashlib.sha256(repr((logical, bound.as_live)).encode()).hexdigest()[:32],
         scan=_scan(parts, late_matters),
         stages=stages_of(parts, late_matters),
-        result=Result(bound.columns, keyed, parts.window is not None, speak.kind),
+        result=Result(bound.columns, keyed, parts.window not in (None, NO_WINDOW), speak.kind),
         batch=batch_sql(parts, bound.as_live),
         as_live=bound.as_live,
         warnings=bound.warnings,
