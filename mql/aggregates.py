@@ -419,6 +419,11 @@ AGGREGATES: tuple[AggregateRow, ...] = (
 _BY_NAME = {name: row for row in AGGREGATES for name in (row.name, *row.aliases)}
 
 
+def aggregate_names() -> tuple[str, ...]:
+    """All names and aliases."""
+    return tuple(_BY_NAME)
+
+
 def aggregate_row(name: str) -> AggregateRow | None:
     """The aggregate called so, in any case, by its name or an alias."""
     return _BY_NAME.get(name.lower())

@@ -200,10 +200,10 @@ def _settings(query: syntax.Query, scope: Scope) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in query.settings:
         if name.lower() not in SETTINGS:
-            raise MqlError(f'no setting "{name}"', query.span, did_you_mean(name, SETTINGS) or "There is: late.")
+            raise MqlError(f'no setting "{name}"', value.span, did_you_mean(name, SETTINGS) or "There is: late.")
         text = constant_text(value, scope)
         if text not in ("as_live", "never"):
-            raise MqlError(f'setting "late" can not be "{text}"', query.span, "Write 'as_live' or 'never'.")
+            raise MqlError(f'setting "late" can not be "{text}"', value.span, "Write 'as_live' or 'never'.")
         found[name.lower()] = text
     return found
 

@@ -6,12 +6,13 @@ it was most likely meant to be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import assert_never
 
 from mql import syntax
+from mql.aggregates import aggregate_names
 from mql.errors import MqlError, Span, did_you_mean
 from mql.functions import CALLABLE, common_type, is_number
 from mql.learn import parse_type
@@ -137,10 +138,24 @@ def bind_condition(node: syntax.Expression, scope: Scope) -> Bound:
 
 def bind_constant(node: syntax.Expression, scope: Scope) -> Constant:
     """A value that the query's text and its parameters settle."""
+    if any(isinstance(part, syntax.Property) for part in _parts(node)):
+        raise MqlError("a constant must stand here", node.span, "Write a literal or a $parameter.")
     bound = bind_expression(node, replace(scope, shape=Shape(), outputs={}, aggregates=None, opened=None))
     if not isinstance(bound, Constant):
         raise MqlError("a constant must stand here", node.span, "Write a literal or a $parameter.")
     return bound
+
+
+def _parts(node: object) -> Iterator[object]:
+    """Everything inside a piece of the tree, itself first."""
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        yield found
+        if isinstance(found, tuple):
+            waiting.extend(found)
+        elif hasattr(found, "__dataclass_fields__"):
+            waiting.extend(getattr(found, name) for name in found.__dataclass_fields__)
 
 
 def constant_int(node: syntax.Expression, scope: Scope, low: int | None = None, high: int | None = None) -> int:
@@ -527,7 +542,8 @@ def _call(node: syntax.Call, scope: Scope) -> Bound:
     if node.over is not None or node.distinct or node.filter is not None or node.order_by or node.named:
         raise MqlError(f'"{node.name}" is no aggregate', node.span, "DISTINCT, FILTER and OVER go with aggregates.")
     if node.name not in CALLABLE:
-        names = (*CALLABLE, *_META_CALLS, "source", *scope.calls)
+        aggregates = () if scope.aggregates is None else aggregate_names()
+        names = (*CALLABLE, *_META_CALLS, "source", *scope.calls, *aggregates)
         hint = did_you_mean(node.name, names)
         raise MqlError(f'no function "{node.name}"', node.span, hint, code="unknown-function")
     args = tuple(bind_expression(arg, scope) for arg in node.args)

@@ -99,7 +99,7 @@ def _misfit(name: str, args: tuple[Bound, ...], span: Span, spans: tuple[Span, .
     given = ", ".join(str(arg.type) for arg in args)
     wanted = " or ".join(dict.fromkeys(_signature(row) for row in rows))
     if rows[0].operator:
-        shown = "-" if name == "negate" else name
+        shown = {"negate": "-", "regex_full": "==~", "regex_part": "=~", "contains_text": "==+"}.get(name, name)
         return MqlError(
             f'"{shown}" does not take {given.replace(", ", " and ")}', span, _operand_hint(args), code="type-mismatch"
         )
