@@ -1,0 +1,42 @@
+"""How unlikely the last few residuals are, taken together: their mean size against its own long-run mean and spread.
+
+A single odd value says little on a restless series; ten values that are all a little off say much. After the anomaly
+likelihood of Ahmad, Lavin, Purdy and Agha (2017), with exponential weights instead of a window of 8,000 values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mql.exec.detectors.frame import Columns, Field, Floats, Ints, Where, half_life, numbers
+from mql.exec.detectors.moments import learned, weights
+
+CLIP = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """`short`: how many residuals are taken together; `long`: the half-life of what is usual for them."""
+
+    short: int = 10
+    long: float = 2000
+    warmup: int = 200
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return (Field("ring", width=self.short), Field("mu"), Field("w"))
+
+    def step(self, state: Columns, at: Where, n: Ints, residual: Floats) -> tuple[Floats, Floats]:
+        """How many standard deviations the last residuals' mean size is above its own mean, and which way they point.
+
+        `residual` is measured in usual residuals; `n` tells how many came before.
+        """
+        state["ring"][numbers(at), n % self.short] = np.clip(residual, -CLIP, CLIP)
+        last = state["ring"][at]
+        u = np.abs(last).mean(axis=1)
+        mu, w = state["mu"][at], state["w"][at]
+        odd = np.where(n >= self.warmup, (u - mu) / np.maximum(np.sqrt(w), 1e-9), 0.0)
+        state["mu"][at], state["w"][at] = learned(mu, w, u, weights(n, half_life(self.long)))
+        return odd, last.sum(axis=1)
