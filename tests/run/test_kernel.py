@@ -8,7 +8,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from mql.exec.kernel import PREPARED_MAX, Kernel, Session
+from mql.exec.kernel import PREPARED_AFTER, PREPARED_MAX, Kernel, Session
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_a_session_is_locked(session: Session, statement: str) -> None:
 
 def test_a_statement_that_comes_again_reads_the_new_table(session: Session) -> None:
     sql = "SELECT a + 1 AS b FROM batch"
-    for n in range(4):
+    for n in range(2 * PREPARED_AFTER):
         assert session.run(sql, {"batch": pa.table({"a": [n, n]})}).column("b").to_pylist() == [n + 1, n + 1]
     assert session.run(sql, {"batch": pa.RecordBatch.from_pydict({"a": [7]})}).column("b").to_pylist() == [8]
     assert session.run(sql, {"batch": pa.table({"a": pa.array([], pa.int64())})}).num_rows == 0
@@ -45,14 +45,14 @@ def test_a_statement_that_comes_again_reads_the_new_table(session: Session) -> N
 
 def test_columns_may_change_their_type_and_order(session: Session) -> None:
     sql = "SELECT a FROM batch"
-    for _ in range(3):
+    for _ in range(2 * PREPARED_AFTER):
         assert session.run(sql, {"batch": pa.table({"a": [1]})}).column("a").to_pylist() == [1]
         assert session.run(sql, {"batch": pa.table({"a": ["x"]})}).column("a").to_pylist() == ["x"]
         assert session.run(sql, {"batch": pa.table({"z": [1.5], "a": [True]})}).column("a").to_pylist() == [True]
 
 
 def test_two_statements_may_read_different_tables_of_one_name(session: Session) -> None:
-    for n in range(3):
+    for n in range(2 * PREPARED_AFTER):
         assert session.run("SELECT sum(a) AS s FROM t", {"t": pa.table({"a": [n]})}).column("s").to_pylist() == [n]
         assert session.run("SELECT max(b) AS s FROM t", {"t": pa.table({"b": ["x"]})}).column("s").to_pylist() == ["x"]
 
@@ -60,7 +60,7 @@ def test_two_statements_may_read_different_tables_of_one_name(session: Session) 
 def test_a_statement_that_failed_can_run_again(session: Session) -> None:
     sql = "SELECT CAST(a AS BIGINT) AS a FROM batch"
     good, bad = pa.table({"a": ["1"]}), pa.table({"a": ["x"]})
-    for _ in range(3):
+    for _ in range(2 * PREPARED_AFTER):
         assert session.run(sql, {"batch": good}).column("a").to_pylist() == [1]
         with pytest.raises(duckdb.Error):
             session.run(sql, {"batch": bad})
@@ -68,7 +68,7 @@ def test_a_statement_that_failed_can_run_again(session: Session) -> None:
 
 def test_only_so_many_statements_are_kept(session: Session) -> None:
     for n in range(2 * PREPARED_MAX):
-        for _ in range(2):
+        for _ in range(PREPARED_AFTER + 1):
             found = session.run(f"SELECT a + {n} AS a FROM batch", {"batch": pa.table({"a": [1]})})
             assert found.column("a").to_pylist() == [n + 1]
     assert len(session._prepared) == PREPARED_MAX
