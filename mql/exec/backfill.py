@@ -26,7 +26,7 @@ from mql.exec.deadletters import DeadLetters
 from mql.exec.exchange import Channel
 from mql.exec.feed import From, Positions, Source
 from mql.exec.hub import Feed, Held, Hub, names_of
-from mql.exec.items import MAX_US, MIN_US, Batch, Chunk, End, Raw, Watermark
+from mql.exec.items import MAX_US, MIN_US, Barrier, Batch, Chunk, End, Raw, Watermark
 from mql.exec.kernel import Kernel, Session
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoded, Decoder
@@ -37,6 +37,7 @@ QUEUE_PER_WORKER = 2
 READ_BYTES = 16 << 20
 WAIT_S = 0.05
 JOIN_S = 10.0
+SEAM = 0
 
 
 class Stopped(Exception):
@@ -268,7 +269,11 @@ class Backfill:
     # --- into the live stream --------------------------------------------------------------------------
 
     def seam(self, hub: Hub, feed: Feed, on_phase: Callable[[Mapping[str, Any]], None]) -> None:
-        """History up to where the hub has attached the query, what the hub held meanwhile, and on live."""
+        """History up to where the hub has attached the query, what the hub held meanwhile, and on live.
+
+        Behind the last row of that a barrier with the number SEAM goes through the tasks; `feed.positions` are its
+        offsets.
+        """
         since, _ = self.bounds()
         splits = Splits(MAX_US, self._plan.scan.max_ahead_us)
         while True:
@@ -286,7 +291,6 @@ class Backfill:
             hub.reattach(feed)
             since = From(positions=until)
         self.ended = True
-        on_phase({"phase": "live", "share": 1.0, "offsets": until})
 
     def _drain(self, feed: Feed) -> bool:
         """What was held goes on in its order; False where some of it had to be let go of."""
@@ -311,6 +315,7 @@ class Backfill:
             for share, waiting in enumerate(feed.held.shares):
                 for table, frontier in waiting:
                     self._pass(feed, share, table, frontier)
+                feed.channels[share].put(Barrier(SEAM))
             feed.go_live()
         return True
 

@@ -23,9 +23,10 @@ from mql.exec.hub import Feed, Hub
 from mql.exec.items import MIN_US, Operator
 from mql.exec.kernel import Kernel, Session
 from mql.exec.operators import build
-from mql.exec.results import Results
+from mql.exec.results import Cursor, Results
 from mql.exec.running import Execution, Options, Running, Subscription, is_joinable
 from mql.exec.runtimes.local import LocalRuntime
+from mql.exec.state import Snapshot
 from mql.parser import parse
 from mql.planner.compile import Compiled, compile_forms
 from mql.planner.explain import explain
@@ -145,12 +146,31 @@ class Engine:
         with self._starting:
             found = self._joinable.get(compiled.plan.hash) if is_shareable(options) else None
             if found is not None and not found.over and (is_joinable(found.plan) or not found.has_begun()):
-                return self._asker(found, compiled, options, found.frontier_us() if found.has_begun() else MIN_US)
+                return self._asker(found, compiled, options, joins=True)
             execution = self._begin(compiled, options)
-            asker = self._asker(execution, compiled, options, MIN_US)
+            asker = self._asker(execution, compiled, options)
             if is_shareable(options) and execution.feed is not None:
                 self._joinable[compiled.plan.hash] = execution
         return asker
+
+    def resume(
+        self,
+        snapshot: Snapshot,
+        text: str,
+        params: Mapping[str, Any] | None = None,
+        options: Options = DEFAULTS,
+    ) -> Running:
+        """Goes on with a live query from a snapshot of it: what it knew, and at the very next offset of each split.
+
+        It needs as many workers as it had. It shares with nobody, and drops nothing.
+        """
+        compiled = self._compile(text, params, options.early_us)
+        plan = compiled.plan
+        with self._starting:
+            execution = Execution(plan, self._runtime, self._clock, Results(secrets.token_hex(4)), options)
+            execution.on_over = self._forget
+            self._begin_live(execution, self.source(plan.scan.source), snapshot)
+            return self._asker(execution, compiled, options)
 
     def rows(
         self, text: str, params: Mapping[str, Any] | None = None, options: Options = DEFAULTS
@@ -228,11 +248,15 @@ class Engine:
                 self._compiled[key] = compiled
         return compiled
 
-    def _asker(self, execution: Execution, compiled: Compiled, options: Options, not_before_us: int) -> Running:
+    def _asker(self, execution: Execution, compiled: Compiled, options: Options, joins: bool = False) -> Running:
+        """Who begins an execution gets all of it; who joins one, what comes from then on."""
+
         def explainer(form: str) -> str:
             return explain(compiled, form, show_placement(self._placement(compiled.plan)))
 
-        start = execution.results.place
+        results = execution.results
+        start = results.place if joins else Cursor(results.epoch, 0, 0)
+        not_before_us = execution.frontier_us() if joins and execution.has_begun() else MIN_US
         asker = Running(execution, compiled.plan.text, options, start, not_before_us, self._clock, explainer)
         execution.askers = (*execution.askers, asker)
         with self._guard:
@@ -245,7 +269,7 @@ class Engine:
         form = "plan" if plan.explain == "analyze" else str(plan.explain)
         lines = explain(compiled, form, show_placement(self._placement(plan))).splitlines()
         execution = Execution(plan, self._runtime, self._clock, Results(secrets.token_hex(4)), options)
-        asker = self._asker(execution, replace(compiled, plan=plan), options, MIN_US)
+        asker = self._asker(execution, replace(compiled, plan=plan), options)
         execution.results.publish(pa.table({"plan": pa.array(lines, pa.string())}))
         execution.end("done")
         return asker
@@ -265,26 +289,30 @@ class Engine:
             self._begin_live(execution, source)
         return execution
 
-    def _begin_live(self, execution: Execution, source: Source) -> None:
+    def _begin_live(self, execution: Execution, source: Source, restored: Snapshot | None = None) -> None:
         plan = execution.plan
-        hub = self._hub(source, plan.scan)
-        self._connect(execution, len(hub.shares))
+        hub = self._hub(source, plan.scan, restored)
+        self._connect(execution, len(hub.shares), restored)
         assert execution.graph is not None
 
         def on_trouble(trouble: str | None) -> None:
             execution.trouble = trouble
 
-        feed = Feed(plan.scan, execution.graph.entries, execution.lost.add, execution.join_at, on_trouble)
+        join_at = execution.join_at if restored is None else goes_on
+        feed = Feed(plan.scan, execution.graph.entries, execution.lost.add, join_at, on_trouble)
+        feed.may_drop = restored is None
         execution.hub, execution.feed = hub, feed
         execution.state = "running"
-        if plan.scan.since.kind == "live":
+        if plan.scan.since.kind == "live" or restored is not None:
             hub.attach(feed)
+            hub.begin()
             return
         feed.held = held_for(len(hub.shares))
         backfill = Backfill(plan, source, self._kernel, self._letters[plan.scan.source], self._runtime.workers)
         execution.backfill = backfill
         execution.state = "backfilling"
         hub.attach(feed)
+        hub.begin()
 
         def go() -> None:
             backfill.seam(hub, feed, lambda data: execution.results.say(Phase(data)))
@@ -321,8 +349,8 @@ class Engine:
         execution.state = "running"
         self._spawn(execution, lambda: backfill.stream(graph.entries))
 
-    def _connect(self, execution: Execution, splits: int) -> None:
-        """Makes the plan's tasks and has them hosted where there is least to do."""
+    def _connect(self, execution: Execution, splits: int, restored: Snapshot | None = None) -> None:
+        """Makes the plan's tasks, as they were where they are restored, and has them hosted where is least to do."""
         plan = execution.plan
         placement = place(plan, splits, self._runtime.workers, self._runtime.load())
         sessions: dict[tuple[int, int], Session] = {}
@@ -335,7 +363,13 @@ class Engine:
         counts = [len(stage) for stage in placement.stages]
         rows_max = execution.options.max_rows
         collector = Collector(
-            execution.results, plan.result, counts[-1], self._kernel.session(), execution.end, rows_max
+            execution.results,
+            plan.result,
+            counts[-1],
+            self._kernel.session(),
+            execution.end,
+            rows_max,
+            execution.on_barrier,
         )
         graph = connect(plan, counts, make, collector.tell, lambda: execution.results.full)
         execution.graph, execution.collector = graph, collector
@@ -350,6 +384,9 @@ class Engine:
             for at, worker in enumerate(workers):
                 task = graph.stages[number][at]
                 task.on_failure = execution.fail
+                task.on_snapshot = execution.on_snapshot
+                if restored is not None:
+                    task.pipeline.restore(restored.tasks.get(task.name, {}))
                 self._runtime.host(task, worker, sessions.get((number, at)) or self._runtime.session())
 
     def _placement(self, plan: Plan) -> Placement:
@@ -357,13 +394,16 @@ class Engine:
         shares = max(1, min(source.info.splits, self._runtime.workers))
         return place(plan, shares, self._runtime.workers, self._runtime.load())
 
-    def _hub(self, source: Source, scan: Scan) -> Hub:
-        """The hub that reads this source for queries like this one; a new one where there is none."""
+    def _hub(self, source: Source, scan: Scan, restored: Snapshot | None) -> Hub:
+        """The hub that reads this source for queries like this one; a new one where there is none.
+
+        What goes on from a snapshot has offsets, and so a hub, of its own.
+        """
         for hub in self._hubs:
-            if hub.source is source and hub.takes(scan):
+            if restored is None and hub.source is source and hub.takes(scan):
                 return hub
         shares = max(1, min(source.info.splits, self._runtime.workers))
-        hub = Hub(source, scan, shares, self._kernel, self._clock, self._letters[scan.source])
+        hub = Hub(source, scan, shares, self._kernel, self._clock, self._letters[scan.source], restored)
         self._hubs.append(hub)
         return hub
 
@@ -432,6 +472,10 @@ class Engine:
 
 
 EngineApi = Engine
+
+
+def goes_on(not_before_us: int) -> None:
+    """A query that goes on joins nothing in its midst."""
 
 
 def is_shareable(options: Options) -> bool:

@@ -7,7 +7,7 @@ queries want and hands on. A query whose line is full loses the batch; it is cou
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,11 +18,12 @@ from mql.exec.clock import Clock, SystemClock
 from mql.exec.deadletters import DeadLetters
 from mql.exec.exchange import Channel
 from mql.exec.feed import From, Reader, Source
-from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Batch, End, Raw, Watermark
+from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Barrier, Batch, End, Raw, Watermark
 from mql.exec.kernel import Kernel
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoder
 from mql.exec.splits import Splits
+from mql.exec.state import Snapshot
 from mql.planner.physical import Needles, Scan
 from mql.planner.sql import column_name
 from mql.schema import DataType, Path
@@ -55,7 +56,8 @@ class Feed:
     """One query's end of a hub. `channels[k]` takes what share k reads.
 
     `positions`: from where on it gets events, by split, as far as its shares have attached it. `floors`: by split,
-    the event time that had been reached before this hub read it, which the hub's own `__m` does not know.
+    the event time that had been reached before this hub read it, which the hub's own `__m` does not know. `passed`:
+    where the last barrier went in, by split. A feed that may not drop makes the hub wait for it, as long as it takes.
     """
 
     scan: Scan
@@ -75,6 +77,9 @@ class Feed:
     joined: threading.Event = field(default_factory=threading.Event)
     shedding: set[int] = field(default_factory=set)
     guard: threading.Lock = field(default_factory=threading.Lock)
+    may_drop: bool = True
+    passed: dict[int, int] = field(default_factory=dict)
+    _barriers: dict[int, int] = field(default_factory=dict)
     _sent: dict[int, int] = field(default_factory=dict)
     _shares_joined: int = 0
 
@@ -101,6 +106,21 @@ class Feed:
             self.positions = {}
             self._shares_joined = 0
             self.joined.clear()
+
+    def ask_barrier(self, epoch: int) -> None:
+        """Every share puts a barrier in at its next border, and notes where that was."""
+        with self.guard:
+            self._barriers = dict.fromkeys(range(len(self.channels)), epoch)
+
+    def put_barrier(self, share: int, positions: Mapping[int, int]) -> None:
+        """A border of this share: the barrier goes in, if one is asked for."""
+        if not self._barriers:
+            return
+        with self.guard:
+            epoch = self._barriers.pop(share, None) if self.held is None else None
+            if epoch is not None:
+                self.passed.update(positions)
+                self.channels[share].put(Barrier(epoch))
 
     def go_live(self) -> None:
         """What was held is handed on: from now on what comes goes straight to the query. Under its guard."""
@@ -135,7 +155,7 @@ class Feed:
         channel = self.channels[share]
         if table.num_rows:
             self.seen += table.num_rows
-            if channel.full:
+            if channel.full and self.may_drop:
                 self.shedding.add(share)
                 self.dropped += table.num_rows
                 self.on_dropped(table.num_rows, "the query could not keep up")
@@ -185,7 +205,16 @@ class Feed:
 class Hub:
     """Reads one source for the live queries on it; starts with the first, and stops when told. Thread-safe."""
 
-    def __init__(self, source: Source, scan: Scan, shares: int, kernel: Kernel, clock: Clock, letters: DeadLetters):
+    def __init__(
+        self,
+        source: Source,
+        scan: Scan,
+        shares: int,
+        kernel: Kernel,
+        clock: Clock,
+        letters: DeadLetters,
+        restored: Snapshot | None = None,
+    ):
         self.info: SourceInfo = source.info
         self.source = source
         self.time = scan.time
@@ -200,19 +229,28 @@ class Hub:
         self.events = 0
         self.lingering_since_s: float | None = None
         self._guard = threading.Lock()
-        readers = [source.open(None, share, shares) for share in range(shares)]
+        self.is_private = restored is not None
+        start = None if restored is None else From(positions=dict(restored.positions))
+        readers = [source.open(start, share, shares) for share in range(shares)]
+        if restored is not None and restored.splits is not None:
+            self.splits.restore(restored.splits, clock.now_us())
         for reader in readers:
             self.splits.expect(reader.splits, clock.now_us())
         self.begun = any(offset for reader in readers for offset in reader.positions.values())
         self.shares = tuple(Share(self, number, reader) for number, reader in enumerate(readers))
+
+    def begin(self) -> None:
+        """Starts reading, once there is somebody to read for."""
         for share in self.shares:
-            share.thread.start()
+            if share.thread.ident is None:
+                share.thread.start()
 
     def takes(self, scan: Scan) -> bool:
         """Whether a query that scans so can be fed by this hub: the same columns by the same types, time read alike."""
         known = dict(self.columns())
         return (
-            self.time == scan.time
+            not self.is_private
+            and self.time == scan.time
             and not any(share.ended for share in self.shares)
             and all(known.get(path, type) == type for path, type in scan.columns)
         )
@@ -255,7 +293,8 @@ class Hub:
     def close(self) -> None:
         self.ask_to_close()
         for share in self.shares:
-            share.thread.join(STOP_S)
+            if share.thread.ident is not None:
+                share.thread.join(STOP_S)
 
     def say(self, trouble: str | None) -> None:
         """Why nothing comes, or that all is well again."""
@@ -346,7 +385,9 @@ class Share:
         waited = self.pace.monotonic_s()
         while self._crowded() and not self.closing.is_set():
             self.room.clear()
-            if not self._crowded() or self.pace.monotonic_s() - waited > PATIENCE_S:
+            if not self._crowded():
+                break
+            if self.pace.monotonic_s() - waited > PATIENCE_S and not self._must_wait():
                 break
             self.room.wait(0.05)
         if size < bytes_max:
@@ -400,8 +441,13 @@ class Share:
     def _crowded(self) -> bool:
         return any(feed.crowded(self.number) for feed in self._feeds)
 
+    def _must_wait(self) -> bool:
+        return any(feed.crowded(self.number) and not feed.may_drop for feed in self._feeds)
+
     def _attach(self) -> None:
-        """A border: who asked is in from here on."""
+        """A border: who asked is in from here on, and barriers go in."""
+        for feed in self._feeds:
+            feed.put_barrier(self.number, self.positions)
         with self._guard:
             asked, self._asked = self._asked, []
             self._feeds = (*self._feeds, *(feed for feed in asked if feed not in self._feeds))

@@ -11,15 +11,16 @@ from typing import Any
 import pyarrow as pa
 
 from mql.errors import MqlError
-from mql.exec.backfill import Backfill, Stopped
+from mql.exec.backfill import SEAM, Backfill, Stopped
 from mql.exec.clock import Clock
 from mql.exec.collect import Collector
-from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Warn
+from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Warn
 from mql.exec.graph import Graph
 from mql.exec.hub import Feed, Hub
 from mql.exec.items import MAX_US, MIN_US, State, Tick
 from mql.exec.results import Cursor, Reading, Results, cursor_of
 from mql.exec.runtimes import Runtime
+from mql.exec.state import Snapshot
 from mql.planner.physical import CountWindows, Final, Plan, SelectRows
 
 TICK_US = 100_000
@@ -49,15 +50,6 @@ class Options:
     route: str = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """A running plan at a barrier: the operators' states by task and number, and the next offset of each split."""
-
-    epoch: int
-    states: Mapping[str, Mapping[int, State]]
-    positions: Mapping[int, int]
-
-
 class Execution:
     """One run of a plan, for all who ask the same. Ends once, by whatever comes first, and says why."""
 
@@ -80,6 +72,10 @@ class Execution:
         self.lost: Lost = Lost()
         self._clock = clock
         self._runtime = runtime
+        self._epoch = SEAM
+        self._states: dict[str, Mapping[int, State]] = {}
+        self._whole = threading.Event()
+        self._snapshots = threading.Lock()
         self._paced = any(
             spec.emit != "final" or spec.early_us is not None
             for stage in plan.stages
@@ -116,6 +112,7 @@ class Execution:
             self.state = state
         self.lost.tell(self.results)
         self.results.finish(frame)
+        self._whole.set()
         if self.backfill is not None:
             self.backfill.cancel()
         if self.hub is not None and self.feed is not None:
@@ -150,6 +147,32 @@ class Execution:
         self.results.on_room()
         if not self.over:
             self.state = "running"
+
+    # --- barriers --------------------------------------------------------------------------------------
+
+    def snapshot(self, timeout_s: float = 30.0) -> Snapshot:
+        """What the running query knows, and the offsets up to which it knows it. One at a time; live queries only."""
+        assert self.feed is not None
+        assert self.hub is not None
+        with self._snapshots:
+            self._epoch += 1
+            self._states = {}
+            self._whole.clear()
+            self.feed.ask_barrier(self._epoch)
+            if not self._whole.wait(timeout_s) or self.over:
+                raise MqlError("the query ended, or gave no snapshot in time", code="no-snapshot")
+            return Snapshot(dict(self._states), self.hub.splits.snapshot(), dict(self.feed.passed))
+
+    def on_snapshot(self, task: str, epoch: int, states: Mapping[int, State]) -> None:
+        if epoch == self._epoch:
+            self._states[task] = states
+
+    def on_barrier(self, epoch: int) -> None:
+        """A barrier has passed all tasks."""
+        if epoch == SEAM and self.feed is not None:
+            self.results.say(Phase({"phase": "live", "share": 1.0, "offsets": dict(self.feed.positions)}))
+        elif epoch == self._epoch:
+            self._whole.set()
 
     def join_at(self, us: int) -> None:
         """Windows that start earlier were joined in their midst: they are not told."""
