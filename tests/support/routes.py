@@ -59,15 +59,19 @@ def streamed(
 
 
 def told(plan: Plan, tables: Sequence[pa.Table]) -> list[dict[str, Any]]:
+    return settled(plan, [row for table in tables for row in table.to_pylist()])
+
+
+def settled(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What rows come to in the end: all of them, or of each key the last revision, less the deleted."""
     names = [name for name, _ in plan.result.columns]
     if not plan.result.keyed:
-        return [row for table in tables for row in table.select(names).to_pylist()]
+        return [{name: row[name] for name in names} for row in rows]
     last: dict[str, dict[str, Any]] = {}
-    for table in tables:
-        for row in table.to_pylist():
-            known = last.get(row["_key"])
-            assert known is None or row["_revision"] > known["_revision"], "a revision did not grow"
-            last[row["_key"]] = row
+    for row in rows:
+        known = last.get(row["_key"])
+        assert known is None or row["_revision"] > known["_revision"], "a revision did not grow"
+        last[row["_key"]] = row
     return [{name: row[name] for name in names} for row in last.values() if row["_op"] != "delete"]
 
 
