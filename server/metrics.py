@@ -11,11 +11,24 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from mql.exec.engine import Running
-from mql.exec.frames import Frame, Gap, RowsFrame
+from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal, Warn
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 QUERIES_MAX = 500  # more are told together only: a label's values must not grow without a bound
 SECONDS = (0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0)
+
+
+EVENTS: Mapping[type[Frame], str] = {
+    Meta: "meta",
+    RowsFrame: "rows",
+    Progress: "progress",
+    Seal: "seal",
+    Phase: "phase",
+    Gap: "gap",
+    Warn: "warn",
+    Failed: "error",
+    Ended: "end",
+}
 
 
 class Metrics:
@@ -33,6 +46,7 @@ class Metrics:
         )
         self.readers = Gauge("mql_readers", "Streams being read", ("format",), registry=self.registry)
         self.frames = self.counter("mql_stream_frames", "Frames sent to readers", "event")
+        self.frames_of = {kind: self.frames.labels(name) for kind, name in EVENTS.items()}
         self.rows = self.counter("mql_stream_rows", "Rows sent to readers")
         self.missed = self.counter("mql_stream_missed_rows", "Rows that slow readers missed, as told in gaps")
         self.sent = self.counter("mql_stream_bytes", "Bytes sent to readers, as compressed")
@@ -46,16 +60,18 @@ class Metrics:
         return Counter(name, text, labels, registry=self.registry)
 
     def count(self, frames: Iterable[tuple[str | None, Frame]]) -> None:
-        """Counts frames that go out to one reader."""
+        """Counts frames that go out to one reader, all of a flush at once: this runs for each reader."""
+        kinds: dict[type[Frame], int] = {}
+        rows = 0
         for _, frame in frames:
-            self.frames.labels(type(frame).__name__.lower()).inc()
-            match frame:
-                case RowsFrame(table):
-                    self.rows.inc(table.num_rows)
-                case Gap(data):
-                    self.missed.inc(number(data.get("rows")) or 0)
-                case _:
-                    pass
+            kinds[type(frame)] = kinds.get(type(frame), 0) + 1
+            if isinstance(frame, RowsFrame):
+                rows += frame.table.num_rows
+            elif isinstance(frame, Gap):
+                self.missed.inc(number(frame.data.get("rows")) or 0)
+        for kind, count in kinds.items():
+            self.frames_of[kind].inc(count)
+        self.rows.inc(rows)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

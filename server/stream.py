@@ -25,6 +25,7 @@ from server.encode import Look
 
 FLUSH_S = 0.05
 FLUSH_ROWS = 500
+TAKE_FRAMES = 100
 BEAT_S = 10.0
 RETRY_MS = 2000
 OVER = "end."  # a cursor that begins so was given with the last frame: nothing can follow
@@ -107,12 +108,12 @@ class Reader:
         self.awake = False
         taken: list[tuple[str | None, Frame]] = []
         for tap in tuple(self.taps):
-            frames = tap.subscription.take()
+            frames = tap.subscription.take(TAKE_FRAMES)
             taken += [(tap.name, frame) for frame in frames]
             if any(isinstance(frame, Ended | Failed) for frame in frames):
                 self.taps.remove(tap)
-            elif frames:
-                self.awake = True  # perhaps more waits than one take gives
+            elif len(frames) >= TAKE_FRAMES:
+                self.awake = True  # more may wait than one take gives
         return taken
 
     def close(self) -> None:
@@ -269,17 +270,17 @@ class SsePen:
         yield b"".join((b"\ndata: ", self.enveloped(name, encode.dumps(data)), b"\n\n"))
 
     def rows(self, name: str | None, frames: Sequence[RowsFrame]) -> Iterator[bytes]:
-        inners = [piece for frame in frames for piece in self.encoded.inner(frame.table, self.looks[name])]
         cursor = self.id_line(name, frames[-1].cursor)
+        look = self.looks[name]
         if self.single:
-            rows = [row for frame in frames for row in self.encoded.lines(frame.table, self.looks[name]).splitlines()]
-            for at, row in enumerate(rows, 1):
-                yield b"".join((cursor if at == len(rows) else b"", b"data: ", self.enveloped(name, row), b"\n\n"))
-            return
-        groups = grouped(frames, inners)
-        for at, inner in enumerate(groups, 1):
-            yield b"".join((cursor if at == len(groups) else b"", b"event: rows\ndata: "))
-            yield b"".join((self.enveloped(name, b"[" + inner + b"]"), b"\n\n"))
+            rows = [row for frame in frames for row in self.encoded.lines(frame.table, look).splitlines()]
+            head = b"data: "
+        else:
+            inners = [(self.encoded.inner(frame.table, look), frame.table.num_rows) for frame in frames]
+            rows = [b"[" + inner + b"]" for inner in grouped(inners)]
+            head = b"event: rows\ndata: "
+        for at, data in enumerate(rows, 1):
+            yield b"".join((cursor if at == len(rows) else b"", head, self.enveloped(name, data), b"\n\n"))
 
     def enveloped(self, name: str | None, data: bytes) -> bytes:
         return data if name is None else b'{"query":"' + name.encode() + b'","data":' + data + b"}"
@@ -422,11 +423,21 @@ def runs_of_rows(frames: Sequence[Named]) -> Iterator[Sequence[Named]]:
             start = at
 
 
-def grouped(frames: Sequence[RowsFrame], inners: Sequence[bytes]) -> Sequence[bytes]:
-    """The pieces as events: all in one where they are few rows, else each for itself."""
-    if sum(frame.table.num_rows for frame in frames) <= FLUSH_ROWS:
-        return [b",".join(inners)]
-    return inners
+def grouped(inners: Sequence[tuple[Sequence[bytes], int]]) -> Iterator[bytes]:
+    """Frames' pieces, each with its frame's number of rows, as events of at most 500 rows: small frames together."""
+    waiting: list[bytes] = []
+    rows = 0
+    for pieces, count in inners:
+        if waiting and rows + count > FLUSH_ROWS:
+            yield b",".join(waiting)
+            waiting, rows = [], 0
+        if len(pieces) == 1:
+            waiting.append(pieces[0])
+            rows += count
+        else:
+            yield from pieces
+    if waiting:
+        yield b",".join(waiting)
 
 
 def told(frame: Frame) -> tuple[str, Mapping[str, Any]]:
