@@ -33,7 +33,7 @@ class Reply:
 class Served:
     """The server as a client sees it."""
 
-    def __init__(self, port: int, engine: Engine) -> None:
+    def __init__(self, port: int, engine: Engine | None) -> None:
         self.port = port
         self.engine = engine
 
