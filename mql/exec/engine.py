@@ -34,7 +34,7 @@ from mql.planner.physical import OperatorSpec, Plan, Result, Scan
 from mql.planner.placement import Placement, place, show_placement
 from mql.schema import VARCHAR
 
-__all__ = ["Engine", "EngineApi", "Options", "Running", "Subscription"]
+__all__ = ["Engine", "EngineApi", "Options", "Running", "Subscription", "tables_of"]
 
 DEFAULTS = Options()
 BEAT_S = 0.1
@@ -176,24 +176,7 @@ class Engine:
         self, text: str, params: Mapping[str, Any] | None = None, options: Options = DEFAULTS
     ) -> Iterator[pa.Table]:
         """The result rows of a query, blocking; a bounded query ends by itself. MqlError where it fails."""
-        running = self.start(text, params, options)
-        subscription = running.subscribe()
-        try:
-            while True:
-                for frame in subscription.take():
-                    match frame:
-                        case RowsFrame(table):
-                            yield table
-                        case Failed(data):
-                            raise MqlError(str(data["detail"]), hint=data.get("hint"), code=str(data["code"]))
-                        case _:
-                            pass
-                if subscription.ended:
-                    return
-                subscription.wait(1.0)
-        finally:
-            subscription.close()
-            running.cancel("done")
+        return tables_of(self.start(text, params, options))
 
     def queries(self) -> Sequence[Running]:
         with self._guard:
@@ -391,8 +374,7 @@ class Engine:
 
     def _placement(self, plan: Plan) -> Placement:
         source = self.source(plan.scan.source)
-        shares = max(1, min(source.info.splits, self._runtime.workers))
-        return place(plan, shares, self._runtime.workers, self._runtime.load())
+        return place(plan, self._shares(source), self._runtime.workers, self._runtime.load())
 
     def _hub(self, source: Source, scan: Scan, restored: Snapshot | None) -> Hub:
         """The hub that reads this source for queries like this one; a new one where there is none.
@@ -402,10 +384,16 @@ class Engine:
         for hub in self._hubs:
             if restored is None and hub.source is source and hub.takes(scan):
                 return hub
-        shares = max(1, min(source.info.splits, self._runtime.workers))
-        hub = Hub(source, scan, shares, self._kernel, self._clock, self._letters[scan.source], restored)
+        hub = Hub(source, scan, self._shares(source), self._kernel, self._clock, self._letters[scan.source], restored)
         self._hubs.append(hub)
         return hub
+
+    def _shares(self, source: Source) -> int:
+        """How many threads read and decode a live source: each beside a worker that computes on what it gives.
+
+        One keeps up with half a million events a second; more of them only make the batches smaller.
+        """
+        return max(1, min(source.info.splits, self._runtime.workers // 2))
 
     def _bulk_kernel(self) -> Kernel:
         if self._bulk is None:
@@ -472,6 +460,27 @@ class Engine:
 
 
 EngineApi = Engine
+
+
+def tables_of(running: Running) -> Iterator[pa.Table]:
+    """The result rows of a query as they come, blocking, until it ends; it ends with its reader."""
+    subscription = running.subscribe()
+    try:
+        while True:
+            for frame in subscription.take():
+                match frame:
+                    case RowsFrame(table):
+                        yield table
+                    case Failed(data):
+                        raise MqlError(str(data["detail"]), hint=data.get("hint"), code=str(data["code"]))
+                    case _:
+                        pass
+            if subscription.ended:
+                return
+            subscription.wait(1.0)
+    finally:
+        subscription.close()
+        running.cancel("done")
 
 
 def goes_on(not_before_us: int) -> None:

@@ -27,7 +27,6 @@ from sources.settings import Settings
 if TYPE_CHECKING:
     from support.kafka_fixture import Kafka
 
-pytest_plugins = ["support.kafka_fixture"]
 
 POLL_S = 0.2
 BYTES = 1 << 20

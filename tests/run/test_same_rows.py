@@ -33,7 +33,6 @@ from sources.settings import Settings
 if TYPE_CHECKING:
     from support.kafka_fixture import Kafka
 
-pytest_plugins = ["support.kafka_fixture"]
 
 QUERY = "select country, count(*) n, p99(latency_ms) from events window tumbling 10s group by country"
 START_US = 1_790_000_000_000_000

@@ -1,0 +1,47 @@
+# Two commands do everything: `make demo` starts a server ready to query, `make test` installs what the tests need and
+# runs them all. Each makes its own environment in .venv and does nothing twice.
+
+PORT ?= 8080
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: demo test check bench soak clean
+
+demo: $(VENV)/.installed
+	@$(BIN)/mql demo --port $(PORT)
+
+test: $(VENV)/.for-tests check
+	@sh tests/support/install.sh
+	@$(PYTEST) -n 2 --dist loadfile
+
+check: $(VENV)/.for-tests
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.for-bench
+	@for bench in bench/*.py; do case $$bench in bench/events.py) ;; *) echo "== $$bench"; $(BIN)/python $$bench || exit 1;; esac; done
+
+soak: $(VENV)/.for-tests
+	@sh tests/support/install.sh
+	@MQL_QUERIES=20000 $(PYTEST) -n 2 --timeout 0 tests/run/test_random_queries.py
+
+clean:
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.python:
+	@sh tests/support/python.sh $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.python pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.for-tests: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.for-bench: $(VENV)/.for-tests bench/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
+	@touch $@
