@@ -33,7 +33,8 @@ ROWS_MAX = 65_536
 LINGER_LEAST_S = 0.005
 LINGER_MOST_S = 0.25
 IDLE_POLL_S = 0.05
-PATIENCE_S = 0.5
+STEP_S = 0.005
+PATIENCE_S = 1.0
 RETRY_S = 1.0
 HELD_BYTES_MAX = 64 << 20
 NEEDLES_MAX = 32
@@ -288,7 +289,6 @@ class Hub:
     def ask_to_close(self) -> None:
         for share in self.shares:
             share.closing.set()
-            share.room.set()
 
     def close(self) -> None:
         self.ask_to_close()
@@ -314,7 +314,6 @@ class Share:
         self.positions = dict(reader.positions)
         self.pace = SystemClock()
         self.closing = threading.Event()
-        self.room = threading.Event()
         self.ended = False
         self.linger_s = LINGER_LEAST_S
         self._feeds: tuple[Feed, ...] = ()
@@ -327,7 +326,6 @@ class Share:
 
     def ask(self, feed: Feed) -> None:
         """Attach it at the next border."""
-        feed.channels[self.number].on_room = self.room.set
         with self._guard:
             ended = self.ended
             if not ended:
@@ -339,7 +337,6 @@ class Share:
         with self._guard:
             self._asked = [other for other in self._asked if other is not feed]
             self._feeds = tuple(other for other in self._feeds if other is not feed)
-        self.room.set()
 
     # --- the loop --------------------------------------------------------------------------------------
 
@@ -382,14 +379,9 @@ class Share:
         if self.closing.wait(self.linger_s):
             return
         size = sum(bytes_of(raw) for raw in raws)
-        waited = self.pace.monotonic_s()
-        while self._crowded() and not self.closing.is_set():
-            self.room.clear()
-            if not self._crowded():
-                break
-            if self.pace.monotonic_s() - waited > PATIENCE_S and not self._must_wait():
-                break
-            self.room.wait(0.05)
+        began_s = self.pace.monotonic_s()
+        while self._is_early(self.pace.monotonic_s() - began_s) and not self.closing.wait(STEP_S):
+            pass
         if size < bytes_max:
             raws.extend(self.reader.poll(0, bytes_max - size))
 
@@ -411,13 +403,12 @@ class Share:
         self._note_newest(decoded.table)
         frontier = self.hub.splits.frontier(self.hub.clock.now_us())
         self.hub.events += decoded.seen
-        backlog = max((feed.backlog(self.number) for feed in feeds), default=0)
         for feed in feeds:
             feed.malformed += len(decoded.malformed)
             feed.skipped += decoded.skipped
             if rows or feed.held is None:
                 feed.give(self.number, decoded.table, frontier)
-        self._pace(backlog, self.pace.monotonic_s() - began)
+        self.linger_s = min(LINGER_MOST_S, max(LINGER_LEAST_S, 2 * (self.pace.monotonic_s() - began)))
 
     def _filter(self, decoder: Decoder, feeds: Sequence[Feed]) -> None:
         """Events that no query could want are not even decoded, where all of them tell what they must hold."""
@@ -431,18 +422,13 @@ class Share:
         elif decoder.prefilter is None or decoder.prefilter.needles != union:
             decoder.prefilter = Prefilter(union)
 
-    def _pace(self, backlog: int, cost_s: float) -> None:
-        """Longer waits while queries are behind, so that a batch is worth its calls; else shorter ones."""
-        if backlog:
-            self.linger_s = min(LINGER_MOST_S, self.linger_s * 1.5 + LINGER_LEAST_S)
-        else:
-            self.linger_s = min(LINGER_MOST_S, max(LINGER_LEAST_S, 2 * cost_s, self.linger_s * 0.8))
-
-    def _crowded(self) -> bool:
-        return any(feed.crowded(self.number) for feed in self._feeds)
-
-    def _must_wait(self) -> bool:
-        return any(feed.crowded(self.number) and not feed.may_drop for feed in self._feeds)
+    def _is_early(self, waited_s: float) -> bool:
+        """Queries are still busy with what they have: a bigger batch later is worth more to them than one now."""
+        feeds = self._feeds
+        if waited_s < LINGER_MOST_S:
+            return any(feed.backlog(self.number) for feed in feeds)
+        patient = waited_s < PATIENCE_S
+        return any(feed.crowded(self.number) and (patient or not feed.may_drop) for feed in feeds)
 
     def _attach(self) -> None:
         """A border: who asked is in from here on, and barriers go in."""

@@ -29,7 +29,7 @@ def source() -> MemorySource:
 
 @pytest.fixture
 def engine(source: MemorySource) -> Iterator[Engine]:
-    made = Engine([source], workers=2)
+    made = Engine([source], workers=4)
     yield made
     made.close()
 
@@ -92,7 +92,7 @@ def test_a_late_row_after_the_seam_is_late_by_what_history_reached(engine: Engin
 
 def test_a_query_goes_on_from_the_bytes_of_its_snapshot(source: MemorySource) -> None:
     text = "SELECT k, count(*) AS n FROM live WINDOW TUMBLING 1s GROUP BY k LATENESS 0s"
-    engine = Engine([source], workers=2)
+    engine = Engine([source], workers=4)
     running = engine.start(text)
     subscription = running.subscribe()
     source.push(0, events(10_000, 11_500))
