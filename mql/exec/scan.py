@@ -152,16 +152,19 @@ class Decoder:
             else:
                 asked.append(f"{column_sql(given.schema, path, type)} AS {quote_identifier(column_name(path))}")
         everything = np.ones(given.num_rows, np.bool_)
-        if self._time.path is not None:
+        timed = everything
+        by_hand = None if self._time.path is None else times_of(_within(given, self._time.path), self._time.unit)
+        if by_hand is not None:
+            columns[TIME], timed = by_hand
+        elif self._time.path is not None:
             asked.append(f'{column_sql(given.schema, self._time.path, VARCHAR)} AS "__x"')
         if not asked:
-            return _Found(columns, everything, everything)
+            return _Found(columns, everything, timed)
         sql = f'SELECT "__i", {", ".join(asked)} FROM raw'
-        sql = sql if self._time.path is None else with_time(sql, self._time.unit)
-        decoded = _in_order(self._session.run(sql, {"raw": given}))
+        by_sql = self._time.path is not None and by_hand is None
+        decoded = _in_order(self._session.run(with_time(sql, self._time.unit) if by_sql else sql, {"raw": given}))
         columns |= {name: decoded.column(name) for name in decoded.column_names if name not in ("__i", "__timed")}
-        timed = everything if self._time.path is None else _mask(decoded.column("__timed"))
-        return _Found(columns, everything, timed)
+        return _Found(columns, everything, _mask(decoded.column("__timed")) if by_sql else timed)
 
     def _letter(self, given: pa.Table, found: _Found, placed: Placed, row: int) -> DeadLetter:
         place = (int(placed.splits[row]), int(placed.offsets[row]), int(placed.arrivals[row]))
@@ -326,6 +329,23 @@ def column_sql(schema: pa.Schema, path: Path, type: DataType) -> str:
     return f"CAST(NULL AS {type_sql(type)})" if found is None else f"TRY_CAST({sql} AS {type_sql(type)})"
 
 
+def times_of(column: Any, unit: str) -> tuple[pa.Array, Mask] | None:
+    """Event times of a column of timestamps, or of numbers of a unit, and which of them are known; None where a
+    statement has to tell, by the same rules."""
+    if column is None:
+        return None
+    if pa.types.is_timestamp(column.type):
+        column, factor = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64()), 1
+    elif column.type == pa.int64() and unit in _FACTORS:
+        factor = _FACTORS[unit]
+    else:
+        return None
+    values = _ints(column.fill_null(LAST_US + 1))
+    known = (values >= FIRST_US // factor) & (values <= LAST_US // factor)
+    return pa.array(np.where(known, values, 0) * factor), known
+
+
+_FACTORS = {"s": 1_000_000, "ms": 1000, "us": 1}
 _CARRIERS: tuple[tuple[DataType, pa.DataType], ...] = (
     (BOOLEAN, pa.bool_()),
     (BIGINT, pa.int64()),

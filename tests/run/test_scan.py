@@ -171,3 +171,24 @@ def test_columns_may_change_between_batches(session: Session) -> None:
     decoder.widen([(("a",), BIGINT), (("A",), VARCHAR), (("b",), DOUBLE)])
     found = decoder.decode([lines('{"a": 1, "A": "up", "b": 2}')])
     assert found.table.select(["/a", "/~A", "/b"]).to_pylist() == [{"/a": 1, "/~A": "up", "/b": 2.0}]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns", "auto", "iso"])
+def test_times_in_columns_are_read_as_the_same_times_in_texts(session: Session, unit: str) -> None:
+    numbers = [1, None, 1700000000, 1700000000123, 1700000000123456, 2**62, -5, 253402300800]
+    batch = pa.RecordBatch.from_pydict({"_offset": list(range(8)), "t": pa.array(numbers, pa.int64())})
+    columns = Decoder(session, "columns", TimeRule(("t",), unit), []).decode([Rows(0, batch, 0, 8)])
+    texts = [json.dumps({"t": number}) for number in numbers]
+    batch = pa.RecordBatch.from_pydict({"_offset": list(range(8)), "_raw": texts})
+    decoded = decode(session, Rows(0, batch, 0, 8), time=TimeRule(("t",), unit), columns=[])
+    assert columns.table.to_pylist() == decoded.table.to_pylist()
+    assert [letter.reason for letter in columns.malformed] == [letter.reason for letter in decoded.malformed]
+
+
+def test_timestamps_in_columns_are_times_whatever_the_unit(session: Session) -> None:
+    times = pa.array([1500, None], pa.timestamp("ms", "UTC"))
+    batch = pa.RecordBatch.from_pydict({"_offset": [0, 1], "t": times})
+    for unit in ("auto", "iso", "ms"):
+        found = Decoder(session, "columns", TimeRule(("t",), unit), []).decode([Rows(0, batch, 0, 2)])
+        assert found.table.column("__t").to_pylist() == [1_500_000]
+        assert len(found.malformed) == 1
