@@ -309,6 +309,17 @@ ARROW_TYPES: Mapping[str, pa.DataType] = {
 }
 
 
+TYPE_NAMES: Mapping[pa.DataType, str] = {kind: name for name, kind in ARROW_TYPES.items() if name != "JSON"}
+
+
+def columns_of(table: pa.Table, known: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+    """The table's columns with their types: as known, else by their Arrow types. Known ones come even without rows."""
+    types = dict(known)
+    for each in table.schema:
+        types.setdefault(each.name, TYPE_NAMES.get(each.type, str(each.type)))
+    return list(types.items())
+
+
 def schema_of(columns: Iterable[tuple[str, str]]) -> pa.Schema:
     """The Arrow schema of a result that had no rows; a nested type is told as text."""
     return pa.schema([(name, ARROW_TYPES.get(str(type), pa.string())) for name, type in columns])

@@ -355,25 +355,38 @@ class LinesPen:
 
 @dataclass(slots=True)
 class CsvPen:
-    """A header and rows. CSV has no place for a gap or an error: they break the stream off."""
+    """A header and rows. The first rows tell the header, for a keyed result has more columns than its query names.
+
+    CSV has no place for a gap or an error: they break the stream off.
+    """
 
     encoded: Encoded
     look: Look
     columns: Sequence[str]
+    begun: bool = False
     content_type: str = "text/csv"
 
     def head(self) -> bytes:
-        return encode.csv_header(self.columns)
+        return b""
 
     def write(self, frames: Sequence[Named]) -> bytes:
         cut_if_short(frames)
-        return b"".join(self.encoded.csv(frame.table, self.look) for _, frame in frames if isinstance(frame, RowsFrame))
+        tables = [frame.table for _, frame in frames if isinstance(frame, RowsFrame)]
+        header = self.header(tables[0].column_names) if tables else b""
+        return header + b"".join(self.encoded.csv(table, self.look) for table in tables)
+
+    def header(self, names: Sequence[str]) -> bytes:
+        """The header, once."""
+        if self.begun:
+            return b""
+        self.begun = True
+        return encode.csv_header(names)
 
     def beat(self) -> bytes:
         return b""
 
     def tail(self) -> bytes:
-        return b""
+        return self.header(self.columns)
 
 
 @dataclass(slots=True)

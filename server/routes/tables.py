@@ -27,7 +27,7 @@ async def table_answer(
     shared = shared_of(request)
     int64_text = one_of(request, "int64", ("number", "string")) == "string"
     look = encode.look_of(columns, int64_text)
-    types = columns or [(field.name, str(field.type)) for field in table.schema]
+    types = encode.columns_of(table, columns)
     parts = table_parts(table, kind, look, types)
     headers = {"Vary": "Accept, Accept-Encoding"}
     first = await shared.call(next, parts, b"")

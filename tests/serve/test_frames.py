@@ -97,6 +97,14 @@ def test_csv_and_arrow_break_off_where_rows_are_missing() -> None:
             pen.write([(None, Gap({"rows": 5}))])
 
 
+def test_the_first_rows_tell_the_header_of_csv() -> None:
+    pen = CsvPen(Encoded(), PLAIN, ["n"])
+    keyed = RowsFrame(pa.table({"n": [1], "_key": ["a"]}), "c1")
+    assert pen.head() + pen.write([(None, keyed)]) + pen.write([(None, keyed)]) == b"n,_key\r\n1,a\r\n1,a\r\n"
+    assert pen.tail() == b""
+    assert CsvPen(Encoded(), PLAIN, ["n"]).tail() == b"n\r\n"
+
+
 def test_arrow_is_one_batch_a_flush_and_never_without_a_schema() -> None:
     pen = ArrowPen([("n", "BIGINT")])
     sent = pen.head() + pen.write([(None, rows(1)), (None, rows(2))]) + pen.write([(None, rows(3))]) + pen.tail()

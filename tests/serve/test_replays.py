@@ -27,7 +27,7 @@ def test_a_small_replay_is_answered_at_once(server: Served) -> None:
     assert reply.status == 200
     found = sorted((row["city"], row["n"]) for row in reply.json()["rows"])
     assert found == [("Oslo", 500), ("Rome", 500)]
-    assert [column["name"] for column in reply.json()["columns"]][:2] == ["city", "n"]
+    assert {column["name"] for column in reply.json()["columns"]} == set(reply.json()["rows"][0])
 
 
 @pytest.mark.parametrize("name", ["csv", "ndjson", "arrow", "json"])
