@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -105,14 +105,14 @@ def of_validation(error: ValidationError) -> Problem:
     return Problem(422, "invalid-body", detail, more={"errors": errors})
 
 
-def of_status(status: int, headers: Mapping[str, str], methods: Sequence[str] = ()) -> Problem:
+def of_status(status: int, headers: Mapping[str, str]) -> Problem:
     """What the framework itself refuses: no such path, no such method, a body too large."""
     match status:
         case 404:
             hint = "The paths are listed at /docs and in /openapi.json."
             return Problem(404, "no-such-path", "there is nothing at this path", hint)
         case 405:
-            allowed = headers.get("Allow", ", ".join(methods))
+            allowed = headers.get("Allow", "")
             detail = f"this path does not take that method, but {allowed}"
             return Problem(405, "method-not-allowed", detail, headers={"Allow": allowed})
         case 413:

@@ -41,11 +41,12 @@ class Ask(BaseModel):
     timeout: Seconds | None = Field(
         default=None, gt=0, le=TIMEOUT_MAX_S, description="end after so long: 10s, 5m, or seconds"
     )
+    early: Seconds | None = Field(default=None, ge=0.1, le=3600, description="early values of open windows: 1s")
     name: str | None = Field(default=None, max_length=200, description="what listings show")
 
 
 ASK_TYPES = (JSON, TEXT, FORM)
-SAID_BY_PARAMETER = ("mode", "on_lag", "max_rows", "timeout", "name")
+SAID_BY_PARAMETER = ("mode", "on_lag", "max_rows", "timeout", "early", "name")
 
 
 async def read_ask(request: web.Request) -> Ask:
@@ -104,6 +105,7 @@ def options_of(ask: Ask, limits: Limits, linger_s: float) -> Options:
         max_rows=ask.max_rows,
         timeout_s=min(bounds) if bounds else None,
         name=ask.name,
+        early_us=None if ask.early is None else round(ask.early * 1e6),
         linger_s=linger_s,
         route=ask.mode,
     )
@@ -213,6 +215,7 @@ def flag_in(request: web.Request, name: str) -> bool:
 STRING = {"type": "string"}
 TIMEOUT = {"type": "string", "pattern": r"^[1-9][0-9]{0,5}(ms|s|m)?$"}
 CURSOR_LENGTH_MAX = 4096
+EARLY = {"type": "string", "pattern": r"^[1-9][0-9]{0,2}s?$"}
 FLAG = {"type": "string", "enum": ["0", "1", "true", "false"]}
 
 
@@ -236,6 +239,7 @@ RUN_PARAMETERS = (
     choice("on_lag", "For a reader that is slow.", ("conflate", "drop", "disconnect")),
     count("max_rows", "End after so many rows.", 1, 2**62),
     Parameter("timeout", "End after so long: `10s`, `5m`, or seconds.", TIMEOUT),
+    Parameter("early", "Early values of open windows, every so often: `1s`.", EARLY),
     Parameter("name", "What listings show.", {"type": "string", "maxLength": 200}),
 )
 STREAM_PARAMETERS = (

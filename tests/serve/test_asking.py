@@ -72,6 +72,14 @@ def test_parameters_come_with_the_body_or_the_address(server: Served) -> None:
         assert stream.lines(1) == [{"id": 7}]
 
 
+def test_early_values_of_an_open_window_are_told_where_they_are_asked_for(server: Served) -> None:
+    body = {"query": "SELECT count(*) AS n FROM orders WINDOW TUMBLING 1h", "early": "1s"}
+    with server.stream("POST", "/v1/queries", body) as stream:
+        server.events("orders", order(1))
+        (row,) = stream.lines(1)
+    assert (row["n"], row["final"]) == (1, False)
+
+
 def test_csv_has_a_header_and_arrow_has_batches(server: Served) -> None:
     with server.stream("POST", "/v1/queries?max_rows=2&format=csv", "SELECT id, city FROM orders") as stream:
         server.events("orders", order(1), order(2, city="=x"))
