@@ -91,6 +91,7 @@ def load_settings(path: Path) -> tuple[Settings, Sequence[Source]]:
     """The settings in a file and the sources that it declares; ConfigError tells all that is wrong, with places."""
     document = read_yaml(path)
     settings = settings_of(document, path.parent)
+    check_default(settings, document)
     return settings, sources_of(settings, document)
 
 
@@ -115,6 +116,14 @@ def settings_of(document: Document, base_dir: Path) -> Settings:
     except ValidationError as error:
         faults = error.errors(include_url=False)
         raise document.error(*(document.problem(fault["loc"], said_of(fault)) for fault in faults)) from None
+
+
+def check_default(settings: Settings, document: Document) -> None:
+    """A default that is no source would fail each query without FROM."""
+    name = settings.default
+    if name is not None and name not in settings.sources:
+        hint = did_you_mean(name, settings.sources) or "Declare it under sources:."
+        raise document.error(document.problem(("default",), f'no source "{name}". {hint}'))
 
 
 def said_of(fault: Any) -> str:

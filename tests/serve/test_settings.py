@@ -50,6 +50,13 @@ def test_a_faulty_source_is_told_with_its_place(tmp_path: Path) -> None:
         load_settings(file)
 
 
+def test_a_default_must_be_a_source(tmp_path: Path) -> None:
+    file = tmp_path / "mql.yaml"
+    file.write_text("default: order\nsources: {orders: {kind: http}}\n")
+    with pytest.raises(ConfigError, match=r'1:10: default: no source "order". Did you mean "orders"\?'):
+        load_settings(file)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
 def test_this_machine_may_be_listened_on(host: str) -> None:
     check_reach(Server(host=host))
