@@ -113,7 +113,7 @@ def read_by(tree: Query, params: Mapping[str, Any]) -> tuple[tuple[str, ...], tu
     names: list[str] = []
     paths: list[str] = []
     for query in queries_in(tree):
-        for source in (*query.sources, *(join.source for join in query.joins)):
+        for source in (*query.sources, *(join.right for join in query.joins)):
             match source:
                 case SourceRef(path=str(path)):
                     paths.append(path)
@@ -129,7 +129,8 @@ def read_by(tree: Query, params: Mapping[str, Any]) -> tuple[tuple[str, ...], tu
 
 def queries_in(tree: Query) -> Iterator[Query]:
     yield tree
-    inner = [source.query for source in tree.sources if isinstance(source, SubqueryRef)]
+    read = (*tree.sources, *(join.right for join in tree.joins))
+    inner = [source.query for source in read if isinstance(source, SubqueryRef)]
     for query in (*inner, *(cte for _, cte in tree.ctes), *tree.union):
         yield from queries_in(query)
 

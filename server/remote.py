@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -100,10 +100,10 @@ class RemoteAnswer:
         """Puts all frames but the last, which it returns."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         url = url_of(self.base, "/v1/queries")
-        asked = {"params": {"format": "ndjson", "frames": "all"}, "json": dict(self.ask)}
+        form = {"format": "ndjson", "frames": "all"}
         async with (
             aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 20, trust_env=True) as session,
-            session.post(url, **asked) as answer,
+            session.post(url, params=form, json=dict(self.ask)) as answer,
         ):
             if answer.status >= 400:
                 raise problem_of(answer.status, await answer.read())
@@ -130,14 +130,20 @@ class RemoteAnswer:
                 return OTHERS[event](data)
 
 
-OTHERS = {"progress": Progress, "phase": Phase, "gap": Gap, "warn": Warn, "error": Failed}
+OTHERS: Mapping[str, Callable[[Mapping[str, Any]], Frame]] = {
+    "progress": Progress,
+    "phase": Phase,
+    "gap": Gap,
+    "warn": Warn,
+    "error": Failed,
+}
 
 
 def url_of(base: str, path: str) -> str:
     return (base if "://" in base else f"http://{base}").rstrip("/") + path
 
 
-async def lines_of(content: aiohttp.StreamReader) -> Any:
+async def lines_of(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Lines of any length up to LINE_MAX."""
     rest = bytearray()
     async for data in content.iter_any():

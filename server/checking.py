@@ -1,0 +1,156 @@
+"""Queries and configurations, checked and formatted as files: what an editor, a hook or a CI job calls."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mql.catalog import Catalog
+from mql.errors import MqlError, place_of
+from mql.formatter import format_query
+from mql.parser import parse
+from mql.planner.compile import compile_query
+from mql.scan import blank_comments
+from server.local import House, house_of, parse_in, read_by
+from server.settings import settings_of
+from sources.declared import load_sources
+from sources.strict_yaml import ConfigError, Document, read_yaml
+
+SHAPED_ELSEWHERE = ("kafka", "stdin")
+"""Kinds whose shape only the running system can tell: queries on them are checked by grammar alone."""
+YAML_ENDINGS = (".yaml", ".yml")
+BLANK_OR_COMMENT = re.compile(r"(?:\s+|--[^\n]*|/\*(?:[^*]|\*(?!/))*\*/)*")
+
+
+def check_files(files: Sequence[Path], config: Path | None, params: Mapping[str, Any]) -> Sequence[str]:
+    """All that is wrong in the files (of a directory: its .mql and .yaml files), as file:line:column: message."""
+    problems: list[str] = []
+    house = None
+    for file in expanded(files):
+        if file.suffix in YAML_ENDINGS:
+            problems += check_config(file)
+        else:
+            house = house or safe_house(config)
+            problems += check_query(file, house, params)
+    return problems
+
+
+def expanded(files: Sequence[Path]) -> Sequence[Path]:
+    found: list[Path] = []
+    for file in files:
+        inside = (
+            (one for one in sorted(file.rglob("*")) if one.suffix in (".mql", *YAML_ENDINGS))
+            if file.is_dir()
+            else (file,)
+        )
+        found += inside
+    return found
+
+
+def safe_house(config: Path | None) -> House | None:
+    """The house of the configuration; a wrong one is told where it is checked itself."""
+    try:
+        return None if config is None else house_of(config)
+    except ConfigError:
+        return None
+
+
+def check_config(file: Path) -> Sequence[str]:
+    try:
+        document = read_yaml(file)
+        settings = settings_of(document, file.parent)
+        for source in load_quietly(settings.sources, file.parent, document):
+            source.close()
+    except ConfigError as error:
+        return [f"{file}:{problem}" for problem in error.problems]
+    return []
+
+
+def load_quietly(sources: Mapping[str, Any], base_dir: Path, document: Document) -> Any:
+    """The sources, without touching anything that a running server uses: no archives, no notes about followed files."""
+    quiet = {
+        name: {**mapping, "record": False} if isinstance(mapping, Mapping) else mapping
+        for name, mapping in sources.items()
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        return load_sources(quiet, base_dir, document=document, data_dir=Path(scratch))
+
+
+def check_query(file: Path, house: House | None, params: Mapping[str, Any]) -> Sequence[str]:
+    text = file.read_text("utf-8")
+    try:
+        tree = parse_in(text)
+        catalog = catalog_of(house, read_by(tree, params)[0])
+        if catalog is not None and (params or "$" not in blank_comments(text)):
+            compile_query(text, catalog, params)
+    except MqlError as error:
+        return [told(file, text, error)]
+    except ConfigError:
+        return []
+    return []
+
+
+def catalog_of(house: House | None, names: Sequence[str]) -> Catalog | None:
+    """What a query on these sources may read; None where that cannot be told here."""
+    if house is None or not house.settings.sources:
+        return None
+    wanted = names or ((house.settings.default,) if house.settings.default else tuple(house.settings.sources))
+    kinds = {name: house.settings.sources[name].get("kind") for name in wanted if name in house.settings.sources}
+    if any(kind in SHAPED_ELSEWHERE for kind in kinds.values()):
+        return None
+    chosen = {name: house.settings.sources[name] for name in kinds}
+    made = load_quietly(chosen, house.settings.base_dir, house.document)
+    infos = {source.info.name: source.info for source in made}
+    for source in made:
+        source.close()
+    return Catalog(infos, house.settings.default if house.settings.default in infos else None)
+
+
+def told(file: Path, text: str, error: MqlError) -> str:
+    at = place_of(text, error.span) if error.span is not None else None
+    place = f":{at.line}:{at.column}" if at is not None else ""
+    return f"{file}{place}: {error.message}" + (f". {error.hint}" if error.hint else "")
+
+
+# --- formatting --------------------------------------------------------------------------------------------
+
+
+def format_files(files: Sequence[Path], only_check: bool) -> int:
+    """Formats each file in place; the exit code is 1 where one is wrong, or would change under `only_check`."""
+    code = 0
+    for file in files:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        try:
+            new = formatted(text)
+        except MqlError as error:
+            print(told(file, text, error), file=sys.stderr)
+            code = 1
+            continue
+        if str(file) == "-" and not only_check:
+            sys.stdout.write(new)
+        elif new != text:
+            print(f"{file}: {'would be' if only_check else 'was'} reformatted", file=sys.stderr)
+            code = 1 if only_check else code
+            if not only_check:
+                file.write_text(new, "utf-8")
+    return code
+
+
+def formatted(text: str) -> str:
+    """The query in canonical form, with the comments before and after it; MqlError where one stands inside."""
+    try:
+        tree = parse(text)
+        bare = blank_comments(text)
+    except MqlError as error:
+        raise error.in_text(text) from None
+    head = BLANK_OR_COMMENT.match(text)
+    assert head is not None
+    end = len(bare.rstrip().removesuffix(";").rstrip())
+    if text[head.end() : end] != bare[head.end() : end]:
+        raise MqlError("a comment stands inside the query", hint="Formatting would lose it; put it before the query.")
+    before, after = head.group().strip(), text[end:].strip().removeprefix(";").strip()
+    return "\n".join(part for part in (before, format_query(tree), after) if part) + "\n"

@@ -1,0 +1,403 @@
+"""The command line. Results go to standard output, everything else to standard error.
+
+Exit codes: 0 ok, 1 the query failed, 2 wrong usage, 3 no server answers, 4 out of time, 130 interrupted. Only click is
+imported before a command runs, so that `mql --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from server.answering import Answer
+    from server.local import House
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+OUTPUTS = ("table", "ndjson", "csv", "json", "parquet", "arrow")
+FORMS = ("plan", "logical", "physical", "sql", "estimate")
+CONFIG_NAME = "mql.yaml"
+EARLY_US = 1_000_000
+DEMO_PORT = 8080
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="mql-streams", prog_name="mql")
+def main() -> None:
+    """Ask questions of live event streams in MQL, and the same questions of yesterday.
+
+    \b
+    mql query "SELECT status, count(*) FROM 'logs/*.parquet' GROUP BY status"
+    tail -f app.ndjson | mql query "SELECT * FROM app WHERE status >= 500"
+    mql demo
+    """
+
+
+# --- what several commands take ----------------------------------------------------------------------------
+
+CONFIG = click.option(
+    "--config",
+    envvar="MQL_CONFIG",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Where sources are declared [mql.yaml, if there is one].",
+)
+SERVER = click.option("--server", envvar="MQL_SERVER", metavar="URL", help="Ask a server instead of this process.")
+TIME_FIELD = click.option("--time-field", metavar="NAME", help="The event's time, in inputs that are not declared.")
+FILE = click.option("-f", "--file", type=click.File("r", "utf-8"), help="Read the query from a file, or - (stdin).")
+PARAM = click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A value for $NAME.")
+SINCE = click.option("--since", metavar="POINT", help="From when: -1h, 2026-01-31T12:00:00Z, earliest.")
+UNTIL = click.option("--until", metavar="POINT", help="Until when.")
+TEXT = click.argument("text", required=False, metavar="QUERY")
+QUIET = click.option("-q", "--quiet", is_flag=True, help="Tell nothing but rows and errors.")
+
+
+def with_house(command: Command) -> Command:
+    """Where the sources are."""
+    return CONFIG(SERVER(TIME_FIELD(command)))
+
+
+def with_query(command: Command) -> Command:
+    """A query as an argument or from a file, its parameters, and where its sources are."""
+    return TEXT(FILE(PARAM(with_house(command))))
+
+
+def query_text(text: str | None, file: Any) -> str:
+    """The query, from where it stands; exactly one of both."""
+    if text is not None and file is None:
+        return text
+    if text is None and file is not None:
+        return str(file.read())
+    raise click.UsageError("Give the query as an argument, or -f FILE." if text is None else "Give a query or -f.")
+
+
+def params_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """`name=value`: a JSON value where it is JSON, else a text."""
+    import json
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise click.BadParameter(f'"{pair}" is not NAME=VALUE', param_hint="-p")
+        try:
+            found[name.removeprefix("$")] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name.removeprefix("$")] = value
+    return found
+
+
+def seconds_of(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """`30s`, `5m`, `500ms`, or seconds."""
+    if value is None:
+        return None
+    from server.settings import seconds
+
+    found = seconds(value)
+    if not isinstance(found, float) or found <= 0:
+        raise click.BadParameter(f'"{value}" is no length of time; write it like 30s, 5m, 500ms')
+    return found
+
+
+def config_path(config: Path | None) -> Path | None:
+    return config or (Path(CONFIG_NAME) if Path(CONFIG_NAME).exists() else None)
+
+
+def house(config: Path | None, time_field: str | None, file: Any = None) -> House:
+    """What this process may read; standard input is not among it where the query's text came from there."""
+    from server.local import house_of
+
+    return house_of(config_path(config), time_field, file is not None and file.name == "<stdin>")
+
+
+def with_bounds(text: str, since: str | None, until: str | None, must_end: bool = False) -> str:
+    """The query with SINCE and UNTIL as the options say them. `must_end`: history that says no end ends now."""
+    from server.local import parse_in
+
+    tree = parse_in(text)
+    for name, option, clause in (("SINCE", since, tree.since), ("UNTIL", until, tree.until)):
+        if option is not None and clause is not None:
+            raise click.UsageError(f"The query says {name} itself; leave --{name.lower()} out.")
+    if must_end and until is None and tree.until is None and (since is not None or tree.since is not None):
+        until = "now"
+    told = [(name, point) for name, point in (("SINCE", since), ("UNTIL", until)) if point is not None]
+    if not told:
+        return text
+    clauses = [f"{name} '{point.replace(chr(39), chr(39) * 2)}'" for name, point in told]
+    return "\n".join([text.rstrip().removesuffix(";"), *clauses])
+
+
+def exit_by(work: Callable[[], int]) -> None:
+    from server.answering import guarded
+
+    sys.exit(guarded(work))
+
+
+# --- asking ------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@with_query
+@SINCE
+@UNTIL
+@click.option("--limit", type=click.IntRange(1), help="End after so many rows.")
+@click.option("--timeout", callback=seconds_of, metavar="TIME", help="End after so long, with exit code 4.")
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), help="The format [table on a terminal, else ndjson].")
+@click.option("--stats", is_flag=True, help="Tell each second what became of the events.")
+@QUIET
+def query(
+    text: str | None,
+    file: Any,
+    params: Sequence[str],
+    config: Path | None,
+    server: str | None,
+    time_field: str | None,
+    since: str | None,
+    until: str | None,
+    limit: int | None,
+    timeout: float | None,
+    output: str | None,
+    stats: bool,
+    quiet: bool,
+) -> None:
+    """Answer a query: over files, over what is piped in, over declared sources, or on a server.
+
+    FROM names a declared source, a file or a pattern in quotes ('logs/*.parquet'), or stdin. While something is piped
+    in, any name that is not declared means that. A redirected file ends by itself; a pipe is live.
+    """
+    written = query_text(text, file)
+    form = output or ("table" if sys.stdout.isatty() else "ndjson")
+    if form in ("parquet", "arrow") and sys.stdout.isatty():
+        raise click.UsageError(f"{form} is nothing for a terminal: mql query … -o {form} > rows.{form}")
+
+    def work() -> int:
+        from server.answering import Talk, follow, sheet_for
+
+        asked = with_bounds(written, since, until)
+        early_us = EARLY_US if form == "table" else None
+        place = None if server is not None else house(config, time_field, file)
+        answer = ask(asked, params_of(params), server, place, limit, timeout, early_us)
+        return follow(answer, sheet_for(form, sys.stdout.buffer), Talk(quiet, stats))
+
+    exit_by(work)
+
+
+def ask(
+    text: str,
+    params: Mapping[str, Any],
+    server: str | None,
+    place: House | None,
+    limit: int | None = None,
+    timeout: float | None = None,
+    early_us: int | None = None,
+) -> Answer:
+    """The query, begun: on the server, or in this process over what the house holds."""
+    if server is not None:
+        from server.remote import RemoteAnswer
+
+        said = {"query": text, "params": params, "max_rows": limit, "timeout": timeout}
+        if early_us is not None:
+            said["early"] = early_us / 1e6
+        return RemoteAnswer(server, {name: value for name, value in said.items() if value is not None})
+    from mql.exec.engine import Options
+    from server.local import LocalAnswer, engine_for
+
+    assert place is not None
+    options = Options(max_rows=limit, timeout_s=timeout, early_us=early_us)
+    return LocalAnswer(engine_for(place, text, params), text, params, options)
+
+
+@main.command()
+@with_query
+@SINCE
+@UNTIL
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file: .parquet .csv .json .ndjson .arrow",
+)
+@click.option("-o", "--output", type=click.Choice(OUTPUTS[1:]), help="The format [by the file's ending].")
+@QUIET
+def replay(
+    text: str | None,
+    file: Any,
+    params: Sequence[str],
+    config: Path | None,
+    server: str | None,
+    time_field: str | None,
+    since: str | None,
+    until: str | None,
+    out: Path,
+    output: str | None,
+    quiet: bool,
+) -> None:
+    """Answer a query over stored events into a file. The file appears once it is whole."""
+    written = query_text(text, file)
+
+    def work() -> int:
+        from server.answering import Talk, follow_into
+
+        asked = with_bounds(written, since, until, must_end=True)
+        place = None if server is not None else house(config, time_field, file)
+        return follow_into(out, output, ask(asked, params_of(params), server, place), Talk(quiet))
+
+    exit_by(work)
+
+
+@main.command()
+@click.argument("source")
+@with_house
+@click.option(
+    "-n", "lines", default=20, show_default=True, type=click.IntRange(0), help="Begin with the last N events."
+)
+@SINCE
+@click.option("-e", "--end", "ends", is_flag=True, help="End where the events end now, instead of waiting for more.")
+def tail(
+    source: str,
+    config: Path | None,
+    server: str | None,
+    time_field: str | None,
+    lines: int,
+    since: str | None,
+    ends: bool,
+) -> None:
+    """Show a source's events as they came, before any query: one JSON text a line."""
+
+    def work() -> int:
+        from server.tailing import tail_local, tail_remote
+
+        if server is not None:
+            return tail_remote(server, source, lines, since, ends)
+        return tail_local(house(config, time_field), source, lines, since, ends)
+
+    exit_by(work)
+
+
+# --- about texts -------------------------------------------------------------------------------------------
+
+
+@main.command()
+@with_query
+@click.option("--form", type=click.Choice(FORMS), default="plan", show_default=True, help="Which form of the query.")
+def explain(
+    text: str | None,
+    file: Any,
+    params: Sequence[str],
+    config: Path | None,
+    server: str | None,
+    time_field: str | None,
+    form: str,
+) -> None:
+    """Show how a query would be answered, without answering it."""
+    written = query_text(text, file)
+
+    def work() -> int:
+        given = params_of(params)
+        if server is not None:
+            from server.remote import call
+
+            told = call(server, "POST", "/v1/queries:explain", {"query": written, "params": given}, {"form": form})
+            click.echo(told["text"])
+            return 0
+        from server.local import engine_for
+
+        engine = engine_for(house(config, time_field, file), written, given)
+        try:
+            click.echo(engine.explain(written, given, form))
+        finally:
+            engine.close()
+        return 0
+
+    exit_by(work)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@CONFIG
+@PARAM
+def check(files: Sequence[Path], config: Path | None, params: Sequence[str]) -> None:
+    """Check queries (.mql) and configurations (.yaml) without running them: file:line:column: what is wrong.
+
+    Names in a query are looked up where its source is declared and its shape is known; else its grammar is checked.
+    """
+
+    def work() -> int:
+        from server.checking import check_files
+
+        problems = check_files(files, config_path(config), params_of(params))
+        for problem in problems:
+            click.echo(problem, err=True)
+        return 1 if problems else 0
+
+    exit_by(work)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True, path_type=Path))
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit 1 where a file would change.")
+def fmt(files: Sequence[Path], only_check: bool) -> None:
+    """Bring queries into one canonical form, in place; - reads standard input and writes standard output."""
+
+    def work() -> int:
+        from server.checking import format_files
+
+        return format_files(files, only_check)
+
+    exit_by(work)
+
+
+# --- serving -----------------------------------------------------------------------------------------------
+
+
+@main.command()
+@CONFIG
+@click.option("--host", help="The address to listen on [127.0.0.1].")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port [8642].")
+@click.option("--workers", type=click.IntRange(1, 64), help="Threads that run queries [2].")
+def serve(config: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
+    """Serve the declared sources over HTTP, until SIGTERM or Ctrl+C."""
+
+    def work() -> int:
+        from server.app import serve as serve_settings
+        from server.settings import Settings, load_settings
+
+        found = config_path(config)
+        settings, sources = (Settings(), ()) if found is None else load_settings(found)
+        told = {"host": host, "port": port, "workers": workers}
+        changes = {name: value for name, value in told.items() if value is not None}
+        server = settings.server.model_copy(update=changes)
+        log_to_stderr()
+        serve_settings(settings.model_copy(update={"server": server}), sources)
+        return 0
+
+    exit_by(work)
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=DEMO_PORT, show_default=True, help="The port.")
+@click.option(
+    "--rate", type=click.FloatRange(1, 1_000_000), default=1_000, show_default=True, help="Events a second, of each."
+)
+def demo(port: int, rate: float) -> None:
+    """A server with made-up events to play with: `requests` of a video service, `bids` of an auction site."""
+
+    def work() -> int:
+        from server.demonstration import run_demo
+
+        return run_demo(port, rate)
+
+    exit_by(work)
+
+
+def log_to_stderr() -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+if __name__ == "__main__":
+    main()

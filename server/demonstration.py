@@ -1,0 +1,54 @@
+"""`mql demo`: a server with made-up events, and what to try on it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+from mql.exec.engine import Engine
+from server.app import make_app, open_door
+from server.settings import Server, Settings
+from sources.generator import GeneratorSource
+from sources.nexmark import NexmarkSource
+
+REQUESTS, BIDS = "requests", "bids"
+
+
+def run_demo(port: int, rate: float) -> int:
+    """Serves until Ctrl+C."""
+    settings = Settings(server=Server(port=port), default=REQUESTS)
+    sources = (GeneratorSource(REQUESTS, rate=rate), NexmarkSource(BIDS, "bid", rate=rate))
+    engine = Engine(sources, workers=settings.server.workers, default=REQUESTS)
+    try:
+        asyncio.run(serve_demo(engine, settings))
+    finally:
+        engine.close()
+    return 0
+
+
+async def serve_demo(engine: Engine, settings: Settings) -> None:
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    async with open_door(make_app(engine, settings)) as door:
+        print(welcome(f"http://{settings.server.host}:{door.port}"), flush=True)
+        await told.wait()
+
+
+def welcome(base: str) -> str:
+    return f"""\
+MQL listens on {base} with two made-up sources: {REQUESTS} and {BIDS}. Ctrl+C ends it.
+
+Failing requests as they happen:
+  curl -N {base}/v1/queries -d "SELECT path, country, error FROM requests WHERE status >= 500"
+
+How slow is each service, every five seconds?
+  curl -N {base}/v1/queries -d "
+    SELECT service, count(*) AS n, p99(latency_ms) AS p99 FROM requests WINDOW 5s GROUP BY service"
+
+Where did it fail in the last ten minutes? The same words, answered at once:
+  curl -N {base}/v1/queries -d "
+    SELECT country, count(*) AS failed FROM requests WHERE status >= 500
+    WINDOW 5m GROUP BY country HAVING failed > 20 SINCE '-10m' UNTIL NOW"
+
+More to try: {base}/   Every route: {base}/docs"""
