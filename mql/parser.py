@@ -625,6 +625,9 @@ class _Builder:
     def anomaly_value(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         return [("relative_to", kids[1])]
 
+    def anomaly_skip(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
+        return [("skip", "missing")]
+
     # --- EMIT ------------------------------------------------------------------------------------
 
     def emit(self, kids: Kids, span: Span) -> _Clause:

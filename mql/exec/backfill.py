@@ -21,6 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mql.exec.afterwards import Afterwards
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.deadletters import DeadLetters
 from mql.exec.exchange import Channel
@@ -115,14 +116,18 @@ class Backfill:
             for part in range(parts)
         ]
         reader = pa.RecordBatchReader.from_batches(schema, self._drained(decoded, parts))
-        with self._session(bulk) as session:
+        with self._session(bulk) as session, self._session(bulk) as other:
             self._running = session
+            afterwards = Afterwards(self._plan.after_batch, other)
             for thread in threads:
                 thread.start()
             try:
                 for batch in session.stream(self._plan.batch, {"events": reader}):
                     self._wait_while(is_full)
-                    tell(self._as_told(pa.Table.from_batches([batch])))
+                    for table in afterwards.take(pa.Table.from_batches([batch])):
+                        tell(self._as_told(table))
+                for table in afterwards.end():
+                    tell(self._as_told(table))
             except (duckdb.Error, pa.ArrowException) as error:
                 self._raise_own(error)
             finally:

@@ -35,7 +35,9 @@ def batch_sql(parts: Parts, as_live: bool) -> str:
         else _windowed(parts, group, pieces, as_live)
     )
     final = f'SELECT * FROM ({result_sql(parts, group)}) WHERE "__keep"'
-    if parts.arrange is not None:
+    if parts.detect is not None:
+        final = result_sql(parts, group)
+    elif parts.arrange is not None:
         final = arranging_sql(parts, parts.arrange, f"({final})")
     return f"WITH {', '.join([*_events(parts), *ctes])} {final}"
 

@@ -11,6 +11,7 @@ from mql.aggregates import AggregateRow, aggregate_row, result_type
 from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, Span, did_you_mean
 from mql.planner import windows
+from mql.planner.anomaly import Grouped, bind_anomaly, outputs_of, with_columns, zeros_of
 from mql.planner.binding import (
     Scope,
     bind_condition,
@@ -126,7 +127,6 @@ def _refuse_what_is_missing(query: syntax.Query) -> None:
         (query.joins, "JOIN", "Ask each source in a query of its own."),
         (query.ctes, "WITH", "Write the query without it."),
         (query.union, "UNION ALL", "Ask the queries one by one."),
-        (query.anomaly, "ANOMALY", "Compare the aggregate with a threshold in HAVING."),
         (query.qualify, "QUALIFY", "Use LIMIT n PER key for the first rows of each group."),
         (query.replay_speed, "REPLAY SPEED", "Leave it out: SINCE with UNTIL answers at once."),
     ]
@@ -139,7 +139,7 @@ def _refuse_what_is_missing(query: syntax.Query) -> None:
         raise MqlError("several windows are not supported yet", query.windows[1].span, code="not-supported")
     if query.emit is not None and query.emit.revisions:
         raise MqlError('"WITH REVISIONS" is not supported yet', query.emit.span, code="not-supported")
-    if query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
+    if query.anomaly is None and query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
         raise MqlError(f'"EMIT {query.emit.kind.upper()}" needs an ANOMALY clause', query.emit.span)
 
 
@@ -390,7 +390,7 @@ def _mantis_sample(options: Mapping[str, object], node: syntax.Sample, scope: Sc
 
 
 def _is_grouped(query: syntax.Query) -> bool:
-    if query.group_by or query.having is not None or query.distinct:
+    if query.group_by or query.having is not None or query.distinct or query.anomaly is not None:
         return True
     expressions = [item.expression for item in query.select] + [order.expression for order in query.order_by]
     return any(_calls_aggregate(expression) for expression in expressions)
@@ -555,7 +555,9 @@ class _Collector:
             raise MqlError("DISTINCT needs a value", call.span, "Name a property: count(DISTINCT user_id).")
         bound = tuple(_aggregable(row, bind_expression(arg, inner), arg, first=i == 0) for i, arg in enumerate(args))
         type = result_type(row, bound[0].type if bound else None)
-        distinct = call.distinct and row.name not in ("min", "max", "bool_and", "bool_or", "bit_and", "bit_or")
+        if call.distinct and row.distinct == "no":
+            raise MqlError(f'"{row.name}" does not take DISTINCT', call.span, f"Write {_example(row)}.")
+        distinct = call.distinct and row.distinct == "counts"
         return Aggregate(row.name, bound, type, distinct, condition, extra)
 
 
@@ -617,19 +619,29 @@ def _grouped(
     def finish(bound: Bound) -> Bound:
         return _behind_group(bound, spoken, collector)
 
-    items = tuple((name, finish(bound)) for name, bound in _select_items(query.select, scope))
+    judged = outputs_of(scope) if query.anomaly is not None else {}
+    inside = replace(scope, outputs={**scope.outputs, **judged})
+    items = tuple((name, finish(bound)) for name, bound in _select_items(query.select, inside))
     shown = _with_window_columns(items, window)
     named = _names(query, items)
     after = replace(scope, outputs={**scope.outputs, **named}, outputs_first=True)
     having = None if query.having is None else finish(bind_condition(query.having, after))
+    judging = replace(after, outputs={**judged, **after.outputs})
     order = tuple(
-        SortKey(finish(_sort_expression(item, items, after)), item.descending, bool(item.nulls_first))
+        SortKey(finish(_sort_expression(item, items, judging)), item.descending, bool(item.nulls_first))
         for item in query.order_by
     )
-    per = () if query.limit is None else tuple(finish(bind_expression(item, after)) for item in query.limit.per)
+    per = () if query.limit is None else tuple(finish(bind_expression(item, judging)) for item in query.limit.per)
+    below = plan
+    detect = None
+    if query.anomaly is not None:
+        detect = bind_anomaly(query.anomaly, query.emit, below, after, Grouped(keys, window, collector.calls, finish))
+        shown = with_columns(shown)
     plan = Group(plan, window, keys, tuple(collector.calls))
     if having is not None:
         plan = Filter(plan, having)
+    if detect is not None:
+        plan = replace(detect, input=plan, zeros=zeros_of(collector.calls))
     if order or query.limit is not None:
         limit = None if query.limit is None else constant_int(query.limit.count, scope, 0)
         plan = Arrange(plan, order, limit, per, window.kind != "none")
@@ -748,6 +760,11 @@ def _speak(query: syntax.Query, plan: Logical, window: Window, grouped: bool, sc
         kind = "rows" if emit is None or emit.kind == "final" else emit.kind
         return Speak(plan, kind, every, None)
     kind = emit.kind if emit is not None else ("changes" if window.kind == "none" else "final")
+    if query.anomaly is not None:
+        if emit is not None and (kind in ("changes", "every") or early is not None):
+            hint = "Write EMIT EPISODES, EMIT ANOMALIES or EMIT ALL."
+            raise MqlError("ANOMALY judges windows that are final", emit.span, hint)
+        return Speak(plan, "final", None, None)
     if kind == "final" and window.kind == "none" and not _ends(plan):
         hint = "Add a WINDOW, or write EMIT CHANGES EVERY 1s."
         raise MqlError("a stream without windows never has final groups", emit.span if emit else None, hint)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import assert_never
 
+from mql.detectors import method_named
 from mql.errors import MqlError, did_you_mean
 from mql.planner.compile import Compiled
-from mql.planner.logical import show, show_start, show_us, show_window
+from mql.planner.logical import Detect, show, show_start, show_us, show_window
 from mql.planner.lower import parts_of
 from mql.planner.physical import (
+    Anomaly,
     Arranging,
     CountWindows,
     Final,
@@ -103,6 +105,8 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("when rows are complete", spec.sql)]
         case TakeFirst():
             return []
+        case Anomaly():
+            return [("what is told of a window", spec.project)]
         case _:
             assert_never(spec)
 
@@ -129,12 +133,26 @@ def estimate(compiled: Compiled) -> str:
         lines.append(f"state of 1,000 groups: {panes} x {row} x 1,000 = {panes * row * 1000 / 1e6:,.1f} MB")
     else:
         lines.append(f"state of 1,000 groups: {row} x 1,000 = {row * 1000 / 1e6:,.1f} MB")
+    if parts.detect is not None:
+        lines.append(_detector_state(parts.detect))
     exact = [call.name for call in group.aggregates if call.distinct or call.name in _VALUES]
     if exact:
         lines.append(f"and every distinct value with its count, for {', '.join(sorted(set(exact)))}")
     return "\n".join(lines)
 
 
+def _detector_state(detect: Detect) -> str:
+    method = method_named(detect.method)
+    assert method is not None
+    grown = dict(detect.parameters).get(method.grows_with) if method.grows_with else None
+    each = method.bytes + EPISODE_BYTES + (method.bytes_each * int(grown) if isinstance(grown, int | float) else 0)
+    return (
+        f"{detect.method} keeps {each} bytes for each group, without its name: "
+        f"1,000,000 groups, the most it keeps, take {each:,} MB"
+    )
+
+
+EPISODE_BYTES = 50
 _VALUES = frozenset(("quantile", "quantile_disc", "quantile_cont", "median", "mode", "histogram", "top_k", "list"))
 
 
@@ -165,6 +183,8 @@ def _operator_name(spec: OperatorSpec) -> str:
             return "sort and cut"
         case TakeFirst(count):
             return f"first {count}"
+        case Anomaly():
+            return f"detect by {spec.method}, tell {spec.emit}"
         case _:
             assert_never(spec)
 

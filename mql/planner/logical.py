@@ -69,6 +69,37 @@ class Windowed:
 
 
 @dataclass(frozen=True, slots=True)
+class Detect:
+    """Which of the windows' rows are unusual: a detector over `value` (or the ratio `value` / `of`, or the share of the
+    window's sum where `relative`) of each group. Lengths of time are numbers of windows.
+
+    `zeros`: the aggregates that are 0 in a window without rows; `fills`: so is the value then.
+    """
+
+    input: Logical
+    method: str
+    parameters: tuple[tuple[str, float | int | str | None], ...]
+    value: Bound
+    of: Bound | None
+    relative: bool
+    among: tuple[Bound, ...]
+    guards: tuple[Bound, ...]
+    zeros: tuple[int, ...]
+    fills: bool
+    log: bool
+    direction: str
+    warmup: int
+    needed: int
+    out_of: int
+    rearm: int
+    change: float
+    limit: int | None
+    emit: str
+    max_gap: int
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """The select list: names and expressions."""
 
@@ -106,7 +137,7 @@ class Speak:
     early_us: int | None
 
 
-Logical = Scan | Sample | Filter | Group | Windowed | Project | Arrange | Speak
+Logical = Scan | Sample | Filter | Group | Windowed | Detect | Project | Arrange | Speak
 
 
 def chain(node: Logical) -> Iterator[Logical]:
@@ -148,6 +179,8 @@ def _line(node: Logical) -> str:
             return f"group by {keys} window {show_window(node.window)} computing {calls or 'nothing'}"
         case Windowed():
             return f"window {show_window(node.window)}"
+        case Detect():
+            return show_detect(node)
         case Project():
             return "project " + ", ".join(f"{name} := {show_bound(item)}" for name, item in node.items)
         case Arrange():
@@ -209,6 +242,18 @@ def show_bound(bound: Bound) -> str:
     from mql.planner.sql import expression_sql
 
     return expression_sql(bound)
+
+
+def show_detect(node: Detect) -> str:
+    """A detector with what the query sets, and what its windows become."""
+    given = ", ".join(f"{name} {value}" for name, value in node.parameters if value is not None)
+    measure = show_bound(node.value) + ("" if node.of is None else f" of {show_bound(node.of)}")
+    share = " of the window's sum" if node.relative else ""
+    limit = "" if node.limit is None else f", at most {node.limit} a window"
+    return (
+        f"detect {node.direction} in {measure}{share} by {node.method} ({given}), "
+        f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}"
+    )
 
 
 def show_aggregate(call: Aggregate) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 
+from mql.catalog import SourceInfo
 from mql.planner import grouping as g
 from mql.planner import windows
 from mql.planner.expressions import Bound, conjunction
 from mql.planner.logical import (
     Arrange,
+    Detect,
     Filter,
     Group,
     Logical,
@@ -21,6 +24,8 @@ from mql.planner.logical import (
     chain,
 )
 from mql.planner.physical import (
+    LIVE,
+    Anomaly,
     Arranging,
     CountWindows,
     Final,
@@ -33,7 +38,7 @@ from mql.planner.physical import (
     Window,
 )
 from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
-from mql.schema import BIGINT, DataType
+from mql.schema import BIGINT, DOUBLE, DataType, Shape
 
 PLACE = ('"__t"', '"__s"', '"__o"')
 
@@ -48,6 +53,7 @@ class Parts:
     windowed: Windowed | None
     group: Group | None
     having: Bound | None
+    detect: Detect | None
     arrange: Arrange | None
     project: Project
     speak: Speak
@@ -61,7 +67,7 @@ class Parts:
 
 def parts_of(top: Logical) -> Parts:
     """Take a logical plan apart."""
-    scan = sampled = windowed = group = arrange = project = speak = None
+    scan = sampled = windowed = group = detect = arrange = project = speak = None
     above: list[Bound] = []
     below: list[Bound] = []
     for node in chain(top):
@@ -76,6 +82,8 @@ def parts_of(top: Logical) -> Parts:
                 windowed = node
             case Group():
                 group = node
+            case Detect():
+                detect = node
             case Project():
                 project = node
             case Arrange():
@@ -89,7 +97,7 @@ def parts_of(top: Logical) -> Parts:
         below, above = above, []
     where = conjunction(below) if below else None
     having = conjunction(above) if above else None
-    return Parts(scan, sampled, where, windowed, group, having, arrange, project, speak)
+    return Parts(scan, sampled, where, windowed, group, having, detect, arrange, project, speak)
 
 
 def stages_of(parts: Parts, late_matters: bool) -> tuple[Stage, ...]:
@@ -199,9 +207,16 @@ def _grouped(
         partial = _partial(parts, group, pieces, sampling, late_matters)
         stages.append(_stage(len(stages), stages, (*first, partial)))
         stages.append(_after_exchange(stages, group, (_final(parts, group, pieces, partial),)))
-    if parts.arrange is not None:
-        stages.append(Stage(len(stages), "gather", "one", (_arranging(parts, parts.arrange),)))
+    at_the_end = after_groups(parts)
+    if at_the_end:
+        stages.append(Stage(len(stages), "gather", "one", at_the_end))
     return tuple(stages)
+
+
+def after_groups(parts: Parts) -> tuple[OperatorSpec, ...]:
+    """What the rows of all groups together go through: the detector, ORDER BY and LIMIT."""
+    detect = () if parts.detect is None else (_anomaly(parts, parts.detect),)
+    return detect if parts.arrange is None else (*detect, _arranging(parts, parts.arrange))
 
 
 def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | None, late_matters: bool) -> Partial:
@@ -369,6 +384,8 @@ def _closing_sql(parts: Parts, group: Group, ctes: list[str]) -> str:
 
 def result_sql(parts: Parts, group: Group) -> str:
     """The select list over the CTE `a` (ws, we, k…, a…), in the order of windows and keys."""
+    if parts.detect is not None:
+        return _judged_sql(parts, parts.detect, group)
     window = group.window
     items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
     inside = (
@@ -389,6 +406,81 @@ def result_sql(parts: Parts, group: Group) -> str:
     ]
     order = ", ".join(f"{name} NULLS LAST" for name in ["we", *number, *keys])
     return f"SELECT {', '.join(columns)} FROM {inside} ORDER BY {order}"
+
+
+def _judged_sql(parts: Parts, detect: Detect, group: Group) -> str:
+    """The rows that a detector looks at, in the order of windows and keys."""
+    keys = [f"k{i}" for i in range(len(group.keys))]
+    double = type_sql(DOUBLE)
+    names = f"to_json(row({', '.join(keys)}))::VARCHAR" if keys else "''"
+    guard = " AND ".join(f"coalesce({expression_sql(item)}, false)" for item in detect.guards)
+    among = ", ".join(expression_sql(item) for item in detect.among)
+    having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
+    columns = [
+        *keys,
+        *(f"a{i}" for i in range(len(group.aggregates))),
+        'ws AS "__ws"',
+        'we AS "__we"',
+        f'{names} AS "__id"',
+        f'CAST({expression_sql(detect.value)} AS {double}) AS "__x"',
+        *([] if detect.of is None else [f'CAST({expression_sql(detect.of)} AS {double}) AS "__n"']),
+        *([f'to_json(row({among}))::VARCHAR AS "__among"'] if among else []),
+        *([f'({guard}) AS "__ok"'] if guard else []),
+        f'{having} AS "__having"',
+        "'' AS \"_key\"",
+        'true AS "__keep"',
+    ]
+    inside = "(SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM a)"
+    order = ", ".join(f"{name} NULLS LAST" for name in ["we", *keys])
+    return f"SELECT {', '.join(columns)} FROM {inside} ORDER BY {order}"
+
+
+def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
+    group, until = parts.group, parts.scan.until
+    assert group is not None
+    plain = replace(
+        detect,
+        input=replace(parts.scan, info=SourceInfo(parts.scan.info.name, Shape()), since=LIVE, until=LIVE, columns=()),
+    )
+    meant = (plain, parts.where, parts.having, group.window, group.keys, group.aggregates)
+    return Anomaly(
+        window=group.window,
+        method=detect.method,
+        parameters=detect.parameters,
+        keys=len(group.keys),
+        project=_told_sql(parts, detect, group),
+        zeros=tuple(f"a{i}" for i in detect.zeros),
+        fills=detect.fills,
+        relative=detect.relative,
+        log=detect.log,
+        direction=detect.direction,
+        warmup=detect.warmup,
+        needed=detect.needed,
+        out_of=detect.out_of,
+        rearm=detect.rearm,
+        change=detect.change,
+        limit=detect.limit,
+        emit=detect.emit,
+        max_gap=detect.max_gap,
+        ttl=detect.ttl,
+        endless=until.kind == "live",
+        ends_us=until.us if until.kind == "time" else None,
+        seed=hashlib.sha256(repr(meant).encode()).hexdigest()[:16],
+    )
+
+
+def _told_sql(parts: Parts, detect: Detect, group: Group) -> str:
+    """The select list over the table `rows`, in the order of windows; of alerts the worst first."""
+    keys = [f"k{i} NULLS LAST" for i in range(len(group.keys))]
+    order = ['"__we"', *([] if detect.emit == "all" else ["score DESC NULLS LAST"]), *keys]
+    first = f'row_number() OVER (PARTITION BY "__we" ORDER BY {", ".join(order)}) = 1'
+    inside = (
+        f'SELECT *, make_timestamp("__ws") AS window_start, make_timestamp("__we") AS window_end, '
+        f'make_timestamp("__since") AS since, CASE WHEN {first} THEN "__more" ELSE 0 END AS suppressed FROM rows'
+    )
+    items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
+    columns = [*items, '"__ws"', '"__we"', *order_columns(parts)]
+    return f"SELECT {', '.join(columns)} FROM ({inside}) ORDER BY {', '.join(order)}"
 
 
 def key_sql(columns: list[str]) -> str:

@@ -183,7 +183,42 @@ class TakeFirst:
     ordered: bool
 
 
-OperatorSpec = SelectRows | Partial | RateSample | CountWindows | Final | Arranging | TakeFirst
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """Judge the rows of each window once all of them are there; rows come with k…, a…, __ws, __we, __id (the group),
+    __x (the value), __having and, where the query needs them, __n (the denominator), __ok (MINIMUM holds), __among.
+
+    `project` gives the result rows from the table `rows`: those columns and the detector's. `zeros`: columns that are 0
+    for a group without rows, whose value is 0 where `fills`. `ends_us`: where the input ends, if that is a time; else
+    windows without rows are stepped over as the watermark passes (`endless`) or as later rows come. Other lengths are
+    numbers of windows. `seed` goes into the names of episodes.
+    """
+
+    window: Window
+    method: str
+    parameters: tuple[tuple[str, float | int | str | None], ...]
+    keys: int
+    project: str
+    zeros: tuple[str, ...]
+    fills: bool
+    relative: bool
+    log: bool
+    direction: str
+    warmup: int
+    needed: int
+    out_of: int
+    rearm: int
+    change: float
+    limit: int | None
+    emit: str
+    max_gap: int
+    ttl: int
+    endless: bool
+    ends_us: int | None
+    seed: str
+
+
+OperatorSpec = SelectRows | Partial | RateSample | CountWindows | Final | Arranging | TakeFirst | Anomaly
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +254,8 @@ class Plan:
 
     `hash` is equal for queries that mean the same (names normalised, AND in any order, parameters' values): they
     share one execution. `batch` is the one SQL statement that answers the query over stored events, in the table
-    `events` (decoded columns). `as_live`: a bounded input is judged late or not as if it came live, so `__m` counts.
+    `events` (decoded columns); its rows go through the operators `after_batch`. `as_live`: a bounded input is judged
+    late or not as if it came live, so `__m` counts.
     `warnings` are told in the result's meta. `explain` is the form that the text asks for instead of rows.
     """
 
@@ -229,6 +265,7 @@ class Plan:
     stages: tuple[Stage, ...]
     result: Result
     batch: str
+    after_batch: tuple[OperatorSpec, ...] = ()
     as_live: bool = False
     warnings: tuple[str, ...] = ()
     explain: str | None = None

@@ -54,8 +54,8 @@ def spelled(rows: tuple[str, ...]) -> list[tuple[str, ...]]:
     found = []
     for line in rows:
         row = json.loads(line)
-        for name in ("window_start", "window_end"):
-            if name in row:
+        for name in ("window_start", "window_end", "since"):
+            if row.get(name):
                 row[name] = row[name].replace("T", " ").removesuffix("Z")
         found.append(
             {

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from mql.catalog import Catalog, SourceInfo, TimeRule
+from mql.exec.afterwards import Afterwards
 from mql.exec.drive import drive
 from mql.exec.items import Raw, Rows
 from mql.exec.kernel import Kernel
@@ -82,5 +83,7 @@ def batched(plan: Plan, rounds: Sequence[Sequence[Raw]], kernel: Kernel) -> list
     decoder = Decoder(session, plan.scan.encoding, plan.scan.time, plan.scan.columns, splits=splits)
     tables = [decoder.decode(round).table for round in rounds if round] or [decoder.decode([]).table]
     rows = session.run(plan.batch, {"events": pa.concat_tables(tables)})
+    afterwards = Afterwards(plan.after_batch, session)
+    found = [*afterwards.take(rows), *afterwards.end()]
     session.close()
-    return rows.select([name for name, _ in plan.result.columns]).to_pylist()  # type: ignore[no-any-return]
+    return [row for table in found for row in table.select([name for name, _ in plan.result.columns]).to_pylist()]

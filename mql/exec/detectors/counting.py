@@ -48,7 +48,7 @@ class Ratio:
         visits, e, t = state["n"][at], state["e"][at], state["t"][at]
         # Slot 0 is no key's but the whole fleet's: its sums do not depend on which keys are still known.
         fleet_e, fleet_t = state["e"][0], state["t"][0]
-        fleet = fleet_e / fleet_t if fleet_t > 0 else 0.5
+        fleet = (fleet_e + 0.5) / (fleet_t + 1)
         expected = np.clip((e + self.kappa * fleet) / (t + self.kappa), 1e-9, 1 - 1e-9)
         warm = (visits >= self.warmup) | (t >= self.events)
         rate = k / np.maximum(n, 1.0)
@@ -155,7 +155,7 @@ class Count:
 
 def scores(p: Floats, limit: float, enough: Flags) -> Floats:
     """1 and more where the p-value is at or below the cut and the effect is large enough."""
-    found = np.log(np.maximum(p, P_MIN)) / np.log(limit)
+    found = np.abs(np.log(np.maximum(p, P_MIN)) / np.log(limit))
     # The last bit of a quotient of logarithms must not decide.
     found = np.where(p <= limit, np.maximum(found, 1.0), np.minimum(found, JUST_BELOW_ONE))
     return np.asarray(np.where(enough, found, np.minimum(found, JUST_BELOW_ONE)), np.float64)

@@ -103,6 +103,7 @@ class Told:
     last_hit: Ints
     hits: npt.NDArray[np.uint64]
     told: Flags
+    held: Flags | None
     seen: Ints
     gone: Flags
     suppressed: int
@@ -110,6 +111,7 @@ class Told:
 
 
 RULE, LIMITS, GUARD = Rule(), Limits(), Guard()
+NOTHING_FRESH: tuple[Ints, Ints] = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class Watch:
@@ -119,7 +121,9 @@ class Watch:
         self.keys = Keys()
         self.number: int | None = None
         self.late = 0
+        self.fresh = NOTHING_FRESH
         self.evicted = 0
+        self._gone: dict[int, str] = {}
         self._detector = detector
         self._rule = rule
         self._limits = limits
@@ -197,7 +201,7 @@ class Watch:
             row,
             value,
             score,
-            way,
+            np.where((turn.phase != NOT_OPEN) & ~hit, self._episodes["way"][all_slots], way),
             expected,
             lower,
             upper,
@@ -207,13 +211,19 @@ class Watch:
             self._episodes["last_hit"][all_slots],
             self._episodes["hits"][all_slots],
             told,
+            rows.held,
             self._frame["seen"][all_slots],
             gone,
             suppressed,
             reason,
         )
+        self._gone = {int(slot): self.keys[int(slot)] for slot in all_slots[gone]}
         self._forget(all_slots[gone])
         return found
+
+    def named(self, slot: int) -> str:
+        """The key of a line, also of one that was forgotten with its window."""
+        return self._gone.get(slot) or self.keys[slot]
 
     def forget_more(self) -> Ints:
         """Lets go of the keys that are too many, the least recently seen; gives their slots."""
@@ -249,7 +259,10 @@ class Watch:
         slots, new = self.keys.slots(rows.names)
         self._grow()
         last = self._frame["last"]
+        self.fresh = NOTHING_FRESH
         if len(new):
+            of_new = np.flatnonzero(np.isin(slots, new))
+            self.fresh = (slots[of_new], of_new)
             for part in (self._state, self._episodes, self._frame):
                 part.reset(new)
             last[new] = rows.number

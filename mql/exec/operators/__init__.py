@@ -6,6 +6,7 @@ from typing import assert_never
 
 from mql.exec.items import Operator
 from mql.exec.kernel import Session
+from mql.exec.operators.anomaly import AnomalyOperator
 from mql.exec.operators.arranging import ArrangingOperator
 from mql.exec.operators.count_windows import CountWindowsOperator
 from mql.exec.operators.final import FinalOperator
@@ -14,6 +15,7 @@ from mql.exec.operators.rate_sample import RateSampleOperator
 from mql.exec.operators.select_rows import SelectRowsOperator
 from mql.exec.operators.take_first import TakeFirstOperator
 from mql.planner.physical import (
+    Anomaly,
     Arranging,
     CountWindows,
     Final,
@@ -42,5 +44,7 @@ def build(spec: OperatorSpec, session: Session) -> Operator:
             return ArrangingOperator(spec, session)
         case TakeFirst():
             return TakeFirstOperator(spec, session)
+        case Anomaly():
+            return AnomalyOperator(spec, session)
         case _:
             assert_never(spec)

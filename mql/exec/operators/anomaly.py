@@ -1,0 +1,365 @@
+"""The detector of a query: judges each window once all of its groups are there, and tells what is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mql.exec.detectors import detector
+from mql.exec.detectors.episodes import CLOSED, GOES_ON, NOT_OPEN, OPENED, WORSE, Rule
+from mql.exec.detectors.frame import Flags, Floats, Ints
+from mql.exec.detectors.watch import Guard, Limits, Rows, Told, Watch
+from mql.exec.items import MAX_US, MIN_US, Batch, End, Item, State, Watermark
+from mql.exec.kernel import Session
+from mql.exec.operators.base import Base, Pile, number_state
+from mql.planner.physical import Anomaly
+
+PHASES = {OPENED: "open", GOES_ON: "update", WORSE: "update", CLOSED: "close"}
+TOLD_ROWS = 10_000
+"""Rows of several windows are told together, at most about so many."""
+
+
+class AnomalyOperator(Base):
+    """Holds rows until their window is complete; windows are judged in order, with those that have no row at all."""
+
+    def __init__(self, spec: Anomaly, session: Session) -> None:
+        super().__init__(session)
+        self._spec = spec
+        made = detector(spec.method, dict(spec.parameters), spec.warmup, spec.window.slide, spec.direction)
+        limits = Limits(fill=spec.fills, max_gap=spec.max_gap, ttl=spec.ttl, told=spec.limit)
+        guard = Guard(spec.direction, spec.change)
+        self._watch = Watch(made, Rule(spec.needed, spec.out_of, spec.rearm), limits, guard)
+        self._warmup = made.warmup
+        self._held = Pile(session, None)
+        self._known = Known(spec.keys)
+        self._closed_us = MIN_US
+
+    def on_batch(self, batch: Batch) -> Iterable[Item]:
+        self.counts.seen += batch.table.num_rows
+        self._held.add(batch.table)
+        return ()
+
+    def in_state(self) -> int:
+        return self._held.rows
+
+    def on_watermark(self, us: int) -> Iterable[Item]:
+        yield from self._judge(us, us if self._spec.endless else MIN_US)
+        self._closed_us = max(self._closed_us, us)
+        yield Watermark(us)
+
+    def on_end(self) -> Iterable[Item]:
+        yield from self._judge(MAX_US, MIN_US if self._spec.ends_us is None else self._spec.ends_us)
+        yield End()
+
+    def snapshot(self) -> State:
+        number = MIN_US if self._watch.number is None else self._watch.number
+        found = {
+            "numbers": number_state(closed=self._closed_us, number=number, late=self._watch.late),
+            "watch": self._watch.save(),
+        }
+        held, known = self._held.table(), self._known.save(self._watch)
+        if held is not None:
+            found["held"] = held
+        if known is not None:
+            found["known"] = known
+        return found
+
+    def restore(self, state: State) -> None:
+        if "held" in state:
+            self._held.add(state["held"])
+        if "numbers" in state:
+            numbers = state["numbers"].to_pylist()[0]
+            self._closed_us = max(self._closed_us, numbers["closed"])
+            self._watch.late = numbers["late"]
+            self._watch.load(state["watch"], None if numbers["number"] == MIN_US else numbers["number"])
+        if "known" in state:
+            self._known.load(state["known"], self._watch)
+
+    # --- windows ---------------------------------------------------------------------------------------
+
+    def _judge(self, until_us: int, empty_until_us: int) -> Iterator[Item]:
+        """All windows that end by then, those without rows too: up to the last that has some, or the time given."""
+        told: list[pa.Table] = []
+        rows = 0
+        for number, table in self._windows(until_us, empty_until_us):
+            found = self._window(number, table)
+            if found is not None:
+                told.append(found)
+                rows += found.num_rows
+            if rows >= TOLD_ROWS:
+                yield from self._tell(told)
+                told, rows = [], 0
+        yield from self._tell(told)
+
+    def _windows(self, until_us: int, empty_until_us: int) -> Iterator[tuple[int, pa.Table | None]]:
+        """The windows to be judged, in order, with their rows."""
+        held = self._held.table()
+        if held is not None:
+            ready = pc.less_equal(held.column("__we"), until_us)
+            rows = held.filter(ready)
+            if rows.num_rows:
+                rows = rows.take(pc.sort_indices(rows, [("__we", "ascending")])).combine_chunks()
+                self._held.drop(ready)
+                ends = rows.column("__we").to_numpy()
+                borders = np.flatnonzero(np.r_[True, ends[1:] != ends[:-1]]).tolist()
+                for first, last in zip(borders, [*borders[1:], len(ends)], strict=True):
+                    number = self._number_of(int(ends[first]))
+                    yield from self._without_rows(number)
+                    yield number, rows.slice(first, last - first)
+        if empty_until_us > MIN_US:
+            yield from self._without_rows(self._number_of(empty_until_us) + 1)
+
+    def _without_rows(self, before: int) -> Iterator[tuple[int, None]]:
+        """The windows between the last one judged and this one, as long as they may change anything."""
+        while self._watch.number is not None and self._watch.number + 1 < before and not self._watch.quiet:
+            yield self._watch.number + 1, None
+
+    def _number_of(self, end_us: int) -> int:
+        """Windows are numbered by where they start; the last one that ends by then."""
+        window = self._spec.window
+        return (end_us - window.size - window.offset) // window.slide
+
+    def _start_of(self, number: int) -> int:
+        return number * self._spec.window.slide + self._spec.window.offset
+
+    def _window(self, number: int, table: pa.Table | None) -> pa.Table | None:
+        """Judge one window; the rows to be told of it, with the detector's columns."""
+        judged = self._watch.step(self._rows_of(number, table))
+        if judged is None:
+            return None
+        if table is not None:
+            self._known.learn(table, self._watch)
+        found = self._told(judged, table)
+        self._watch.forget_more()
+        self._known.forget(self._watch)
+        return found
+
+    def _rows_of(self, number: int, table: pa.Table | None) -> Rows:
+        start = self._start_of(number)
+        if table is None:
+            return Rows(number, start, [], _NOTHING, relative=self._spec.relative)
+        names = table.column_names
+        value = _floats(table, "__x")
+        group = None
+        if "__among" in names:
+            encoded = table.column("__among").combine_chunks().dictionary_encode()
+            group = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        return Rows(
+            number,
+            start,
+            table.column("__id").to_pylist(),
+            self._scaled(value),
+            _floats(table, "__n") if "__n" in names else None,
+            _flags(table, "__ok") if "__ok" in names else None,
+            ~_flags(table, "__having"),
+            group,
+            self._spec.relative,
+        )
+
+    def _scaled(self, value: Floats) -> Floats:
+        """TRANSFORM log: of 0 too, where 0 is what a missing group counts as."""
+        if not self._spec.log:
+            return value
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found = np.log1p(value) if self._spec.fills else np.log(value)
+        return np.where(np.isfinite(found), found, np.nan)
+
+    def _unscaled(self, value: Floats) -> Floats:
+        if not self._spec.log:
+            return value
+        return np.expm1(value) if self._spec.fills else np.exp(value)
+
+    # --- telling ---------------------------------------------------------------------------------------
+
+    def _tell(self, told: list[pa.Table]) -> Iterator[Item]:
+        if told:
+            rows = self.rows(self._spec.project, pa.concat_tables(told), "rows")
+            self.counts.emitted += rows.num_rows
+            yield Batch(rows)
+
+    def _told(self, judged: Told, table: pa.Table | None) -> pa.Table | None:
+        wanted = np.flatnonzero(self._wanted(judged))
+        if not len(wanted):
+            return None
+        rows = self._lines(judged, wanted, table)
+        phase = judged.phase[wanted]
+        slots, since = judged.slots[wanted], judged.since[wanted]
+        is_open = (phase != NOT_OPEN) & (phase != CLOSED)
+        in_episode = phase != NOT_OPEN
+        points = in_episode | (judged.score[wanted] >= 1)
+        slide, size = self._spec.window.slide, self._spec.window.size
+        lasted = ((judged.last_hit[wanted] - since) * slide + size) / 1e6
+        starts = since * slide + self._spec.window.offset
+        columns: dict[str, pa.Array] = {
+            "is_anomaly": pa.array(is_open),
+            "score": _nullable(judged.score[wanted]),
+            "direction": pa.array(np.where(judged.way[wanted] < 0, "down", "up"), mask=~points),
+            "expected": _nullable(self._unscaled(judged.expected[wanted])),
+            "lower": _nullable(self._unscaled(judged.lower[wanted])),
+            "upper": _nullable(self._unscaled(judged.upper[wanted])),
+            "episode": pa.array(
+                [
+                    self._episode(int(slot), int(start)) if inside else None
+                    for slot, start, inside in zip(slots, starts, in_episode, strict=True)
+                ],
+                pa.string(),
+            ),
+            "phase": pa.array([PHASES.get(int(each)) for each in phase], pa.string()),
+            "__since": pa.array(starts, mask=~in_episode),
+            "duration": pa.array(lasted, mask=~in_episode),
+            "method": pa.array([self._spec.method] * len(wanted), pa.string()),
+            "reason": pa.array(self._reasons(judged, wanted), pa.string()),
+            "__more": pa.array(np.full(len(wanted), judged.suppressed)),
+        }
+        for name, column in columns.items():
+            rows = rows.append_column(name, column)
+        return rows
+
+    def _wanted(self, judged: Told) -> Flags:
+        """Which lines are told, by what EMIT says."""
+        phase, here = judged.phase, judged.row >= 0
+        in_episode: Flags = phase != NOT_OPEN
+        match self._spec.emit:
+            case "episodes":
+                wanted = (phase == CLOSED) | (judged.told & np.isin(phase, (OPENED, WORSE)))
+            case "anomalies":
+                wanted = judged.told & judged.hit & in_episode & (phase != CLOSED)
+            case _:
+                kept = here
+                if judged.held is not None and len(judged.held):
+                    kept = here & ~judged.held[np.maximum(judged.row, 0)]
+                wanted = kept | in_episode
+        return np.asarray(wanted, np.bool_)
+
+    def _lines(self, judged: Told, wanted: Ints, table: pa.Table | None) -> pa.Table:
+        """The rows of the window, and made-up ones for groups that are not there."""
+        number = judged.number
+        row = judged.row[wanted]
+        schema = self._known.schema
+        assert schema is not None, "no window had rows"
+        here, away = np.flatnonzero(row >= 0), np.flatnonzero(row < 0)
+        parts = []
+        if len(here):
+            assert table is not None
+            parts.append(table.select(schema.names).take(pa.array(row[here])))
+        if len(away):
+            start = self._start_of(number)
+            keys = self._known.rows_of(judged.slots[wanted[away]])
+            columns = []
+            for field in schema:
+                if field.name in keys.column_names:
+                    column = keys.column(field.name).combine_chunks()
+                elif field.name in ("__ws", "__we"):
+                    at = start if field.name == "__ws" else start + self._spec.window.size
+                    column = pa.array([at] * len(away), field.type)
+                elif field.name in self._spec.zeros:
+                    column = pa.array([0] * len(away)).cast(field.type)
+                else:
+                    column = pa.nulls(len(away), field.type)
+                columns.append(column)
+            parts.append(pa.table(columns, schema=schema))
+        if len(parts) == 1:
+            return parts[0]
+        order = np.empty(len(row), np.int64)
+        order[np.r_[here, away]] = np.arange(len(row))
+        return pa.concat_tables(parts).take(pa.array(order))
+
+    def _episode(self, slot: int, start_us: int) -> str:
+        """The name of an episode: the same after a restart, and in history as in the live stream."""
+        text = f"{self._spec.seed}|{self._watch.named(slot)}|{start_us}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _reasons(self, judged: Told, wanted: Ints) -> list[str | None]:
+        found: list[str | None] = []
+        for line in wanted.tolist():
+            score = judged.score[line]
+            if judged.hit[line] or judged.phase[line] == OPENED:
+                found.append(judged.reason(line) + self._how_many(judged, line))
+            elif judged.phase[line] == CLOSED:
+                quiet = judged.number - int(judged.last_hit[line])
+                found.append(judged.reason(line) if judged.gone[line] else f"quiet for {quiet:,} windows")
+            elif score != score and judged.seen[line] <= self._warmup:
+                found.append(f"warming up {judged.seen[line]}/{self._warmup}")
+            else:
+                found.append(None)
+        return found
+
+    def _how_many(self, judged: Told, line: int) -> str:
+        if self._spec.out_of == 1:
+            return ""
+        return f"; {int(judged.hits[line]).bit_count()} of {self._spec.out_of} windows"
+
+
+class Known:
+    """The group keys of all slots, for groups that are not there in a window."""
+
+    def __init__(self, keys: int) -> None:
+        self.schema: pa.Schema | None = None
+        self._names = [f"k{i}" for i in range(keys)]
+        self._rows: pa.Table | None = None
+        self._at = np.empty(0, np.int64)
+
+    def learn(self, table: pa.Table, watch: Watch) -> None:
+        """The keys of new slots."""
+        if self.schema is None:
+            keep = [field for field in table.schema if not field.name.startswith("_") or field.name in ("__ws", "__we")]
+            self.schema = pa.schema(keep)
+        slots, rows = watch.fresh
+        if not len(slots):
+            return
+        if len(self._at) < watch.keys.size:
+            self._at = np.r_[self._at, np.full(watch.keys.size - len(self._at) + 64, -1)]
+        before = 0 if self._rows is None else self._rows.num_rows
+        self._at[slots] = before + np.arange(len(slots))
+        new = table.select(self._names).take(pa.array(rows)) if self._names else None
+        if new is not None:
+            self._rows = new if self._rows is None else pa.concat_tables([self._rows, new])
+
+    def rows_of(self, slots: Ints) -> pa.Table:
+        if self._rows is None:
+            return pa.table({})
+        return self._rows.take(pa.array(self._at[slots]))
+
+    def forget(self, watch: Watch) -> None:
+        """Lets go of keys that are not known any more, once they are the most."""
+        if self._rows is not None and self._rows.num_rows > 1000 + 2 * len(watch.keys):
+            live = watch.keys.live()
+            self._rows = self._rows.take(pa.array(self._at[live])).combine_chunks()
+            self._at[live] = np.arange(len(live))
+
+    def save(self, watch: Watch) -> pa.Table | None:
+        """The keys of the slots in use, and the columns that rows have, in an empty list of rows."""
+        if self.schema is None:
+            return None
+        live = watch.keys.live()
+        found = self.rows_of(live) if self._rows is not None else pa.table({})
+        return found.append_column("__slot", pa.array(live)).replace_schema_metadata(
+            {"rows": self.schema.serialize().to_pybytes()}
+        )
+
+    def load(self, table: pa.Table, watch: Watch) -> None:
+        self.schema = pa.ipc.read_schema(pa.py_buffer(table.schema.metadata[b"rows"]))
+        live = table.column("__slot").to_numpy()
+        self._at = np.full(watch.keys.size + 64, -1)
+        self._at[live] = np.arange(len(live))
+        if self._names:
+            self._rows = table.select(self._names).replace_schema_metadata(None)
+
+
+_NOTHING = np.empty(0)
+
+
+def _floats(table: pa.Table, name: str) -> Floats:
+    return np.asarray(table.column(name).to_numpy(), np.float64)
+
+
+def _flags(table: pa.Table, name: str) -> Flags:
+    return np.asarray(table.column(name).to_numpy(), np.bool_)
+
+
+def _nullable(values: Floats) -> pa.Array:
+    return pa.array(values, mask=~np.isfinite(values))

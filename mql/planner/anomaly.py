@@ -1,0 +1,414 @@
+"""The ANOMALY clause: from what is written to the node that says which number is watched, how, and what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from mql import syntax
+from mql.detectors import DAY_US, Method, Parameter, method_hint, method_named
+from mql.errors import MqlError, Span, did_you_mean
+from mql.functions import is_number
+from mql.planner.binding import (
+    Scope,
+    bind_condition,
+    bind_constant,
+    bind_expression,
+    constant_duration,
+    constant_int,
+    constant_number,
+)
+from mql.planner.expressions import Aggregate, Apply, Bound, Convert, Output, walk
+from mql.planner.logical import Detect, Logical
+from mql.planner.physical import Window
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, TIMESTAMP, VARCHAR, DataType
+
+COLUMNS: tuple[tuple[str, DataType], ...] = (
+    ("is_anomaly", BOOLEAN),
+    ("score", DOUBLE),
+    ("direction", VARCHAR),
+    ("expected", DOUBLE),
+    ("lower", DOUBLE),
+    ("upper", DOUBLE),
+    ("episode", VARCHAR),
+    ("phase", VARCHAR),
+    ("since", TIMESTAMP),
+    ("duration", DOUBLE),
+    ("method", VARCHAR),
+    ("reason", VARCHAR),
+    ("suppressed", BIGINT),
+)
+"""What the clause adds to every row; `duration` in seconds."""
+
+COUNTS = frozenset(("count", "count_if", "approx_count_distinct"))
+ZEROS = COUNTS | {"sum", "rate"}
+"""Aggregates that are 0 in a window without events."""
+REARM_WINDOWS = 50
+TTL_WINDOWS = 1000
+OF_MAX = 64
+SIGMAS_MIN = 3
+PEERS_NEEDED, PEERS_OF = 14, 20
+
+Finish = Callable[[Bound], Bound]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """What the clause needs to know of the GROUP BY before it."""
+
+    keys: tuple[Bound, ...]
+    window: Window
+    calls: Sequence[Aggregate]
+    finish: Finish
+
+
+def outputs_of(scope: Scope) -> dict[str, Bound]:
+    """The clause's columns, for SELECT and ORDER BY; a property of the same name comes first."""
+    return {
+        name: Output(name, type)
+        for name, type in COLUMNS
+        if scope.shape.field(name) is None and name not in scope.outputs
+    }
+
+
+def with_columns(items: tuple[tuple[str, Bound], ...]) -> tuple[tuple[str, Bound], ...]:
+    """The select list with those of the clause's columns that it does not use; one whose name is taken gets
+    "anomaly_" before it."""
+    own = {part for _, bound in items for part in walk(bound)}
+    taken = {name for name, _ in items}
+    added = tuple(
+        (f"anomaly_{name}" if name in taken else name, Output(name, type))
+        for name, type in COLUMNS
+        if Output(name, type) not in own
+    )
+    return (*items, *added)
+
+
+def bind_anomaly(
+    node: syntax.Anomaly, emit: syntax.Emit | None, below: Logical, scope: Scope, grouped: Grouped
+) -> Detect:
+    """The clause over the rows that `below` gives. MqlError tells what does not fit together."""
+    options = dict(node.options)
+    window = grouped.window
+    if window.kind not in ("tumbling", "hopping"):
+        what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
+        raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")
+    value, of, relative = _measure(node, options, scope, grouped)
+    method = _method(node, options, value, of, relative, grouped)
+    given = _parameters(method, node, options, window, scope)
+    direction = str(options.get("direction", method.direction if not relative else "both"))
+    warmup = _windows(options, "warmup", window, scope)
+    needed, out_of = _for(method, options, scope)
+    change, guards = _guards(options, scope, grouped)
+    limit = None if "limit" not in options else constant_int(_expression(options["limit"]), scope, 1, 1_000_000)
+    _check(method, given, options, node, scope, window, limit, warmup, grouped)
+    ratio = of is not None or relative
+    alone = not ratio and method.takes != "siblings"
+    fills = "skip" not in options and (relative or (alone and _is_zero(value, grouped)))
+    silence = method.warmup if warmup is None else warmup
+    rearm = _windows(options, "rearm", window, scope)
+    return Detect(
+        input=below,
+        method=method.name,
+        parameters=given,
+        value=value,
+        of=of,
+        relative=relative,
+        among=tuple(grouped.finish(bind_expression(item, scope)) for item in _several(options.get("among", ()))),
+        guards=guards,
+        zeros=zeros_of(grouped.calls),
+        fills=fills,
+        log=options.get("transform") == "log",
+        direction=direction,
+        warmup=silence,
+        needed=needed,
+        out_of=out_of,
+        rearm=REARM_WINDOWS if rearm is None else max(1, rearm),
+        change=change,
+        limit=limit,
+        emit="all" if emit is None or emit.kind == "final" else emit.kind,
+        max_gap=max(silence, 1),
+        ttl=TTL_WINDOWS,
+    )
+
+
+def zeros_of(calls: Sequence[Aggregate]) -> tuple[int, ...]:
+    """The aggregates that are 0 where a group has no events."""
+    return tuple(i for i, call in enumerate(calls) if call.name in ZEROS)
+
+
+# --- which number ----------------------------------------------------------------------------------------
+
+
+def _measure(
+    node: syntax.Anomaly, options: Mapping[str, object], scope: Scope, grouped: Grouped
+) -> tuple[Bound, Bound | None, bool]:
+    """The value, or a ratio's two parts, and whether the value's share of its window's sum is meant."""
+    bound = grouped.finish(bind_expression(node.on, scope))
+    if not is_number(bound.type):
+        raise MqlError(f"ANOMALY ON needs a number, and this is {bound.type}", node.on.span, "Cast it: x::DOUBLE.")
+    if not any(isinstance(part, Output) and part.name.startswith("a") for part in walk(bound)):
+        raise MqlError("ANOMALY ON needs an aggregate", node.on.span, "Name one: ANOMALY ON count(*).")
+    if "relative_to" in options:
+        _check_relative(_expression(options["relative_to"]), bound, scope, grouped)
+        return bound, None, True
+    match bound:
+        case Apply("/", (above, below)) if _counts(above, grouped) and _counts(below, grouped):
+            return _bare(above), _bare(below), False
+        case _:
+            return bound, None, False
+
+
+def _check_relative(node: syntax.Expression, value: Bound, scope: Scope, grouped: Grouped) -> None:
+    """RELATIVE TO knows one form: the sum of the same number over the whole window."""
+    fits = isinstance(node, syntax.Call) and node.name == "sum" and node.over is not None and len(node.args) == 1
+    if fits:
+        assert isinstance(node, syntax.Call)
+        assert node.over is not None
+        inside = grouped.finish(bind_expression(node.args[0], scope))
+        fits = inside == value and not node.over.partition_by and not node.over.order_by and _counts(value, grouped)
+    if not fits:
+        hint = "Write ANOMALY ON count(*) RELATIVE TO sum(count(*)) OVER (): the share of all groups' sum."
+        raise MqlError("RELATIVE TO takes the sum of the same count", node.span, hint)
+
+
+def _bare(bound: Bound) -> Bound:
+    return _bare(bound.operand) if isinstance(bound, Convert) else bound
+
+
+def _aggregate(bound: Bound, grouped: Grouped) -> Aggregate | None:
+    bare = _bare(bound)
+    if isinstance(bare, Output) and bare.name.startswith("a") and bare.name[1:].isdecimal():
+        return grouped.calls[int(bare.name[1:])]
+    return None
+
+
+def _counts(bound: Bound, grouped: Grouped) -> bool:
+    call = _aggregate(bound, grouped)
+    return call is not None and call.name in COUNTS
+
+
+def _is_zero(bound: Bound, grouped: Grouped) -> bool:
+    """Whether the value is 0 where there are no events."""
+    bare = _bare(bound)
+    if isinstance(bare, Apply) and bare.name == "+":
+        return all(_is_zero(part, grouped) for part in bare.args)
+    call = _aggregate(bare, grouped)
+    return call is not None and call.name in ZEROS
+
+
+# --- which method ----------------------------------------------------------------------------------------
+
+
+def _method(
+    node: syntax.Anomaly,
+    options: Mapping[str, object],
+    value: Bound,
+    of: Bound | None,
+    relative: bool,
+    grouped: Grouped,
+) -> Method:
+    if node.method is not None:
+        found = method_named(node.method.name)
+        if found is None:
+            name, span = node.method.name, node.method.span
+            raise MqlError(f'no method "{name}"', span, method_hint(name), code="unknown-method")
+    else:
+        name = "ratio" if of is not None or relative else "peers" if "among" in options else "auto"
+        found = method_named(name)
+        assert found is not None
+    span = node.on.span if node.method is None else node.method.span
+    if found.takes == "ratio" and of is None and not relative:
+        hint = 'Write ANOMALY ON errors / requests, both of them counts; or leave "USING ratio" out.'
+        raise MqlError('method "ratio" needs a ratio of two counts', span, hint)
+    if found.takes != "ratio" and relative:
+        raise MqlError(f'RELATIVE TO goes with the method "ratio", not "{found.name}"', span, "Leave USING out.")
+    if found.takes == "count" and not _counts(value, grouped):
+        raise MqlError('method "count" needs a count', node.on.span, "Write ANOMALY ON count(*), or use auto.")
+    if (found.takes == "siblings") != ("among" in options):
+        hint = "Write ANOMALY ON cpu AMONG cluster: the siblings are the rows of the same cluster and window."
+        raise MqlError("peers and AMONG go together", span, hint)
+    return found
+
+
+def _parameters(
+    method: Method, node: syntax.Anomaly, options: Mapping[str, object], window: Window, scope: Scope
+) -> tuple[tuple[str, float | int | str | None], ...]:
+    """All parameters of the method, with what the query says of them."""
+    found: dict[str, float | int | str | None] = {p.name: p.default for p in method.parameters}
+    written: dict[str, Span] = {}
+    if node.method is not None:
+        names = [parameter.name for parameter in method.parameters]
+        if node.method.args and method.name != "mad":
+            hint = f"Write {method.name}({names[0]} => …)." if names else None
+            raise MqlError("parameters of a method are named", node.method.args[0].span, hint)
+        pairs = [*zip(names, node.method.args, strict=False), *node.method.named]
+        for name, value in pairs:
+            parameter = method.parameter(name.lower())
+            if parameter is None:
+                hint = did_you_mean(name, names) or f"There are: {', '.join(names)}."
+                raise MqlError(f'method "{method.name}" has no parameter "{name}"', value.span, hint)
+            found[parameter.name] = _value(parameter, value, scope)
+            written[parameter.name] = value.span
+    memory = _windows(options, "history", window, scope)
+    if memory is not None:
+        if method.memory is None:
+            hint = "Leave it out; set the method's parameters."
+            raise MqlError(f'method "{method.name}" has no HISTORY', node.span, hint)
+        parameter = method.parameter(method.memory)
+        assert parameter is not None
+        found[method.memory] = int(_within(parameter, memory, node.span, scale=f"{memory} windows"))
+    if method.name == "seasonal":
+        _seasonal(found, written, node.span, window)
+    return tuple(found.items())
+
+
+def _seasonal(
+    found: dict[str, float | int | str | None], written: Mapping[str, Span], span: Span, window: Window
+) -> None:
+    period = found["period"]
+    assert isinstance(period, int)
+    if period % window.slide:
+        hint = "Choose a window that fits into the period a whole number of times."
+        raise MqlError("the period is no multiple of the window", written.get("period", span), hint)
+    if found["slots"] is None:
+        found["slots"] = min(168 if period == 7 * DAY_US else 48, max(2, period // window.slide))
+    try:
+        ZoneInfo(str(found["timezone"]))
+    except (ZoneInfoNotFoundError, ValueError):
+        hint = "Write a name such as 'UTC' or 'America/New_York'."
+        raise MqlError(f'no time zone "{found["timezone"]}"', written.get("timezone", span), hint) from None
+
+
+def _value(parameter: Parameter, node: syntax.Expression, scope: Scope) -> float | int | str:
+    match parameter.kind:
+        case "text":
+            bound = bind_constant(node, scope)
+            if not isinstance(bound.value, str):
+                raise MqlError(f'"{parameter.name}" is a text', node.span, "Write it in quotes.")
+            return bound.value
+        case "length":
+            return int(_within(parameter, constant_duration(node, scope), node.span))
+        case "whole":
+            low, high = parameter.low, parameter.high
+            return constant_int(node, scope, None if low is None else int(low), None if high is None else int(high))
+        case _:
+            number = constant_number(node, scope)
+            if parameter.name in ("percent", "up", "down", "min_spread_percent") and _is_percent(node):
+                number *= 100
+            return _within(parameter, number, node.span)
+
+
+def _is_percent(node: syntax.Expression) -> bool:
+    """`20%` where the parameter itself is in %: it means 20."""
+    return isinstance(node, syntax.Literal) and isinstance(node.value, Decimal) and node.text.rstrip().endswith("%")
+
+
+def _within(parameter: Parameter, value: float, span: Span, scale: str | None = None) -> float:
+    low, high = parameter.low, parameter.high
+    if (low is not None and value < low) or (high is not None and value > high):
+        limits = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+        raise MqlError(f'"{parameter.name}" can not be {scale or f"{value:g}"}', span, f"It may be {limits}.")
+    return value
+
+
+# --- the other options -----------------------------------------------------------------------------------
+
+
+def _check(
+    method: Method,
+    given: tuple[tuple[str, float | int | str | None], ...],
+    options: Mapping[str, object],
+    node: syntax.Anomaly,
+    scope: Scope,
+    window: Window,
+    limit: int | None,
+    warmup: int | None,
+    grouped: Grouped,
+) -> None:
+    history = _windows(options, "history", window, scope)
+    if history is not None and warmup is not None and history < warmup:
+        raise MqlError("HISTORY is shorter than WARMUP", node.span, "What is watched in silence must be remembered.")
+    threshold = dict(given).get("threshold")
+    if method.sigmas and limit is None and isinstance(threshold, int | float) and threshold < SIGMAS_MIN:
+        hint = "Below 3 standard deviations pure noise alarms all the time: add LIMIT 20 PER WINDOW, or raise it."
+        span = node.span if node.method is None else node.method.span
+        raise MqlError(f"a threshold of {threshold:g} needs a LIMIT", span, hint)
+    transform = options.get("transform")
+    if transform not in (None, "log"):
+        raise MqlError(f'no transform "{transform}"', node.span, "There is: log.")
+    if transform == "log" and method.takes not in ("value", "siblings"):
+        raise MqlError(f'TRANSFORM does not go with "{method.name}"', node.span, "It judges the counts as they are.")
+    by = options.get("by")
+    if by is not None:
+        _check_by(_several(by), scope, grouped)
+
+
+def _check_by(items: Sequence[syntax.Expression], scope: Scope, grouped: Grouped) -> None:
+    """BY says what GROUP BY says already: each group has a history of its own."""
+    named = {grouped.finish(bind_expression(item, scope)) for item in items}
+    if named != {Output(f"k{i}", key.type) for i, key in enumerate(grouped.keys)}:
+        raise MqlError("BY names other keys than GROUP BY", items[0].span, "Group by what should have its own history.")
+
+
+def _for(method: Method, options: Mapping[str, object], scope: Scope) -> tuple[int, int]:
+    if "for" not in options:
+        return (PEERS_NEEDED, PEERS_OF) if method.takes == "siblings" else (1, 1)
+    needed = constant_int(_expression(options["for"]), scope, 1, OF_MAX)
+    out_of = constant_int(_expression(options["of"]), scope, 1, OF_MAX)
+    if needed > out_of:
+        span = _expression(options["for"]).span
+        raise MqlError(f"{needed} of {out_of} windows can not be", span, f"Write FOR {out_of} OF {needed} WINDOWS.")
+    return needed, out_of
+
+
+def _guards(options: Mapping[str, object], scope: Scope, grouped: Grouped) -> tuple[float, tuple[Bound, ...]]:
+    """MINIMUM: conditions over the row, and CHANGE, how far from the expected value at least."""
+    change = 0.0
+    guards: list[Bound] = []
+    for item in _several(options.get("minimum", ())):
+        least = _change(item, scope)
+        if least is None:
+            guards.append(grouped.finish(bind_condition(item, scope)))
+        else:
+            change = max(change, least)
+    return change, tuple(guards)
+
+
+def _change(node: syntax.Expression, scope: Scope) -> float | None:
+    """`CHANGE >= x`, where the row has no column of that name."""
+    if not isinstance(node, syntax.Binary) or not isinstance(node.left, syntax.Property) or len(node.left.steps) != 1:
+        return None
+    step = node.left.steps[0]
+    if not isinstance(step, syntax.Key) or step.name.lower() != "change" or step.style != "bare":
+        return None
+    if step.name in scope.outputs or scope.shape.field(step.name) is not None:
+        return None
+    if node.op not in (">", ">="):
+        raise MqlError("CHANGE is at least something", node.span, "Write MINIMUM CHANGE >= 0.02.")
+    return abs(constant_number(node.right, scope))
+
+
+def _windows(options: Mapping[str, object], name: str, window: Window, scope: Scope) -> int | None:
+    """A length of time as a number of windows; None where the clause does not say."""
+    if f"{name}_windows" in options:
+        return constant_int(_expression(options[f"{name}_windows"]), scope, 0, 1_000_000_000)
+    if name not in options:
+        return None
+    node = _expression(options[name])
+    us = constant_duration(node, scope)
+    if us < 0:
+        raise MqlError(f"{name.upper()} can not be negative", node.span)
+    return -(-us // window.slide)
+
+
+def _expression(value: object) -> syntax.Expression:
+    assert not isinstance(value, str | tuple)
+    return value  # type: ignore[return-value]
+
+
+def _several(value: object) -> Sequence[syntax.Expression]:
+    assert isinstance(value, tuple)
+    return value
