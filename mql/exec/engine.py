@@ -87,20 +87,23 @@ class Engine:
     def add_source(self, source: Source) -> None:
         """Declares a source; one of the same name is replaced, unless somebody reads it."""
         name = source.info.name
-        with self._guard:
+        with self._starting, self._guard:
             self._check_unused(name)
             self._sources[name] = source
             self._letters[name] = DeadLetters()
             self._compiled.clear()
 
     def drop_source(self, name: str) -> None:
-        with self._guard:
+        with self._starting, self._guard:
             self.source(name)
             self._check_unused(name)
-            self._close_hubs([hub for hub in self._hubs if hub.info.name == name])
+            idle = [hub for hub in self._hubs if hub.info.name == name]
+            self._hubs = [hub for hub in self._hubs if hub not in idle]
             source = self._sources.pop(name)
             self._letters.pop(name)
             self._compiled.clear()
+        for hub in idle:
+            hub.close()
         source.close()
 
     def source(self, name: str) -> Source:
@@ -439,18 +442,14 @@ class Engine:
             over = [asker for asker in self._askers.values() if asker.execution.over]
             for asker in over[: max(0, len(over) - KEPT_OVER_MAX)]:
                 self._askers.pop(asker.id, None)
-            idle = [
-                hub
-                for hub in self._hubs
-                if hub.lingering_since_s is not None and now_s - hub.lingering_since_s > HUB_LINGER_S
-            ]
-        self._close_hubs(idle)
-
-    def _close_hubs(self, hubs: Sequence[Hub]) -> None:
-        with self._guard:
-            self._hubs = [hub for hub in self._hubs if hub not in hubs]
-        for hub in hubs:
-            hub.close()
+        if self._starting.acquire(blocking=False):
+            try:
+                idle = [hub for hub in self._hubs if hub.idle_for_s(now_s) > HUB_LINGER_S]
+                self._hubs = [hub for hub in self._hubs if hub not in idle]
+            finally:
+                self._starting.release()
+            for hub in idle:
+                hub.close()
 
     def _forget(self, execution: Execution) -> None:
         """It is over: nobody is to join it any more."""

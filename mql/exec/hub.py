@@ -228,7 +228,7 @@ class Hub:
         self.trouble: str | None = None
         self.feeds: tuple[Feed, ...] = ()
         self.events = 0
-        self.lingering_since_s: float | None = None
+        self.lingering_since_s: float | None = clock.monotonic_s()
         self._guard = threading.Lock()
         self.is_private = restored is not None
         start = None if restored is None else From(positions=dict(restored.positions))
@@ -263,7 +263,7 @@ class Hub:
     def attach(self, feed: Feed) -> None:
         """From the next border on it gets what comes. `feed.positions` then tell from where."""
         with self._guard:
-            if not self.feeds and self.lingering_since_s is not None:
+            if not self.feeds and self.shares[0].thread.ident is not None:
                 # Nobody looked while it lingered: how far events have come is not known.
                 self.newest_us, self.begun, self.first_told = MIN_US, True, False
             self.lingering_since_s = None
@@ -286,6 +286,10 @@ class Hub:
         for share in self.shares:
             share.drop(feed)
 
+    def idle_for_s(self, now_s: float) -> float:
+        """For how long there has been no query on it."""
+        return 0.0 if self.lingering_since_s is None else now_s - self.lingering_since_s
+
     def ask_to_close(self) -> None:
         for share in self.shares:
             share.closing.set()
@@ -296,8 +300,9 @@ class Hub:
             if share.thread.ident is not None:
                 share.thread.join(STOP_S)
 
-    def say(self, trouble: str | None) -> None:
-        """Why nothing comes, or that all is well again."""
+    def say(self) -> None:
+        """Tells the queries why nothing comes, or that all is well again."""
+        trouble = next((share.trouble for share in self.shares if share.trouble is not None), None)
         if trouble != self.trouble:
             self.trouble = trouble
             for feed in self.feeds:
@@ -314,6 +319,7 @@ class Share:
         self.positions = dict(reader.positions)
         self.pace = SystemClock()
         self.closing = threading.Event()
+        self.trouble: str | None = None
         self.ended = False
         self.linger_s = LINGER_LEAST_S
         self._feeds: tuple[Feed, ...] = ()
@@ -360,7 +366,7 @@ class Share:
         self._attach()
         bytes_max = min(BYTES_MAX, max(1 << 16, int(self._row_bytes * ROWS_MAX)))
         raws = list(self.reader.poll(IDLE_POLL_S, bytes_max))
-        self.hub.say(self.reader.trouble)
+        self._say(self.reader.trouble)
         self._expect()
         if raws:
             self._gather(raws, bytes_max)
@@ -482,14 +488,18 @@ class Share:
         feed.end(self.number)
 
     def _recover(self, error: Exception) -> None:
-        self.hub.say(f"the source cannot be read: {error}")
+        self._say(f"the source cannot be read: {error}")
         if self.closing.wait(RETRY_S):
             return
         try:
             self.reader.close()
             self.reader = self.hub.source.open(From(positions=dict(self.positions)), self.number, len(self.hub.shares))
         except Exception as again:
-            self.hub.say(f"the source cannot be opened: {again}")
+            self._say(f"the source cannot be opened: {again}")
+
+    def _say(self, trouble: str | None) -> None:
+        self.trouble = trouble
+        self.hub.say()
 
 
 def bytes_of(raw: Raw) -> int:

@@ -73,15 +73,15 @@ class Results:
         epoch: str,
         *,
         keep_all: bool = False,
-        rows_max: int = ROWS_MAX,
-        bytes_max: int = BYTES_MAX,
+        rows_max: int | None = None,
+        bytes_max: int | None = None,
     ) -> None:
         self.epoch = epoch
         self.keep_all = keep_all
         self.on_room: Callable[[], None] = lambda: None
         self.rows = 0
-        self._rows_max = rows_max
-        self._bytes_max = bytes_max
+        self._rows_max = rows_max or ROWS_MAX
+        self._bytes_max = bytes_max or BYTES_MAX
         self._entries: dict[int, Entry] = {}
         self._first = 0
         self._next = 0

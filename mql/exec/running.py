@@ -25,6 +25,7 @@ from mql.planner.physical import CountWindows, Final, Plan, SelectRows
 
 TICK_US = 100_000
 PROGRESS_US = 1_000_000
+SHOWN_MAX = 100
 LINGER_LEAST_S = 10.0
 """How long a query waits for its first reader, however short its linger is."""
 
@@ -349,8 +350,8 @@ class Running:
 
     @property
     def shared_with(self) -> Sequence[str]:
-        """The ids of the others who share its execution."""
-        return tuple(other.id for other in self.execution.askers if other is not self)
+        """The ids of the others who share its execution, the newest of them where there are very many."""
+        return tuple(other.id for other in self.execution.askers[-SHOWN_MAX:] if other is not self)
 
     def subscribe(self, cursor: str | None = None, on_lag: str | None = None) -> Subscription:
         """A reader of the results: from a cursor on, else from where this asker began."""
