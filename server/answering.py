@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, assert_never
@@ -25,7 +25,7 @@ OK, FAILED, USAGE, UNREACHABLE, TIMEOUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 class Answer(Protocol):
     """A query that runs here or on a server."""
 
-    def frames(self) -> Iterator[Frame | None]: ...
+    def frames(self) -> Generator[Frame | None, None, None]: ...
 
     def stop(self, reason: str) -> None: ...
 
@@ -41,7 +41,7 @@ class Talk:
 def follow_into(out: Path, form: str | None, answer: Answer, talk: Talk) -> int:
     """The same into a file, with a progress bar. The file gets its name once it is whole; else there is none."""
     partial = out.with_name(f".{out.name}.partial")
-    bar = None if talk.quiet else Bar(Console(stderr=True))
+    bar = Bar(Console(stderr=True)) if sys.stderr.isatty() and not talk.quiet else None
     try:
         with partial.open("wb") as opened:
             sheet = SHEETS[form or ENDINGS.get(out.suffix.lower(), "ndjson")](opened)
@@ -64,14 +64,13 @@ def follow(answer: Answer, sheet: Sheet, talk: Talk, bar: Bar | None = None, mus
     numbers: Mapping[str, Any] = {}
     final: Sequence[str] = ()
     code = OK
-    with stopped_by_signal(answer), bar or nullcontext():
-        for frame in answer.frames():
+    with stopped_by_signal(answer), bar or nullcontext(), closing(answer.frames()) as frames:
+        for frame in frames:
             match frame:
                 case None:
                     sheet.beat()
                 case Meta(data):
                     if must_end and not data["bounded"]:
-                        answer.stop("done")
                         raise MqlError("this query would never end", hint="Say from when: --since -1h.")
                     sheet.begin(data)
                     # Of what has an end, each row is told once: there is no need of keys and revisions.
@@ -152,5 +151,8 @@ def guarded(work: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: what is left goes nowhere
         return OK
+    except OSError as error:
+        say(str(error))
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ class LocalAnswer:
             engine.close()
             raise
 
-    def frames(self) -> Iterator[Frame | None]:
+    def frames(self) -> Generator[Frame | None, None, None]:
         """The frames, and None now and then while nothing comes."""
         assert self.running is not None
         subscription = self.running.subscribe()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -57,23 +58,34 @@ class RemoteAnswer:
         self.thread = threading.Thread(target=self.run, name="server's answer", daemon=True)
         self.thread.start()
 
-    def frames(self) -> Iterator[Frame | None]:
+    def frames(self) -> Generator[Frame | None, None, None]:
         """The frames, and None now and then while nothing comes."""
-        while True:
-            try:
-                found = self.frames_in.get(timeout=LOOK_S)
-            except queue.Empty:
-                yield None
-                continue
-            if isinstance(found, Exception):
-                raise found
-            yield found
-            if isinstance(found, Ended | Failed):
-                return
+        try:
+            while True:
+                try:
+                    found = self.frames_in.get(timeout=LOOK_S)
+                except queue.Empty:
+                    yield None
+                    continue
+                if isinstance(found, Exception):
+                    raise found
+                yield found
+                if isinstance(found, Ended | Failed):
+                    return
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Nobody takes frames any more: the thread that waits to give one is let go, and ends."""
+        while self.thread.is_alive():
+            self.stop("left")
+            with suppress(queue.Empty):
+                self.frames_in.get(timeout=LOOK_S / 10)
 
     def stop(self, reason: str) -> None:
         self.stopped = reason
-        self.loop.call_soon_threadsafe(lambda: None if self.task is None else self.task.cancel())
+        with suppress(RuntimeError):  # the loop has ended by itself meanwhile
+            self.loop.call_soon_threadsafe(lambda: None if self.task is None else self.task.cancel())
 
     def run(self) -> None:
         try:
