@@ -12,6 +12,7 @@ it, t the count of all; the rows come in no order. `direct` is the batch form ov
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, DataType, ListOf, MapOf
@@ -33,12 +34,14 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Bag:
-    """`value` is what is kept of a row; `merge` puts two counts of one value together (`sum`, or `max`)."""
+    """`value` is what is kept of a row; `merge` puts two counts of one value together (`sum`, or `max`). `empty` is the
+    result of a group that has no value at all."""
 
     result: str
     value: str = "{0}"
     count: str = "count(*)"
     merge: str = "sum"
+    empty: str = "NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ def _simple(call: str, merge: str, result: str = "{p0}") -> Fold:
     return Fold((Partial(call, merge),), result)
 
 
-_SUM = Fold((Partial("sum({0})", "sum({p})"),), "{p0}")
+_SUM = Fold((Partial("sum({0})", "sum({p})"),), "coalesce({p0}, 0)")
 _AVERAGE = Fold((Partial("sum({0})", "sum({p})"), Partial("count({0})", "sum({p})")), "({p0} / nullif({p1}, 0))")
 
 # Moments of one number: count, mean, sum of squared deviations, merged as Chan, Golub and LeVeque (1979) do.
@@ -209,7 +212,9 @@ AGGREGATES: tuple[AggregateRow, ...] = (
         "Rows for which the condition is true.",
         aliases=("countif",),
     ),
-    AggregateRow("sum", 1, "number", "sum", _SUM, "sum({0})", "Sum of the values; null where there are none."),
+    AggregateRow(
+        "sum", 1, "number", "sum", _SUM, "coalesce(sum({0}), 0)", "Sum of the values; 0 where there are none."
+    ),
     AggregateRow("min", 1, "any", "same", _simple("min({0})", "min({p})"), "min({0})", "Smallest value."),
     AggregateRow("max", 1, "any", "same", _simple("max({0})", "max({p})"), "max({0})", "Largest value."),
     AggregateRow("avg", 1, "number", DOUBLE, _AVERAGE, "avg({0})", "Arithmetic mean.", aliases=("average", "mean")),
@@ -410,11 +415,23 @@ AGGREGATES: tuple[AggregateRow, ...] = (
         1,
         "any",
         BIGINT,
-        Bag(_HLL, _REGISTER, _RANK, "max"),
+        Bag(_HLL, _REGISTER, _RANK, "max", "0"),
         "",
         "About how many distinct values: HyperLogLog, 1.6 % standard error.",
     ),
 )
+
+OF_DISTINCT: Mapping[str, Bag] = {
+    "count": Bag("count(v)", empty="0"),
+    "sum": Bag("sum(v)", empty="0"),
+    "list": Bag("list(v ORDER BY v)"),
+    "mode": Bag("min(v)"),
+    **{name: Bag(f"{name}(v)") for name in ("avg", "median", "stddev_samp", "stddev_pop", "var_samp", "var_pop")},
+}
+"""What DISTINCT makes of an aggregate: each value once."""
+
+UNMOVED_BY_DISTINCT = frozenset(("min", "max", "bool_and", "bool_or", "bit_and", "bit_or"))
+"""Aggregates that do not care how often a value comes. The others take no DISTINCT."""
 
 _BY_NAME = {name: row for row in AGGREGATES for name in (row.name, *row.aliases)}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from mql import syntax
-from mql.aggregates import AggregateRow, aggregate_row, result_type
+from mql.aggregates import OF_DISTINCT, UNMOVED_BY_DISTINCT, AggregateRow, aggregate_row, result_type
 from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, Span, did_you_mean
 from mql.planner import windows
@@ -555,9 +555,9 @@ class _Collector:
             raise MqlError("DISTINCT needs a value", call.span, "Name a property: count(DISTINCT user_id).")
         bound = tuple(_aggregable(row, bind_expression(arg, inner), arg, first=i == 0) for i, arg in enumerate(args))
         type = result_type(row, bound[0].type if bound else None)
-        if call.distinct and row.distinct == "no":
+        if call.distinct and row.name not in OF_DISTINCT and row.name not in UNMOVED_BY_DISTINCT:
             raise MqlError(f'"{row.name}" does not take DISTINCT', call.span, f"Write {_example(row)}.")
-        distinct = call.distinct and row.distinct == "counts"
+        distinct = call.distinct and row.name in OF_DISTINCT
         return Aggregate(row.name, bound, type, distinct, condition, extra)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from mql.aggregates import AggregateRow, Bag, Fold, Partial, aggregate_row
+from mql.aggregates import OF_DISTINCT, AggregateRow, Bag, Fold, Partial, aggregate_row
 from mql.planner import windows
 from mql.planner.expressions import Aggregate
 from mql.planner.logical import Group
@@ -39,6 +39,7 @@ class Grouping:
     results: tuple[str, ...]
     direct: tuple[str, ...]
     bag_of: tuple[int | None, ...]
+    empty: tuple[str, ...]
 
     @property
     def key_names(self) -> tuple[str, ...]:
@@ -54,6 +55,7 @@ def grouping(group: Group) -> Grouping:
     results: list[str] = []
     direct: list[str] = []
     bag_of: list[int | None] = []
+    empty: list[str] = []
 
     def value(sql: str) -> str:
         if sql not in values:
@@ -79,17 +81,27 @@ def grouping(group: Group) -> Grouping:
                     finished = finished.replace(f"{{p{i}}}", name)
                 results.append(_typed(fill(finished), call))
                 bag_of.append(None)
-            case Bag(result, of, count, merge):
+                empty.append("NULL")
+            case Bag(result, of, count, merge, of_none):
                 bag = ValueCounts(fill(of), fill(count), merge)
                 if bag not in bags:
                     bags.append(bag)
                 results.append(_typed(fill(result), call))
                 bag_of.append(bags.index(bag))
+                empty.append(of_none)
         template = _direct(row, call, len(args))
         direct.append(_typed(fill(template), call) if template else "")
     keys = tuple(expression_sql(key) for key in group.keys)
     return Grouping(
-        keys, tuple(values), tuple(steps), tuple(merges), tuple(bags), tuple(results), tuple(direct), tuple(bag_of)
+        keys,
+        tuple(values),
+        tuple(steps),
+        tuple(merges),
+        tuple(bags),
+        tuple(results),
+        tuple(direct),
+        tuple(bag_of),
+        tuple(empty),
     )
 
 
@@ -234,9 +246,9 @@ def joined_sql(
 
 
 def or_none_sql(pieces: Grouping, i: int, bag: int) -> str:
-    """A bag's result; a group without any value has no row there: a count is 0 then, the rest null."""
-    counts_values = pieces.results[i].startswith("CAST(count(v)") or pieces.bags[bag].merge == "max"
-    return f"coalesce(r{bag}.a{i}, 0) AS a{i}" if counts_values else f"r{bag}.a{i} AS a{i}"
+    """A bag's result; a group without any value has no row there."""
+    empty = pieces.empty[i]
+    return f"r{bag}.a{i} AS a{i}" if empty == "NULL" else f"coalesce(r{bag}.a{i}, {empty}) AS a{i}"
 
 
 def seconds_sql(window: Window) -> str:
@@ -267,42 +279,30 @@ def _argument_sql(row: AggregateRow, call: Aggregate) -> list[str]:
 
 
 def _form(row: AggregateRow, call: Aggregate, args: int) -> Fold | Bag:
-    if call.distinct and call.args:
-        if row.name == "count":
-            return Bag("count(v)")
-        if row.name == "list":
-            return Bag("list(v ORDER BY v)")
-        if row.name in ("sum", "avg", "stddev_samp", "stddev_pop", "var_samp", "var_pop", "mode", "median"):
-            return Bag(row.direct.replace("{0}", "v") if row.name != "mode" else "min(v)")
+    """The row's own form, or what DISTINCT or an argument makes of it."""
+    if call.distinct and call.args and row.name in OF_DISTINCT:
+        return OF_DISTINCT[row.name]
     if row.name == "count" and args:
-        what = "count(*) FILTER (WHERE {0})" if call.filter is not None and not call.args else "count({0})"
-        return _summed(what)
+        return Fold((Partial(_counted(call), "sum({p})"),), "coalesce({p0}, 0)")
     if row.name == "rate" and args:
-        if call.filter is not None and not call.args:
-            return Fold(_summed("count(*) FILTER (WHERE {0})").partials, "({p0} / {seconds})")
-        return Fold(_summed("sum({0})").partials, "({p0} / {seconds})")
+        step = "sum({0})" if call.args else _counted(call)
+        return Fold((Partial(step, "sum({p})"),), "(coalesce({p0}, 0) / {seconds})")
     return row.how
 
 
-def _summed(step: str) -> Fold:
-    return Fold((Partial(step, "sum({p})"),), "coalesce({p0}, 0)")
+def _counted(call: Aggregate) -> str:
+    """How rows are counted: those in which the argument is not null, or for which the filter holds."""
+    return "count({0})" if call.args else "count(*) FILTER (WHERE {0})"
 
 
 def _direct(row: AggregateRow, call: Aggregate, args: int) -> str:
-    if (
-        call.distinct
-        and call.args
-        and row.name in ("count", "sum", "avg", "stddev_samp", "stddev_pop", "var_samp", "var_pop")
-    ):
-        name = {"count": "count"}.get(row.name, row.name)
-        return f"{name}(DISTINCT {{0}})"
-    if call.distinct and call.args and row.name in ("list", "mode", "median"):
-        return ""
+    """The batch form over rows; empty where value counts must do."""
+    if call.distinct and call.args and row.name in OF_DISTINCT:
+        return "count(DISTINCT {0})" if row.name == "count" else ""
     if row.name == "count" and args:
-        return "count(*) FILTER (WHERE {0})" if call.filter is not None and not call.args else "count({0})"
+        return _counted(call)
     if row.name == "rate" and args:
-        what = "count(*) FILTER (WHERE {0})" if call.filter is not None and not call.args else "sum({0})"
-        return f"({what} / {{seconds}})"
+        return f"(coalesce({'sum({0})' if call.args else _counted(call)}, 0) / {{seconds}})"
     return row.direct
 
 
