@@ -171,8 +171,8 @@ def _source(query: syntax.Query, catalog: Catalog, given: Given) -> SourceInfo:
     if found is not None:
         return found
     if ref.path is not None:
-        hint = "A server opens only what its operator declared; ask a declared source, or use the command line."
-        raise MqlError(f'no source "{name}"', ref.span, hint, code="unknown-source")
+        declared = "A server opens only what its operator declared; ask a declared source, or use the command line."
+        raise MqlError(f'no source "{name}"', ref.span, declared, code="unknown-source")
     hint = did_you_mean(name, catalog.sources) or _known_sources(catalog)
     raise MqlError(f'no source "{name}"', ref.span, hint, code="unknown-source")
 
