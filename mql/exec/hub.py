@@ -34,6 +34,7 @@ LINGER_LEAST_S = 0.005
 LINGER_MOST_S = 0.25
 IDLE_POLL_S = 0.05
 STEP_S = 0.005
+MANY = 4  # one in so many
 PATIENCE_S = 1.0
 RETRY_S = 1.0
 HELD_BYTES_MAX = 64 << 20
@@ -429,12 +430,17 @@ class Share:
             decoder.prefilter = Prefilter(union)
 
     def _is_early(self, waited_s: float) -> bool:
-        """Queries are still busy with what they have: a bigger batch later is worth more to them than one now."""
+        """Queries are still busy with what they have: a bigger batch later is worth more to them than one now.
+
+        All wait a little for the slowest; longer only where many are behind, for then it is the machine that is.
+        """
         feeds = self._feeds
         if waited_s < LINGER_MOST_S:
             return any(feed.backlog(self.number) for feed in feeds)
-        patient = waited_s < PATIENCE_S
-        return any(feed.crowded(self.number) and (patient or not feed.may_drop) for feed in feeds)
+        if waited_s < PATIENCE_S:
+            behind = sum(feed.backlog(self.number) > 1 for feed in feeds)
+            return behind * MANY > len(feeds) or any(feed.crowded(self.number) for feed in feeds)
+        return any(feed.crowded(self.number) and not feed.may_drop for feed in feeds)
 
     def _attach(self) -> None:
         """A border: who asked is in from here on, and barriers go in."""
