@@ -89,24 +89,23 @@ class RemoteAnswer:
 
     def run(self) -> None:
         try:
-            self.loop.run_until_complete(self.read())
+            self.frames_in.put(self.loop.run_until_complete(self.read()))
         finally:
             self.loop.close()
 
-    async def read(self) -> None:
+    async def read(self) -> Frame | Exception:
+        """Reads to the end, and gives the last frame, or what broke it off."""
         self.task = asyncio.current_task()
-        last: Frame | Exception
         try:
-            last = await self.pour()
+            return await self.pour()
         except asyncio.CancelledError:
-            last = Ended(self.stopped or "stopped")
+            return Ended(self.stopped or "stopped")
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.ServerTimeoutError) as error:
-            last = Unreachable(f"no answer from {self.base}: {error}")
+            return Unreachable(f"no answer from {self.base}: {error}")
         except (aiohttp.ClientError, OSError) as error:
-            last = Unreachable(f"the connection to {self.base} broke off: {error}")
+            return Unreachable(f"the connection to {self.base} broke off: {error}")
         except MqlError as error:
-            last = error
-        await asyncio.to_thread(self.frames_in.put, last)
+            return error
 
     async def pour(self) -> Frame | Exception:
         """Puts all frames but the last, which it returns."""
