@@ -59,10 +59,11 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`kind`: tumbling, hopping, cumulate, count, none. Times in microseconds (events, for count).
+    """`kind`: tumbling, hopping, cumulate, count, several, none. Times in microseconds (events, for count).
 
     Windows start at `offset + i * slide` (tumbling: slide = size; cumulate: every `size`, growing by `slide`).
-    `pane` is the greatest common divisor: what windows share.
+    `pane` is the greatest common divisor: what windows share. `zone`: whose clock they go by, where not by UTC.
+    `of`: several windows at once; the column `by` of grouped rows holds the number of a row's window.
     """
 
     kind: str
@@ -70,6 +71,9 @@ class Window:
     slide: int = 0
     offset: int = 0
     pane: int = 0
+    zone: str | None = None
+    of: tuple[Window, ...] = ()
+    by: str = ""
 
 
 NO_WINDOW = Window("none")
@@ -122,8 +126,8 @@ class CountWindows:
 
     `number` gives the table `released` its running number i, by the table `counts` (k…, n seen before, done: the end of
     the last window told); `counts` brings that table up to date; `partial` and `partial_bags` pre-aggregate the table
-    `numbered`; `close` gives the rows of windows that are full, and under $ended the last, shorter one; `done` then moves
-    the counts' `done` on, and `keep` gives what of a state table (as `held`) later windows still need.
+    `numbered`; `close` gives the rows of windows that are full, and under $ended the last, shorter one; `done` then
+    moves the counts' `done` on, and `keep` gives what of a state table (as `held`) later windows still need.
     """
 
     window: Window
@@ -144,6 +148,7 @@ class Final:
 
     `merge` and `merge_bags` compact one table of the state (as `state`). `close` gives the result rows of the windows
     with $since < end <= $until that start at or after $not_before, with __ws, __we, _key, __keep (HAVING holds).
+    `open` gives what of a state table (as `held`) belongs to windows that end after $until.
     `emit`: final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before
     their time, marked final=false. `blanks` give the state's tables without rows.
     """
@@ -154,6 +159,7 @@ class Final:
     merge: str
     merge_bags: tuple[str, ...]
     close: str
+    open: str
     emit: str
     every_us: int | None
     early_us: int | None

@@ -42,7 +42,7 @@ PARAMS = {"n": 5, "name": "x"}
 
 def cases() -> list[str]:
     """The texts, in the order of the golden file."""
-    head, *parts = GOLDEN.read_text().split(LINE + "\n")
+    _, *parts = GOLDEN.read_text().split(LINE + "\n")
     return [part.split("\n=> ")[0].strip("\n") for part in parts]
 
 
