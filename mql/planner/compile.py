@@ -17,6 +17,7 @@ from mql.planner.lower import Parts, after_groups, keeps_top, parts_of, stages_o
 from mql.planner.needles import needles
 from mql.planner.physical import NO_WINDOW, Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
+from mql.planner.standins import with_properties
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def compile_forms(
 ) -> Compiled:
     """The same, with the forms in between."""
     try:
-        tree = parse(text)
+        tree = with_properties(parse(text), params or {})
         bound = bind(tree, catalog, Given(params or {}, now_us, early_us))
     except MqlError as error:
         raise error.in_text(text) from None
