@@ -1,0 +1,48 @@
+"""What the pages about the language say is true: their queries run, and their names are those of the tables."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import orjson
+import pytest
+
+import mql
+from server.docs import PAGE, page
+
+ROOT = Path(__file__).parent.parent.parent
+EVENTS = [orjson.loads(line) for line in (ROOT / "examples" / "requests.ndjson").read_bytes().splitlines()]
+PARAMS = {"service": "api", "least": 500}
+BLOCK = re.compile(r"^```sql( refused)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples(refused: bool) -> list[str]:
+    found = BLOCK.findall((ROOT / "docs" / "language.md").read_text())
+    return [query.strip() for mark, query in found if bool(mark) == refused]
+
+
+@pytest.mark.parametrize("query", examples(refused=False))
+def test_a_query_in_the_docs_runs(query: str) -> None:
+    result = mql.run(query, EVENTS, PARAMS)
+    assert result.columns
+    assert len(result) > 0, "an example that gives nothing shows nothing"
+
+
+@pytest.mark.parametrize("query", examples(refused=True))
+def test_a_query_that_the_docs_call_refused_is_refused(query: str) -> None:
+    with pytest.raises(mql.MqlError) as caught:
+        mql.run(query, EVENTS, PARAMS)
+    assert caught.value.hint or caught.value.code == "not-supported"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.mql")), ids=lambda file: file.name)
+def test_an_example_runs(file: Path) -> None:
+    assert len(mql.run(file.read_text(), EVENTS, PARAMS)) > 0
+
+
+def test_the_page_of_functions_is_made_from_the_tables() -> None:
+    if "MQL_ACCEPT" in os.environ:
+        PAGE.write_text(page(), "utf-8")
+    assert PAGE.read_text("utf-8") == page(), "python -m server.docs writes it anew"
