@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mql.catalog import Catalog
 from mql.errors import MqlError, did_you_mean
+from mql.exec.analyze import LIVE_S, analyzed
 from mql.exec.backfill import Backfill, held_for
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.collect import Collector
@@ -252,13 +253,32 @@ class Engine:
     def _explained(self, compiled: Compiled, options: Options) -> Running:
         """EXPLAIN as a query: its rows are the lines of the text."""
         plan = replace(compiled.plan, result=Result((("plan", VARCHAR),), False, False, "rows"))
-        form = "plan" if plan.explain == "analyze" else str(plan.explain)
-        lines = explain(compiled, form, show_placement(self._placement(plan))).splitlines()
         execution = Execution(plan, self._runtime, self._clock, Results(secrets.token_hex(4)), options)
         asker = self._asker(execution, replace(compiled, plan=plan), options)
-        execution.results.publish(pa.table({"plan": pa.array(lines, pa.string())}))
-        execution.end("done")
+        if plan.explain == "analyze":
+            self._spawn(execution, lambda: self._analyze(compiled, execution))
+        else:
+            lines = explain(compiled, str(plan.explain), show_placement(self._placement(plan))).splitlines()
+            execution.results.publish(pa.table({"plan": pa.array(lines, pa.string())}))
+            execution.end("done")
         return asker
+
+    def _analyze(self, compiled: Compiled, told: Execution) -> None:
+        """Runs the query without readers, to its end or for a while, and tells what its operators did."""
+        plan = replace(compiled.plan, explain=None)
+        began_s = self._clock.monotonic_s()
+        run = self._begin(replace(compiled, plan=plan), Options(route="stream"))
+        run.results.keep_all = False
+        most_s = LIVE_S if plan.scan.until.kind == "live" else float("inf")
+        while not (run.over or told.over) and self._clock.monotonic_s() - began_s < most_s:
+            if self._closed.wait(BEAT_S):
+                break
+        assert run.graph is not None
+        seconds = self._clock.monotonic_s() - began_s
+        lines = analyzed(plan, run.graph, run.ledger(), run.results.rows, seconds)
+        run.end("done")
+        told.results.publish(pa.table({"plan": pa.array(lines, pa.string())}))
+        told.end("done")
 
     def _begin(self, compiled: Compiled, options: Options) -> Execution:
         plan = compiled.plan

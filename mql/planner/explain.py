@@ -163,11 +163,11 @@ def laid_out(sql: str) -> str:
 
 def _stage_line(stage: Stage) -> str:
     tasks = {"splits": "one task a split", "any": "one task a worker", "one": "one task"}[stage.parallel]
-    operators = " -> ".join(_operator_name(spec) for spec in stage.operators) or "decode"
+    operators = " -> ".join(operator_name(spec) for spec in stage.operators) or "decode"
     return f"stage {stage.number}  {stage.input:7s}{tasks:18s}{operators}"
 
 
-def _operator_name(spec: OperatorSpec) -> str:
+def operator_name(spec: OperatorSpec) -> str:
     match spec:
         case SelectRows():
             return "filter and project"
