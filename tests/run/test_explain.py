@@ -26,7 +26,7 @@ def told(text: str) -> str:
         ("logical", ["group by", "scan events [k, n] since earliest until end"]),
         ("physical", ["-- each batch", "GROUP BY p, k0", "-- when a window closes", "$until"]),
         ("sql", ["WITH kept AS (SELECT * FROM events WHERE", "QUALIFY row_number()"]),
-        ("estimate", ["decodes 2 of", "bytes of keys"]),
+        ("estimate", ["decodes 2 of", "32 of keys"]),
     ],
 )
 def test_a_form_tells_what_it_is_for(form: str, says: list[str]) -> None:
