@@ -10,7 +10,6 @@ from mql import syntax
 from mql.aggregates import OF_DISTINCT, UNMOVED_BY_DISTINCT, AggregateRow, aggregate_row, result_type
 from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, Span, did_you_mean
-from mql.planner import windows
 from mql.planner.anomaly import Grouped, bind_anomaly, outputs_of, with_columns, zeros_of
 from mql.planner.binding import (
     Scope,
@@ -49,15 +48,12 @@ from mql.planner.logical import (
     Speak,
     Windowed,
 )
-from mql.planner.physical import LIVE, NO_WINDOW, Start, Window
+from mql.planner.physical import LIVE, Start, Window
+from mql.planner.windowing import bind_window
 from mql.schema import BIGINT, BOOLEAN, DATE, DOUBLE, INTERVAL, JSON, NULL, TIMESTAMP, VARCHAR, DataType, Path
 
 SECOND_US = 1_000_000
 DEFAULT_EVERY_US = SECOND_US
-WINDOW_MIN_US = 1000
-WINDOW_MAX_US = 400 * 86_400 * SECOND_US
-PANES_MAX = 100_000
-"""Windows that one row may lie in, at most: size / slide."""
 SETTINGS = ("late",)
 
 
@@ -90,7 +86,7 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     since, until = _bounds(query, info, scope, given)
     lateness = info.lateness_us if query.lateness is None else constant_duration(query.lateness, scope)
     _at_least(lateness, 0, "LATENESS", query.lateness)
-    window = _window(query, scope)
+    window = bind_window(query, scope)
 
     plan: Logical = Scan(info, since, until, lateness)
     if query.sample is not None:
@@ -285,52 +281,6 @@ def _time_bounds(since: Start, until: Start) -> list[Bound]:
     if until.kind == "time":
         found.append(Apply("<", (EventMeta("event_time"), Constant(until.us, TIMESTAMP)), BOOLEAN))
     return found
-
-
-def _window(query: syntax.Query, scope: Scope) -> Window:
-    if not query.windows:
-        return NO_WINDOW
-    node = query.windows[0]
-    for clause, name in ((node.timezone, "TIMEZONE"), (node.fill, "FILL")):
-        if clause is not None:
-            raise MqlError(f'"{name}" is not supported yet', node.span, code="not-supported")
-    if node.kind in ("session", "sliding"):
-        raise MqlError(f'"WINDOW {node.kind.upper()}" is not supported yet', node.span, code="not-supported")
-    if node.kind == "count":
-        size = constant_int(node.size, scope, 1, 10_000_000)
-        slide = size if node.slide is None else constant_int(node.slide, scope, 1, size)
-        return windows.counted(size, slide)
-    size = _length(node.size, scope)
-    offset = 0 if node.offset is None else constant_duration(node.offset, scope)
-    if node.slide is None:
-        if node.kind == "cumulate":
-            raise MqlError("a cumulating window needs a step", node.span, "Write WINDOW CUMULATE 1d EVERY 1h.")
-        return windows.tumbling(size, offset)
-    slide = _length(node.slide, scope)
-    if node.kind == "cumulate":
-        if size % slide:
-            raise MqlError(
-                "the step does not divide the window", node.span, "Choose a step that fits a whole number of times."
-            )
-        found = windows.cumulate(size, slide, offset)
-    elif node.kind == "tumbling":
-        raise MqlError("a tumbling window has no step", node.span, "Write WINDOW HOPPING 60s EVERY 10s.")
-    else:
-        found = windows.hopping(size, slide, offset)
-    if found.size // found.slide > PANES_MAX:
-        raise MqlError(
-            f"each row would lie in {found.size // found.slide:,} windows",
-            node.span,
-            f"At most {PANES_MAX:,}: choose a longer step.",
-        )
-    return found
-
-
-def _length(node: syntax.Expression, scope: Scope) -> int:
-    us = constant_duration(node, scope)
-    if us < WINDOW_MIN_US or us > WINDOW_MAX_US:
-        raise MqlError("a window is from 1ms to 400d long", node.span)
-    return us
 
 
 def _sample(node: syntax.Sample, scope: Scope) -> Sampled:

@@ -214,14 +214,8 @@ def bag_result_sql(pieces: Grouping, number: int, counted: str, at: Sequence[str
 
 def expanded_sql(window: Window, table: str, only: str) -> str:
     """The rows of a state table once per window that they belong to."""
-    if window.kind == "none":
-        return f"SELECT *, 0::BIGINT AS ws, 0::BIGINT AS we FROM {table}"
-    if window.kind == "tumbling":
-        inside = f"SELECT *, p AS ws, p + {window.size} AS we FROM {table}"
-    else:
-        ends = f"SELECT *, unnest({windows.ends_sql(window, 'p')}) AS we FROM {table}"
-        inside = f"SELECT *, {windows.start_sql(window, 'we')} AS ws FROM ({ends})"
-    return f"SELECT * FROM ({inside}) WHERE {only}"
+    inside = windows.expanded_sql(window, table)
+    return inside if window.kind == "none" else f"SELECT * FROM ({inside}) WHERE {only}"
 
 
 def group_clause(at: Sequence[str], window: Window, grouped: bool) -> str:

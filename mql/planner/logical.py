@@ -227,7 +227,8 @@ def show_window(window: Window) -> str:
         case kind:
             step = "" if window.slide == window.size else f" every {show_us(window.slide)}"
             offset = "" if not window.offset else f" offset {show_us(window.offset)}"
-            return f"{kind} {show_us(window.size)}{step}{offset}"
+            zone = "" if window.zone is None else f" in {window.zone}"
+            return f"{kind} {show_us(window.size)}{step}{offset}{zone}"
 
 
 def show_sampled(sampled: Sampled) -> str:

@@ -22,6 +22,7 @@ from mql.planner.logical import (
     Speak,
     Windowed,
     chain,
+    show_window,
 )
 from mql.planner.physical import (
     LIVE,
@@ -40,7 +41,8 @@ from mql.planner.physical import (
 from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
 from mql.schema import BIGINT, DOUBLE, DataType, Shape
 
-PLACE = ('"__t"', '"__s"', '"__o"')
+TIME = '"__t"'
+PLACE = (TIME, '"__s"', '"__o"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +162,8 @@ def rows_sql(parts: Parts, source: str) -> str:
     inside, at = f"SELECT * FROM {source}", []
     if parts.windowed is not None:
         window = parts.windowed.window
-        ends = windows.ends_sql(window, "p")
-        pane = windows.pane_sql(window, '"__t"')
-        inside = f"SELECT *, {pane} AS p FROM {source}"
-        inside = f"SELECT *, unnest({ends}) AS we FROM ({inside}) WHERE p IS NOT NULL"
-        inside = f"SELECT *, {windows.start_sql(window, 'we')} AS ws FROM ({inside})"
+        inside = f"SELECT *, {windows.pane_sql(window, TIME)} AS p FROM {source}"
+        inside = windows.expanded_sql(window, f"(SELECT * FROM ({inside}) WHERE p IS NOT NULL)")
         inside = f"SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM ({inside})"
         at = ['ws AS "__ws"', 'we AS "__we"']
     key = ['md5(to_json(row("__s", "__o"))::VARCHAR) AS "_key"'] if keeps_top(parts) else []
@@ -188,8 +187,7 @@ def row_late_sql(parts: Parts) -> str:
     over = f'"__m" - {parts.scan.lateness_us}'
     if parts.windowed is None:
         return f'"__t" < {over}'
-    window = parts.windowed.window
-    return f"{windows.last_end_sql(window, windows.pane_sql(window, chr(34) + '__t' + chr(34)))} <= {over}"
+    return f"{windows.row_end_sql(parts.windowed.window, TIME)} <= {over}"
 
 
 # --- groups -------------------------------------------------------------------------------------------
@@ -223,12 +221,12 @@ def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | Non
     window = group.window
     predicate = None if parts.where is None else expression_sql(parts.where)
     shared = late_matters and window.kind in ("hopping", "cumulate")
-    extra = [f"{windows.pane_sql(window, chr(34) + '__t' + chr(34))} AS p"]
+    pane = windows.pane_sql(window, TIME)
+    extra = [f"{pane} AS p"]
     late = None
     if late_matters and window.kind != "none":
         over = f'("__m" - {parts.scan.lateness_us})'
-        pane = windows.pane_sql(window, '"__t"')
-        late = f"{windows.last_end_sql(window, pane)} <= {over}"
+        late = f"{windows.row_end_sql(window, TIME)} <= {over}"
         if shared:
             over_end = windows.end_grid_sql(window, f"greatest({over}, {windows.NEVER // 2})")
             first_end = windows.first_end_sql(window, pane)
@@ -257,11 +255,19 @@ def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> 
         merge=g.merge_sql(pieces),
         merge_bags=tuple(g.merge_bag_sql(pieces, bag) for bag in pieces.bags),
         close=_closing_sql(parts, group, g.finished_sql(pieces, group.window, bool(group.keys), only)),
+        open=_open_sql(group.window),
         emit=speak.kind,
         every_us=speak.every_us,
         early_us=speak.early_us,
         blanks=_blanks(parts, partial),
     )
+
+
+def _open_sql(window: Window) -> str:
+    """What of a state table belongs to windows that end after $until."""
+    if window.kind == "none":
+        return ""
+    return f"SELECT * FROM held WHERE {windows.last_end_sql(window, 'p', window.by)} > $until"
 
 
 def _blanks(parts: Parts, partial: Partial) -> tuple[str, ...]:
@@ -330,9 +336,8 @@ def counted_sql(pieces: g.Grouping, window: Window) -> list[str]:
     )
 
     def expanded(table: str) -> str:
-        ends = f"SELECT *, unnest({windows.ends_sql(_as_hopping(window), 'p')}) AS we FROM {table}"
-        inside = f"SELECT *, we - {window.size} AS ws FROM ({ends}) WHERE we >= {window.size}"
-        return f"SELECT s.* FROM ({inside}) s {joined} WHERE {only}"
+        inside = windows.expanded_sql(_as_hopping(window), table)
+        return f"SELECT s.* FROM ({inside}) s {joined} WHERE we >= {window.size} AND ({only})"
 
     parts = [f"s AS ({expanded('state')})"]
     merged = [
@@ -394,13 +399,15 @@ def result_sql(parts: Parts, group: Group) -> str:
         else ("(SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM a)")
     )
     keys = [f"k{i}" for i in range(len(group.keys))]
+    # Where a clock skips a day, two windows may end at once.
+    place = {"none": [], "count": ["wn"]}.get(window.kind, ["we"] if window.zone is None else ["ws", "we"])
     at = ['ws AS "__ws"', 'we AS "__we"']
     having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
     number = ["wn"] if window.kind == "count" else []
     columns = [
         *items,
         *at,
-        f'{key_sql([*keys, *(["we"] if window.kind not in ("none", "count") else number)])} AS "_key"',
+        f'{key_sql([*keys, *place])} AS "_key"',
         f'{having} AS "__keep"',
         *order_columns(parts),
     ]
@@ -442,7 +449,7 @@ def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
         detect,
         input=replace(parts.scan, info=SourceInfo(parts.scan.info.name, Shape()), since=LIVE, until=LIVE, columns=()),
     )
-    meant = (plain, parts.where, parts.having, group.window, group.keys, group.aggregates)
+    meant = (plain, parts.where, parts.having, show_window(group.window), group.keys, group.aggregates)
     return Anomaly(
         window=group.window,
         method=detect.method,

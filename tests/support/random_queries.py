@@ -274,7 +274,7 @@ def _plain(rng: random.Random) -> Draw:
 def _window(rng: random.Random) -> tuple[str, str, str]:
     """MQL, and SQL lists of (start, end) of the windows of time t; kind."""
     size, slide = rng.choice(((5, 5), (10, 10), (10, 5), (12, 4), (10, 4), (3, 5), (7, 3)))
-    kind = rng.choice(("tumbling", "hopping", "cumulate", "none", "none", "count"))
+    kind = rng.choice(("tumbling", "hopping", "cumulate", "none", "none", "count", "zoned"))
     match kind:
         case "tumbling":
             text = rng.choice((f"window tumbling {size}s", f"window {size}", f"WINDOW TUMBLING {size} SECONDS"))
@@ -298,18 +298,31 @@ def _window(rng: random.Random) -> tuple[str, str, str]:
                 f"lambda i: {{'ws': {floor}, 'we': {floor} + i * {step}000000}})",
                 kind,
             )
+        case "zoned":
+            return _zoned(rng)
         case "count":
             return f"window {(n := rng.randint(1, 9))} events", str(n), kind
         case _:
             return "", "", kind
 
 
-def _ends(size: int, slide: int) -> str:
+def _zoned(rng: random.Random) -> tuple[str, str, str]:
+    """Windows in a zone that has been five and a half hours ahead since 1945."""
+    unit, seconds, size, step = rng.choice(
+        (("m", 60, 60, 60), ("m", 60, 60, 20), ("h", 3600, 2, 2), ("h", 3600, 6, 2), ("h", 3600, 24, 24))
+    )
+    shape = f"tumbling {size}{unit}" if size == step else f"hopping {size}{unit} every {step}{unit}"
+    text = f"window {shape} timezone 'Asia/Kolkata'"
+    return text, _ends(size * seconds, step * seconds, ahead=19_800), "zoned"
+
+
+def _ends(size: int, slide: int, ahead: int = 0) -> str:
     """The windows [i * slide, i * slide + size) that hold t, found by trying all near it."""
-    first = f"(t // {slide}000000 - {-(-size // slide) + 2})"
+    first = f"((t + {ahead}000000) // {slide}000000 - {-(-size // slide) + 2})"
+    start = f"i * {slide}000000 - {ahead}000000"
     return (
         f"list_filter(list_transform(range({first}, {first} + {-(-size // slide) + 5}), "
-        f"lambda i: {{'ws': i * {slide}000000, 'we': i * {slide}000000 + {size}000000}}), "
+        f"lambda i: {{'ws': {start}, 'we': {start} + {size}000000}}), "
         "lambda w: w.ws <= t AND t < w.we)"
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -98,7 +97,7 @@ class FinalOperator(Base):
     # --- windows ---------------------------------------------------------------------------------------
 
     def _close(self, until_us: int) -> Iterable[Item]:
-        if self._earliest_pane is not None and self._may_close(until_us):
+        if self._earliest_pane is not None and self._may_close(self._earliest_pane, until_us):
             rows = self._finished(self._closed_us, until_us, self.not_before_us)
             if self._keyed:
                 kept = _kept(rows)
@@ -111,18 +110,18 @@ class FinalOperator(Base):
             self._drop(until_us)
         self._closed_us = until_us
 
-    def _may_close(self, until_us: int) -> bool:
-        """Whether any window of the earliest pane has ended."""
-        assert self._earliest_pane is not None
-        return self._earliest_pane + self._spec.window.pane <= until_us
+    def _may_close(self, earliest_pane: int, until_us: int) -> bool:
+        """Whether any window can have ended that has not before."""
+        return windows.may_end_between(self._spec.window, max(earliest_pane, self._closed_us), until_us)
 
     def _drop(self, until_us: int) -> None:
         """Let go of panes whose last window is closed."""
         for pile in self._piles.values():
             table = pile.table()
             if table is not None:
-                panes = table.column("p").to_numpy()
-                pile.drop(pa.array(np.asarray(windows.last_end(self._spec.window, panes)) <= until_us))
+                pile.replace(
+                    self._session.run(self._spec.open, {"held": table}, {"until": until_us}).cast(table.schema)
+                )
         self._recount()
 
     def _recount(self) -> None:

@@ -1,0 +1,87 @@
+"""The WINDOW clause: from what is written to the windows that it means."""
+
+from __future__ import annotations
+
+from mql import syntax
+from mql.errors import MqlError, did_you_mean
+from mql.planner import windows
+from mql.planner.binding import Scope, constant_duration, constant_int, constant_text
+from mql.planner.physical import NO_WINDOW, Window
+from mql.zones import ZONES, zone_named
+
+LENGTH_MIN_US = 1000
+LENGTH_MAX_US = 400 * windows.DAY_US
+PANES_MAX = 100_000
+"""Windows that one row may lie in, at most: size / slide."""
+
+
+def bind_window(query: syntax.Query, scope: Scope) -> Window:
+    """The window that a query asks for. MqlError tells what does not fit together."""
+    if not query.windows:
+        return NO_WINDOW
+    node = query.windows[0]
+    if node.fill is not None:
+        raise MqlError('"FILL" is not supported yet', node.span, code="not-supported")
+    if node.kind in ("session", "sliding"):
+        raise MqlError(f'"WINDOW {node.kind.upper()}" is not supported yet', node.span, code="not-supported")
+    if node.kind == "count":
+        size = constant_int(node.size, scope, 1, 10_000_000)
+        slide = size if node.slide is None else constant_int(node.slide, scope, 1, size)
+        return windows.counted(size, slide)
+    return _of_time(node, scope)
+
+
+def _of_time(node: syntax.Window, scope: Scope) -> Window:
+    """Windows at fixed times: tumbling, hopping, cumulating."""
+    size = _length(node.size, scope)
+    offset = 0 if node.offset is None else constant_duration(node.offset, scope)
+    zone = None if node.timezone is None else _zone(node.timezone, scope)
+    slide = size if node.slide is None else _length(node.slide, scope)
+    if node.slide is None and node.kind == "cumulate":
+        raise MqlError("a cumulating window needs a step", node.span, "Write WINDOW CUMULATE 1d EVERY 1h.")
+    if node.slide is not None and node.kind == "tumbling":
+        raise MqlError("a tumbling window has no step", node.span, "Write WINDOW HOPPING 60s EVERY 10s.")
+    if node.kind == "cumulate" and size % slide:
+        raise MqlError(
+            "the step does not divide the window", node.span, "Choose a step that fits a whole number of times."
+        )
+    if zone is not None:
+        _check_clock(node, size, slide, offset)
+    if size // slide > PANES_MAX:
+        raise MqlError(
+            f"each row would lie in {size // slide:,} windows",
+            node.span,
+            f"At most {PANES_MAX:,}: choose a longer step.",
+        )
+    if node.kind == "cumulate":
+        return windows.cumulate(size, slide, offset, zone)
+    return windows.hopping(size, slide, offset, zone)
+
+
+def _length(node: syntax.Expression, scope: Scope) -> int:
+    us = constant_duration(node, scope)
+    if us < LENGTH_MIN_US or us > LENGTH_MAX_US:
+        raise MqlError("a window is from 1ms to 400d long", node.span)
+    return us
+
+
+def _zone(node: syntax.Expression, scope: Scope) -> str | None:
+    """The zone's name; None for UTC, which windows go by without one."""
+    text = constant_text(node, scope)
+    name = zone_named(text)
+    if name is None:
+        hint = did_you_mean(text, ZONES) or "Write a name of the IANA database, such as 'America/New_York'."
+        raise MqlError(f'no time zone "{text}"', node.span, hint)
+    return None if name in ("UTC", "Etc/UTC") else name
+
+
+def _check_clock(node: syntax.Window, size: int, slide: int, offset: int) -> None:
+    """Steps by a clock must fit its hours and days, and windows must be made of whole steps."""
+    if not windows.fits_a_clock(slide):
+        hint = "With TIMEZONE a step divides an hour, or is whole hours that divide a day, or whole days."
+        raise MqlError("the step does not fit the hours of a day", node.span, hint)
+    if size % slide or (node.kind == "cumulate" and not windows.fits_a_clock(size)):
+        hint = "With TIMEZONE a window is a whole number of steps; a cumulating one fits a day, or is whole days."
+        raise MqlError("the window does not fit the hours of a day", node.span, hint)
+    if slide > windows.HOUR_US and offset % windows.HOUR_US:
+        raise MqlError("the offset is not a whole hour", node.span, "With TIMEZONE longer steps begin at whole hours.")
