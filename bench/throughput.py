@@ -15,13 +15,15 @@ import os
 os.environ["POLARS_MAX_THREADS"] = "1"
 
 import json
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ import events
 
 LOOP_SHARE = 10  # the Python loop gets a tenth of the events
 WINDOW_MS = 10_000
+SETTLE_S = 0.5  # for what a process does once, beside its first question
 
 FILTER = "SELECT path, latency_ms FROM events WHERE country = 'XX'"
 WINDOW = "SELECT host, count(*) AS n, avg(latency_ms) AS latency FROM events WINDOW TUMBLING 10s GROUP BY host"
@@ -108,25 +111,24 @@ def agree(text: str, rows: dict[str, int]) -> None:
 def measured(way: str, text: str, files: Sequence[Path], tasks: int) -> Run:
     """A run in a process of its own, held to as many cores as it has tasks."""
     command = [sys.executable, __file__, "--one", way, text, str(tasks), *map(str, files)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Run(**json.loads(done.stdout))
 
 
 def one(way: str, text: str, tasks: int, files: Sequence[str]) -> None:
-    """What the process of one run does: gets ready by a small run, then the measured one."""
+    """What the process of one run does: opens, gets ready by a small run, then the measured one, and closes."""
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[-tasks:])
-    small = Path(files[0]).with_suffix(f".{os.getpid()}.small.ndjson")
-    with Path(files[0]).open("rb") as opened:
-        small.write_bytes(b"".join(opened.readline() for _ in range(1000)))
-    run = WAYS[way]
-    try:
-        run(text, [str(small)], tasks)
-    finally:
-        small.unlink()
-    cpu, wall = processor_s(), time.perf_counter()
-    rows = run(text, files, tasks)
-    print(json.dumps({"rows": rows, "wall_s": time.perf_counter() - wall, "cpu_s": processor_s() - cpu}))
+    with tempfile.TemporaryDirectory() as folder:
+        small = Path(folder) / "small.ndjson"
+        with Path(files[0]).open("rb") as opened:
+            small.write_bytes(b"".join(opened.readline() for _ in range(1000)))
+        with WAYS[way](tasks) as answer:
+            answer(text, [str(small)])
+            time.sleep(SETTLE_S)
+            cpu, wall = processor_s(), time.perf_counter()
+            rows = answer(text, files)
+            print(json.dumps({"rows": rows, "wall_s": time.perf_counter() - wall, "cpu_s": processor_s() - cpu}))
 
 
 def processor_s() -> float:
@@ -136,16 +138,24 @@ def processor_s() -> float:
 
 # --- ways to answer ------------------------------------------------------------------------------------------
 
-
-def streamed(text: str, files: Sequence[str], tasks: int) -> int:
-    return ours(text, files, tasks, "stream")
-
-
-def batched(text: str, files: Sequence[str], tasks: int) -> int:
-    return ours(text, files, tasks, "batch")
+Answer = Callable[[str, Sequence[str]], int]
+"""Answers a question over files, and tells how many rows that are."""
 
 
-def ours(text: str, files: Sequence[str], tasks: int, route: str) -> int:
+@contextmanager
+def streamed(tasks: int) -> Iterator[Answer]:
+    with ours(tasks, "stream") as answer:
+        yield answer
+
+
+@contextmanager
+def batched(tasks: int) -> Iterator[Answer]:
+    with ours(tasks, "batch") as answer:
+        yield answer
+
+
+@contextmanager
+def ours(tasks: int, route: str) -> Iterator[Answer]:
     from mql.catalog import TimeRule
     from mql.exec.engine import Engine, Options
     from mql.learn import parse_type
@@ -154,67 +164,90 @@ def ours(text: str, files: Sequence[str], tasks: int, route: str) -> int:
     from sources.settings import Settings
 
     shape = Shape(tuple(Field(name, parse_type(type), 1.0) for name, type in events.SHAPE.items()))
-    source = FileSource("events", files, settings=Settings(shape=shape, time=TimeRule(("ts",), "ms")))
-    engine = Engine((source,), workers=tasks)
-    try:
+    settings = Settings(shape=shape, time=TimeRule(("ts",), "ms"))
+    engine = Engine(workers=tasks)
+
+    def answer(text: str, files: Sequence[str]) -> int:
+        engine.add_source(FileSource("events", files, settings=settings))
         return sum(table.num_rows for table in engine.rows(text, options=Options(route=route)))
+
+    try:
+        yield answer
     finally:
         engine.close()
 
 
-def by_duckdb(text: str, files: Sequence[str], tasks: int) -> int:
+@contextmanager
+def by_duckdb(tasks: int) -> Iterator[Answer]:
     import duckdb
 
     connection = duckdb.connect(config={"threads": str(tasks), "preserve_insertion_order": "false"})
-    wanted = {name: type for name, type in events.SHAPE.items() if name in text or (name == "ts" and text == WINDOW)}
-    columns = ", ".join(f"{name}: '{type}'" for name, type in wanted.items())
-    rows = f"read_json({list(files)}, format = 'newline_delimited', columns = {{{columns}}})"
-    sql = text.replace("FROM events", f"FROM {rows}")
-    if text == WINDOW:
-        sql = f"SELECT ts // {WINDOW_MS} AS w, host, count(*) AS n, avg(latency_ms) AS latency FROM {rows} GROUP BY ALL"
-    return len(connection.sql(sql).to_arrow_table())
+
+    def answer(text: str, files: Sequence[str]) -> int:
+        columns = ", ".join(f"{name}: '{events.SHAPE[name]}'" for name in fields_of(text))
+        rows = f"read_json({list(files)}, format = 'newline_delimited', columns = {{{columns}}})"
+        sql = text.replace("FROM events", f"FROM {rows}")
+        if text == WINDOW:
+            groups = f"ts // {WINDOW_MS} AS w, host, count(*) AS n, avg(latency_ms) AS latency"
+            sql = f"SELECT {groups} FROM {rows} GROUP BY ALL"
+        return int(connection.sql(sql).to_arrow_table().num_rows)
+
+    yield answer
 
 
-def by_polars(text: str, files: Sequence[str], tasks: int) -> int:
+@contextmanager
+def by_polars(tasks: int) -> Iterator[Answer]:
     import polars
 
-    types = {"VARCHAR": polars.String, "BIGINT": polars.Int64, "DOUBLE": polars.Float64, "BOOLEAN": polars.Boolean}
-    wanted = {name: types[type] for name, type in events.SHAPE.items() if name in text or text == WINDOW}
-    if text == WINDOW:
-        wanted = {name: wanted[name] for name in ("ts", "host", "latency_ms")}
-    frame = polars.scan_ndjson(list(files), schema=wanted)
-    if text == FILTER:
-        found = frame.filter(polars.col("country") == "XX").select("path", "latency_ms")
-    elif text == WINDOW:
-        keyed = frame.group_by(polars.col("ts") // WINDOW_MS, "host")
-        found = keyed.agg(polars.len().alias("n"), polars.col("latency_ms").mean())
-    else:
-        found = frame.select("country", "path", "status", "latency_ms", "device")
-    return int(found.collect().height)
+    types = {"VARCHAR": polars.String, "BIGINT": polars.Int64, "DOUBLE": polars.Float64}
+
+    def answer(text: str, files: Sequence[str]) -> int:
+        fields = fields_of(text)
+        frame = polars.scan_ndjson(list(files), schema={name: types[events.SHAPE[name]] for name in fields})
+        if text == FILTER:
+            found = frame.filter(polars.col("country") == "XX").select("path", "latency_ms")
+        elif text == WINDOW:
+            keyed = frame.group_by(polars.col("ts") // WINDOW_MS, "host")
+            found = keyed.agg(polars.len().alias("n"), polars.col("latency_ms").mean())
+        else:
+            found = frame.select(fields)
+        return int(found.collect().height)
+
+    yield answer
 
 
-def by_loop(text: str, files: Sequence[str], tasks: int) -> int:
+@contextmanager
+def by_loop(tasks: int) -> Iterator[Answer]:
     """A tenth of the events, one at a time."""
     import orjson
 
-    data = b"".join(Path(file).read_bytes() for file in files)
-    data = data[: data.find(b"\n", len(data) // LOOP_SHARE) + 1]
-    found: list[tuple[object, ...]] = []
-    groups: dict[tuple[int, str], list[float]] = {}
-    for line in data.splitlines():
-        event = orjson.loads(line)
-        if text == WINDOW:
-            held = groups.setdefault((event["ts"] // WINDOW_MS, event["host"]), [0, 0.0])
-            held[0] += 1
-            held[1] += event["latency_ms"]
-        elif text == PROJECT:
-            found.append((event["country"], event["path"], event["status"], event["latency_ms"], event["device"]))
-        elif event["country"] == "XX":
-            found.append((event["path"], event["latency_ms"]))
-    return len(found) or len(groups)
+    def answer(text: str, files: Sequence[str]) -> int:
+        data = b"".join(Path(file).read_bytes() for file in files)
+        data = data[: data.find(b"\n", len(data) // LOOP_SHARE) + 1]
+        found: list[tuple[object, ...]] = []
+        groups: dict[tuple[int, str], list[float]] = {}
+        for line in data.splitlines():
+            event = orjson.loads(line)
+            if text == WINDOW:
+                held = groups.setdefault((event["ts"] // WINDOW_MS, event["host"]), [0, 0.0])
+                held[0] += 1
+                held[1] += event["latency_ms"]
+            elif text == PROJECT:
+                found.append((event["country"], event["path"], event["status"], event["latency_ms"], event["device"]))
+            elif event["country"] == "XX":
+                found.append((event["path"], event["latency_ms"]))
+        return len(found) or len(groups)
+
+    yield answer
 
 
-WAYS: dict[str, Callable[[str, Sequence[str], int], int]] = {
+def fields_of(text: str) -> Sequence[str]:
+    """What has to be read for a question."""
+    words = {*re.findall(r"\w+", text), *(["ts"] if text == WINDOW else [])}
+    return [name for name in events.SHAPE if name in words]
+
+
+WAYS: dict[str, Callable[[int], AbstractContextManager[Answer]]] = {
     "ours, streamed": streamed,
     "ours, batch": batched,
     REFERENCE: by_duckdb,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, number
+from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, in_blocks, number, numbers, signs
 from mql.exec.detectors.likelihood import Likelihood
 from mql.exec.detectors.moments import learned, weights
 
@@ -43,6 +43,9 @@ class Auto:
         return (*own, *self.likelihood.fields)
 
     def step(self, state: Columns, seen: Seen) -> Scored:
+        return in_blocks(self._step, state, seen)
+
+    def _step(self, state: Columns, seen: Seen) -> Scored:
         at, x = seen.slots, seen.value
         n, m, v = state["n"][at], state["m"][at], state["v"][at]
         level, slope, size = state["l"][at], state["b"][at], state["s"][at]
@@ -57,7 +60,7 @@ class Auto:
         error = x - foreseen
         usual = floored(SPREAD_OF_MEAN_DEVIATION * size, foreseen, self.relative_floor, self.absolute_floor)
         residual = np.where(warm, error / usual, 0.0)
-        odd, pointing = self.likelihood.step(state, at, n, residual)
+        odd = self.likelihood.step(state, at, n, residual)
 
         by_value = np.abs(z) / 2
         expected, reach = m.copy(), 2 * self.threshold * spread
@@ -69,7 +72,9 @@ class Auto:
                 return f"residuals {odd[row]:.1f}σ above usual for {self.short} windows"
             return f"{number(x[row])} is {abs(z[row]):.1f} standard deviations from {number(expected[row])}"
 
-        direction = np.where(by_residuals, np.where(pointing < 0, -1, 1), np.where(z < 0, -1, 1)).astype(np.int8)
+        direction = signs(z)
+        some = np.flatnonzero(by_residuals)
+        direction[some] = np.where(self.likelihood.points_down(state, numbers(at)[some]), -1, 1)
         scored = Scored(score, direction, expected, expected - reach, expected + reach, reason)
 
         step = np.maximum(self.alpha, 1.0 / (n + 1))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, number
+from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, in_blocks, number
 from mql.exec.detectors.moments import learned, weights
 
 
@@ -29,6 +29,9 @@ class Cusum:
         return (Field("n", "int64"), Field("m"), Field("v"), Field("up"), Field("down"))
 
     def step(self, state: Columns, seen: Seen) -> Scored:
+        return in_blocks(self._step, state, seen)
+
+    def _step(self, state: Columns, seen: Seen) -> Scored:
         at, x = seen.slots, seen.value
         n, m, v = state["n"][at], state["m"][at], state["v"][at]
         warm = n >= self.warmup

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mql.exec.detectors.auto import SPREAD_OF_MEAN_DEVIATION
-from mql.exec.detectors.frame import TINY, Columns, Field, Floats, Scored, Seen, half_life, number, signs
+from mql.exec.detectors.frame import TINY, Columns, Field, Floats, Scored, Seen, half_life, in_blocks, number, signs
 
 JUST_BELOW_ONE = float(np.nextafter(1.0, 0.0))
 SCORE_MAX = 1e6
@@ -34,6 +34,9 @@ class Des:
         return (Field("n", "int64"), Field("l"), Field("b"), Field("s"))
 
     def step(self, state: Columns, seen: Seen) -> Scored:
+        return in_blocks(self._step, state, seen)
+
+    def _step(self, state: Columns, seen: Seen) -> Scored:
         at, x = seen.slots, seen.value
         n, level, slope, size = state["n"][at], state["l"][at], state["b"][at], state["s"][at]
         warm = n >= max(self.warmup, self.training)

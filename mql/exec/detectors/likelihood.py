@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mql.exec.detectors.frame import Columns, Field, Floats, Ints, Where, half_life, numbers
+from mql.exec.detectors.frame import Columns, Field, Flags, Floats, Ints, Where, half_life, numbers
 from mql.exec.detectors.moments import learned, weights
 
 CLIP = 1e6
@@ -26,17 +26,32 @@ class Likelihood:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        return (Field("ring", width=self.short), Field("mu"), Field("w"))
+        return (Field("ring", width=self.short, by_column=True), Field("mu"), Field("w"))
 
-    def step(self, state: Columns, at: Where, n: Ints, residual: Floats) -> tuple[Floats, Floats]:
-        """How many standard deviations the last residuals' mean size is above its own mean, and which way they point.
+    def step(self, state: Columns, at: Where, n: Ints, residual: Floats) -> Floats:
+        """How many standard deviations the last residuals' mean size is above its own mean.
 
         `residual` is measured in usual residuals; `n` tells how many came before.
         """
-        state["ring"][numbers(at), n % self.short] = np.clip(residual, -CLIP, CLIP)
-        last = state["ring"][at]
-        u = np.abs(last).mean(axis=1)
+        ring = state["ring"]
+        place = n % self.short
+        clipped = np.minimum(np.maximum(residual, -CLIP), CLIP)
+        if len(place) and (place == place[0]).all():
+            ring[at, place[0]] = clipped
+        else:
+            ring[numbers(at), place] = clipped
+        last = ring[at]
+        # Column by column, so that a key's sum never depends on which other keys are there.
+        u = np.abs(last[:, 0])
+        for column in range(1, self.short):
+            u += np.abs(last[:, column])
+        u /= self.short
         mu, w = state["mu"][at], state["w"][at]
         odd = np.where(n >= self.warmup, (u - mu) / np.maximum(np.sqrt(w), 1e-9), 0.0)
         state["mu"][at], state["w"][at] = learned(mu, w, u, weights(n, half_life(self.long)))
-        return odd, last.sum(axis=1)
+        return odd
+
+    def points_down(self, state: Columns, slots: Ints) -> Flags:
+        """Whether the last residuals of these keys lie below what was foreseen, all in all."""
+        found: Flags = state["ring"][slots].sum(axis=1) < 0
+        return found

@@ -21,6 +21,7 @@ from mql.exec.detectors.frame import (
     Seen,
     floored,
     half_life,
+    in_blocks,
     number,
     numbers,
     signs,
@@ -44,6 +45,9 @@ class RobustZScore:
         return (Field("n", "int64"), Field("s"), Field("ring", "float32", np.nan, width=self.window))
 
     def step(self, state: Columns, seen: Seen) -> Scored:
+        return in_blocks(self._step, state, seen)
+
+    def _step(self, state: Columns, seen: Seen) -> Scored:
         at, x = seen.slots, seen.value
         n, size = state["n"][at], state["s"][at]
         kept = np.minimum(n, self.window)

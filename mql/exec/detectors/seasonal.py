@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from mql.exec.detectors.auto import SPREAD_OF_MEAN_DEVIATION
-from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, number, numbers
+from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, in_blocks, number, numbers
 from mql.exec.detectors.likelihood import Likelihood
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -65,6 +65,9 @@ class Seasonal:
         return (local - MONDAY_US) % self.period_us * self.slots // self.period_us
 
     def step(self, state: Columns, seen: Seen) -> Scored:
+        return in_blocks(self._step, state, seen)
+
+    def _step(self, state: Columns, seen: Seen) -> Scored:
         at, x = seen.slots, seen.value
         n, level, size = state["n"][at], state["l"][at], state["s"][at]
         slot = self.slot_of(seen.start_us)
@@ -80,13 +83,13 @@ class Seasonal:
         usual = floored(SPREAD_OF_MEAN_DEVIATION * size, expected, self.relative_floor, self.absolute_floor)
         warm = n >= self.warmup
         residual = np.where(warm, error / usual, 0.0)
-        odd, pointing = self.likelihood.step(state, at, n, residual)
+        odd = self.likelihood.step(state, at, n, residual)
         score = np.where(warm, odd / self.threshold, np.nan)
         reach = self.threshold * usual
 
         scored = Scored(
             score,
-            np.where(pointing < 0, -1, 1).astype(np.int8),
+            np.where(self.likelihood.points_down(state, rows), -1, 1).astype(np.int8),
             expected,
             expected - reach,
             expected + reach,

@@ -8,16 +8,12 @@ from scipy.special import betainc, ndtri
 from mql.exec.detectors.frame import Flags, Floats
 
 
-def binomial_tail(k: Floats, n: Floats, p: Floats, up: Flags, phi: float) -> Floats:
-    """The chance of a count at least as far out as k of n, upwards or downwards, where each of n fails with chance p.
-
-    Traffic varies more than coins do: the sizes are shrunk as if at most `phi` of n were independent.
-    """
-    size = n * (phi + 1) / (phi + n)
-    hits = k * size / np.maximum(n, 1.0)
-    above = betainc(np.maximum(hits, 1e-9), size - hits + 1, p)
-    below = betainc(np.maximum(size - hits, 1e-9), hits + 1, 1 - p)
-    return np.asarray(np.where(up, np.where(k > 0, above, 1.0), np.where(hits < size, below, 1.0)), np.float64)
+def binomial_tail(k: Floats, n: Floats, p: Floats, up: Flags) -> Floats:
+    """The chance of a count at least as far out as k of n, upwards or downwards, where each of n has the chance p.
+    Neither k nor n need to be whole."""
+    above = betainc(np.maximum(k, 1e-9), n - k + 1, p)
+    below = betainc(np.maximum(n - k, 1e-9), k + 1, 1 - p)
+    return np.asarray(np.where(up, np.where(k > 0, above, 1.0), np.where(k < n, below, 1.0)), np.float64)
 
 
 def count_tail(k: Floats, mean: Floats, up: Flags, phi: float) -> Floats:

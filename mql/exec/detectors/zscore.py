@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, number, signs
+from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, in_blocks, number, signs
 from mql.exec.detectors.moments import learned, weights
 
 
@@ -23,6 +23,9 @@ class ZScore:
         return (Field("n", "int64"), Field("m"), Field("v"))
 
     def step(self, state: Columns, seen: Seen) -> Scored:
+        return in_blocks(self._step, state, seen)
+
+    def _step(self, state: Columns, seen: Seen) -> Scored:
         at, x = seen.slots, seen.value
         n, m, v = state["n"][at], state["m"][at], state["v"][at]
         spread = floored(np.sqrt(v), m, self.relative_floor, self.absolute_floor)

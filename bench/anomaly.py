@@ -1,0 +1,224 @@
+"""How often detectors alarm on nothing, what the ratio method finds among 50,000 keys, and how fast all of it is.
+
+    python bench/anomaly.py noise|ratio|speed [--keys N] [--gate]
+
+`noise`: flags per million windows of pure noise, per law and method. `ratio`: an hour of requests of many keys, some of
+which break (seed 7): false alarms, and how many of the incidents that a person could have seen are found. `speed`:
+milliseconds for one window of all keys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mql.exec.detectors.auto import Auto
+from mql.exec.detectors.counting import Count, Ratio
+from mql.exec.detectors.cusum import Cusum
+from mql.exec.detectors.des import Des
+from mql.exec.detectors.episodes import OPENED, Rule
+from mql.exec.detectors.frame import Columns, Detector, Seen, neighbours
+from mql.exec.detectors.robust_zscore import RobustZScore
+from mql.exec.detectors.seasonal import Seasonal
+from mql.exec.detectors.watch import Limits, Rows, Watch
+from mql.exec.detectors.zscore import ZScore
+
+Floats = npt.NDArray[np.float64]
+SEED = 7
+FALSE_MAX, FOUND_MIN = 20, 95 / 110
+SPEED_MAX_MS = {"auto": 10.0, "ratio": 150.0, "robust_zscore": 150.0}
+
+
+# --- noise -----------------------------------------------------------------------------------------------
+
+LAWS: dict[str, Callable[[np.random.Generator, int], Floats]] = {
+    "normal": lambda rng, n: rng.normal(100, 10, n),
+    "Poisson(3)": lambda rng, n: rng.poisson(3, n).astype(float),
+    "Poisson(100)": lambda rng, n: rng.poisson(100, n).astype(float),
+    "lognormal σ=.5": lambda rng, n: rng.lognormal(3, 0.5, n),
+    "Student t3": lambda rng, n: 100 + rng.standard_t(3, n),
+    "AR(1) .9": lambda rng, n: rng.normal(0, 1, n),
+}
+METHODS: dict[str, Callable[[], Detector]] = {
+    "auto": Auto,
+    "zscore": ZScore,
+    "des": Des,
+    "seasonal": lambda: Seasonal(window_us=300_000_000),
+    "robust_zscore": RobustZScore,
+    "cusum": Cusum,
+    "count": Count,
+}
+
+
+def noise(keys: int = 1000, windows: int = 2500, burn_in: int = 500) -> dict[str, dict[str, tuple[float, float]]]:
+    """Per law and method: flags and episodes per million windows of a key, after the first `burn_in`."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for law, draw in LAWS.items():
+        found[law] = {}
+        for name, make in METHODS.items():
+            rng = np.random.default_rng(SEED)
+            watch = Watch(make(), Rule(), Limits(fill=False))
+            names = [f"{key:05d}" for key in range(keys)]
+            before = rng.normal(0, 1, keys) / np.sqrt(1 - 0.81)
+            flags = episodes = 0
+            for at in range(windows):
+                x = draw(rng, keys)
+                if law.startswith("AR"):
+                    before = 0.9 * before + x
+                    x = 100 + before
+                told = watch.step(Rows(at, at * 300_000_000, names, x))
+                assert told is not None
+                if at >= burn_in:
+                    flags += int(told.hit.sum())
+                    episodes += int((told.phase == OPENED).sum())
+            judged = keys * (windows - burn_in) / 1e6
+            found[law][name] = flags / judged, episodes / judged
+    return found
+
+
+def show_noise() -> None:
+    table = noise()
+    print("flags (episodes) per million windows of a key, pure noise, shipped thresholds\n")
+    print("| noise | " + " | ".join(METHODS) + " |")
+    print("| --- |" + " --- |" * len(METHODS))
+    for law, row in table.items():
+        print(f"| {law} | " + " | ".join(f"{flags:,.0f} ({opened:,.0f})" for flags, opened in row.values()) + " |")
+
+
+# --- ratios ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """An hour of windows of ten seconds; `broken` keys fail by 25 points more for twelve windows."""
+
+    keys: int = 50_000
+    windows: int = 360
+    history: int = 120
+    broken: int = 500
+    phi: float = 200
+    daily: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    false_alarms: int
+    keys_falsely_alarmed: int
+    visible: int
+    found: int
+    seconds: float
+
+
+def simulate(traffic: Traffic, watch: Watch, seed: int = SEED) -> Outcome:
+    """Episodes that no incident explains, and the visible incidents (3 more errors a window) that opened one."""
+    rng = np.random.default_rng(seed)
+    keys = traffic.keys
+    size = np.minimum(rng.lognormal(np.log(3), 1.8, keys), 20_000)
+    base = rng.beta(8, 392, keys)
+    broken = rng.choice(keys, traffic.broken, replace=False)
+    starts = traffic.history + rng.integers(0, traffic.windows - 24, traffic.broken)
+    begin = np.full(keys, 1 << 40)
+    begin[broken] = starts
+    visible = np.zeros(keys, np.bool_)
+    visible[broken] = size[broken] * 0.25 >= 3
+    names = [f"{key:06d}" for key in range(keys)]
+    alarmed, found = np.zeros(keys, np.bool_), np.zeros(keys, np.bool_)
+    false, spent = 0, 0.0
+    for at in range(traffic.history + traffic.windows):
+        wave = 1 + 0.6 * np.sin(2 * np.pi * at / 8640) if traffic.daily else 1.0
+        n = rng.poisson(size * wave)
+        rate = np.clip(base * (wave if traffic.daily else 1.0), 0, 1)
+        failing = (at >= begin) & (at < begin + 12)
+        p = np.clip(rate + 0.25 * failing, 0, 1)
+        k = rng.binomial(n, rng.beta(p * traffic.phi, (1 - p) * traffic.phi))
+        there = np.flatnonzero(n > 0)
+        rows = Rows(at, 0, [names[i] for i in there], k[there].astype(float), n[there].astype(float))
+        started = time.perf_counter()
+        told = watch.step(rows)
+        spent += time.perf_counter() - started
+        assert told is not None
+        opened = there[told.row[(told.phase == OPENED) & (told.row >= 0)]]
+        if at >= traffic.history:
+            in_time = (at >= begin[opened]) & (at < begin[opened] + 14)
+            found[opened[in_time]] = True
+            false += int((~in_time).sum())
+            alarmed[opened[~in_time]] = True
+    return Outcome(false, int(alarmed.sum()), int(visible.sum()), int((found & visible).sum()), spent)
+
+
+def ratio_watch() -> Watch:
+    return Watch(Ratio(), Rule(rearm=30), Limits(fill=False))
+
+
+def show_ratio(keys: int, gate: bool) -> None:
+    for daily in (False, True):
+        outcome = simulate(Traffic(keys=keys, broken=keys // 100, daily=daily), ratio_watch())
+        windows = Traffic().windows + Traffic().history
+        print(
+            f"{keys:,} keys{', with a daily wave of traffic and errors' if daily else ''}: "
+            f"{outcome.false_alarms} false episodes an hour on {outcome.keys_falsely_alarmed} keys, {outcome.found} of {outcome.visible} incidents "
+            f"found, {1000 * outcome.seconds / windows:.0f} ms a window"
+        )
+        if gate and (outcome.false_alarms > FALSE_MAX or outcome.found < FOUND_MIN * outcome.visible):
+            sys.exit("the ratio method is worse than it was")
+
+
+# --- speed -----------------------------------------------------------------------------------------------
+
+
+def speeds(keys: int) -> Iterator[tuple[str, float, float]]:
+    """Per method: milliseconds of one window in the detector alone, and with keys and episodes."""
+    rng = np.random.default_rng(SEED)
+    names = [f"key-{key:06d}" for key in range(keys)]
+    for name, make in {**METHODS, "ratio": Ratio}.items():
+        detector = make()
+        state = Columns(detector.fields)
+        state.grow(keys + 1)
+        watch = Watch(detector, Rule(), Limits(fill=False))
+        bare, whole = [], []
+        for at in range(8):
+            x = rng.poisson(40, keys).astype(float)
+            of = rng.poisson(1000, keys).astype(float) if name == "ratio" else None
+            state["n"][:] = 500
+            seen = Seen(neighbours(np.arange(1, keys + 1)), x, of, None, at * 10_000_000)
+            started = time.perf_counter()
+            detector.step(state, seen)
+            bare.append(time.perf_counter() - started)
+            rows = Rows(at, at * 10_000_000, list(names), x, of)
+            started = time.perf_counter()
+            watch.step(rows)
+            whole.append(time.perf_counter() - started)
+        yield name, 1000 * sorted(bare[2:])[len(bare[2:]) // 2], 1000 * sorted(whole[2:])[len(whole[2:]) // 2]
+
+
+def show_speed(keys: int, gate: bool) -> None:
+    print(f"milliseconds for one window of {keys:,} keys: detector alone / with keys and episodes")
+    for name, bare, whole in speeds(keys):
+        print(f"  {name:14s} {bare:7.1f} / {whole:7.1f}")
+        if gate and bare > SPEED_MAX_MS.get(name, 1e9):
+            sys.exit(f"{name} is slower than {SPEED_MAX_MS[name]:g} ms")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("noise", "ratio", "speed"))
+    parser.add_argument("--keys", type=int)
+    parser.add_argument("--gate", action="store_true", help="exit 1 where a figure is worse than promised")
+    given = parser.parse_args(arguments)
+    match given.what:
+        case "noise":
+            show_noise()
+        case "ratio":
+            show_ratio(given.keys or 50_000, given.gate)
+        case _:
+            show_speed(given.keys or 100_000, given.gate)
+
+
+if __name__ == "__main__":
+    main()
