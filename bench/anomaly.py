@@ -162,8 +162,8 @@ def show_ratio(keys: int, gate: bool) -> None:
         windows = Traffic().windows + Traffic().history
         print(
             f"{keys:,} keys{', with a daily wave of traffic and errors' if daily else ''}: "
-            f"{outcome.false_alarms} false episodes an hour on {outcome.keys_falsely_alarmed} keys, {outcome.found} of {outcome.visible} incidents "
-            f"found, {1000 * outcome.seconds / windows:.0f} ms a window"
+            f"{outcome.false_alarms} false episodes an hour on {outcome.keys_falsely_alarmed} keys, "
+            f"{outcome.found} of {outcome.visible} incidents found, {1000 * outcome.seconds / windows:.0f} ms a window"
         )
         if gate and (outcome.false_alarms > FALSE_MAX or outcome.found < FOUND_MIN * outcome.visible):
             sys.exit("the ratio method is worse than it was")

@@ -71,7 +71,7 @@ def load(folder: Path) -> list[Series]:
         labels = json.loads(windows.read_text())
         texts = {}
         for name, at, value in list(csv.reader(io.StringIO(gzip.decompress(packed.read_bytes()).decode())))[1:]:
-            texts.setdefault(name, []).append((at, value))
+            texts.setdefault(name, []).append([at, value])
     return [_series(name, texts[name], labels.get(name, [])) for name in sorted(texts)]
 
 
@@ -97,7 +97,9 @@ def score_at(series: Sequence[Series], scores: Sequence[Floats], profile: Profil
 
 def best(series: Sequence[Series], scores: Sequence[Floats], profile: Profile) -> tuple[float, float]:
     """The normalised score at the one threshold that is best for the corpus, and that threshold. All are tried."""
-    values, gains, kinds = [], [], []
+    values: list[Floats] = []
+    gains: list[Floats] = []
+    kinds: list[npt.NDArray[np.int64]] = []
     for one, s in zip(series, scores, strict=True):
         rows = np.arange(one.probation, len(s))
         worth, window = _row_worth(one, rows, profile)

@@ -14,6 +14,8 @@ from mql.exec.detectors.frame import Columns, Field, Flags, Floats, Ints, Where,
 from mql.exec.detectors.moments import learned, weights
 
 CLIP = 1e6
+LEAST_SPREAD = 0.1
+"""Of the residuals' mean size: on a constant series one small step is no surprise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Likelihood:
             u += np.abs(last[:, column])
         u /= self.short
         mu, w = state["mu"][at], state["w"][at]
-        odd = np.where(n >= self.warmup, (u - mu) / np.maximum(np.sqrt(w), 1e-9), 0.0)
+        odd = np.where(n >= self.warmup, (u - mu) / np.maximum(np.sqrt(w), LEAST_SPREAD), 0.0)
         state["mu"][at], state["w"][at] = learned(mu, w, u, weights(n, half_life(self.long)))
         return odd
 

@@ -218,7 +218,7 @@ class Watch:
             reason,
         )
         self._gone = {int(slot): self.keys[int(slot)] for slot in all_slots[gone]}
-        self._forget(all_slots[gone])
+        self._forget(self._unseen_for_too_long())
         return found
 
     def named(self, slot: int) -> str:
@@ -304,6 +304,11 @@ class Watch:
     def _open(self) -> Flags:
         found: Flags = self._episodes["open"][: self.keys.size]
         return found
+
+    def _unseen_for_too_long(self) -> Ints:
+        assert self.number is not None
+        live = self.keys.live()
+        return live[self.number - self._frame["last"][live] >= self._limits.ttl]
 
     def _grow(self) -> None:
         for part in (self._state, self._episodes, self._frame):
