@@ -186,7 +186,7 @@ def truth(numbers: Mapping[str, Any], seconds: float) -> str:
     """One line: how many events were read, and what became of them."""
     parts = [f"scanned {numbers.get('scanned', 0):,}", f"matched {numbers.get('matched', 0):,}"]
     parts += [f"{kind} {numbers.get(kind, 0):,}" for kind in ("late", "malformed")]
-    parts += [f"{kind} {numbers[kind]:,}" for kind in ("sampled", "dropped") if numbers.get(kind)]
+    parts += [f"{kind} {numbers[kind]:,}" for kind in ("skipped", "sampled", "dropped") if numbers.get(kind)]
     parts.append(f"rows {numbers.get('rows', 0):,}")
     if numbers.get("lag_ms") is not None:
         parts.append(f"lag {numbers['lag_ms'] / 1000:.1f} s")
