@@ -15,6 +15,7 @@ from mql.exec.engine import Engine
 from mql.exec.feed import Source
 from server import openapi
 from server.guard import Door, add_headers, guard
+from server.keeping import KEEPER, Keeper
 from server.metrics import Metrics
 from server.routes import ROUTES
 from server.routes.replays import REPLAYS
@@ -77,6 +78,7 @@ def make_app(engine: Engine, settings: Settings) -> web.Application:
     shared.document = openapi.document(ROUTES, product_version())
     app[SHARED] = shared
     app[REPLAYS] = {}
+    app[KEEPER] = Keeper(settings)
     for route in ROUTES:
         add_route(app, route)
     app.on_response_prepare.append(add_headers)
@@ -113,6 +115,7 @@ async def let_go(app: web.Application) -> None:
     if shared.leaving:
         await asyncio.wait(shared.leaving, timeout=shared.settings.server.stop_within)
     shared.pool.shutdown(wait=False, cancel_futures=True)
+    app[KEEPER].close()
 
 
 async def watch_loop(app: web.Application) -> AsyncIterator[None]:

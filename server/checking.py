@@ -17,6 +17,7 @@ from mql.planner.compile import compile_query
 from mql.scan import blank_comments
 from server.local import House, house_of, parse_in, read_by
 from server.settings import settings_of
+from server.templates import is_template, read_template
 from sources.declared import load_sources
 from sources.strict_yaml import ConfigError, Document, read_yaml
 
@@ -60,8 +61,12 @@ def safe_house(config: Path | None) -> House | None:
 
 
 def check_config(file: Path) -> Sequence[str]:
+    """A configuration, or a template."""
     try:
         document = read_yaml(file)
+        if is_template(document.value):
+            read_template(file)
+            return []
         settings = settings_of(document, file.parent)
         for source in load_quietly(settings.sources, file.parent, document):
             source.close()

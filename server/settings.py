@@ -84,6 +84,7 @@ class Settings(Said):
     default: str | None = Field(default=None, description="the source of a query without FROM")
     sources: Mapping[str, Any] = Field(default_factory=dict)
     base_dir: Path = Field(default=Path(), exclude=True)
+    store: str | None = Field(default=None, description="the database of templates and jobs; a file if left out")
     data_dir: Path = Field(default=Path(".mql"), description="where archives and followed positions are kept")
 
 

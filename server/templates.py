@@ -18,8 +18,9 @@ checked against its parameter and bound into the tree.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,13 +35,14 @@ from mql.parser import parse
 from mql.planner.compile import compile_query
 from mql.planner.constants import duration_us
 from mql.planner.standins import params_in
-from sources.strict_yaml import ConfigError, Document, Problem, Where, parse_yaml
+from sources.strict_yaml import Document, Problem, Where, parse_yaml
 
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$"
 PARAM_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 TYPES = ("string", "number", "duration", "boolean", "enum", "list", "source", "column")
 LIST_MAX = 1_000
 EXAMPLES_MAX = 50
+TEXT_TYPES = ("string", "duration", "enum", "source", "column")
 BOUNDED_TYPES = ("number", "duration")
 Label = Annotated[str, Field(max_length=200)]
 ParamName = Annotated[str, Field(pattern=PARAM_NAME)]
@@ -285,6 +287,21 @@ def values_of(template: Template, given: Mapping[str, Any]) -> dict[str, object]
     return {name: typed(template.params[name], value) for name, value in said.items()}
 
 
+def said_as_text(template: Template, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Values that were written as texts (`-p threshold=5`), as their parameters' types read them."""
+    return {
+        name: text if name in template.params and template.params[name].type in TEXT_TYPES else as_json(text)
+        for name, text in texts.items()
+    }
+
+
+def as_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
 def misfits(template: Template, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What is wrong with the given values: unknown, missing, or not what their parameter takes."""
     for name, value in given.items():
@@ -396,4 +413,4 @@ def schema() -> dict[str, Any]:
     found = Template.model_json_schema()
     found["properties"]["mql"] = {"type": "string", "description": "another word for query"}
     found["required"] = ["name"]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "MQL template", **found}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "MQL template"}

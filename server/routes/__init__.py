@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from server.routes import health, pages, queries, replays, sources
+from server.routes import health, pages, queries, replays, sources, templates
 from server.routes.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *queries.ROUTES,
     *replays.ROUTES,
     *sources.ROUTES,
+    *templates.ROUTES,
     *health.ROUTES,
     *pages.ROUTES,
 )

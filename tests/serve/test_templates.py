@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from server import templates
-from server.templates import BadParams, ConfigError, Template, parse_template, values_of
+from server.templates import BadParams, Template, parse_template, values_of
 from server.trying import test_template as try_examples
+from sources.strict_yaml import ConfigError
 
 GOOD = """
 name: slow-paths

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mql.exec.engine import Engine
@@ -141,11 +143,20 @@ def dashed(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def served(sources: Sequence[Source] | None = None, limits: Limits | None = None, **server: Any) -> Iterator[Served]:
-    """A server with these sources; without any, one HTTP source "orders", which is the default."""
+def served(
+    sources: Sequence[Source] | None = None, limits: Limits | None = None, home: Path | None = None, **server: Any
+) -> Iterator[Served]:
+    """A server with these sources; without any, one HTTP source "orders", which is the default.
+
+    `home`: where it keeps its data; a directory that goes with the server where left out.
+    """
+    if home is None:
+        with tempfile.TemporaryDirectory() as made, served(sources, limits, Path(made), **server) as found:
+            yield found
+        return
     given = [HttpSource("orders")] if sources is None else list(sources)
     told = Server(port=0, stop_within=2, limits=limits or Limits(), **server)
-    settings = Settings(server=told, default=given[0].info.name if given else None)
+    settings = Settings(server=told, default=given[0].info.name if given else None, base_dir=home)
     engine = Engine(given, default=settings.default)
     loop = asyncio.new_event_loop()
     up = threading.Event()
