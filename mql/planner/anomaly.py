@@ -92,6 +92,9 @@ def bind_anomaly(
     """The clause over the rows that `below` gives. MqlError tells what does not fit together."""
     options = dict(node.options)
     window = grouped.window
+    if window.zone is not None:
+        hint = "Leave TIMEZONE out: seasons have a zone of their own, as in seasonal(timezone => 'Europe/Berlin')."
+        raise MqlError("ANOMALY needs windows of one length, and TIMEZONE gives days of 23 hours", node.span, hint)
     if window.kind not in ("tumbling", "hopping"):
         what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
         raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")

@@ -77,7 +77,8 @@ def _events(parts: Parts) -> list[str]:
 def _windowed(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
     window = group.window
     pane = windows.pane_sql(window, '"__t"')
-    base = g.base_sql(pieces, "kept", None, [f"{pane} AS p", *(['"__m"'] if as_live else [])])
+    source = windows.numbered_sql(window, "kept")
+    base = g.base_sql(pieces, source, None, [f"{pane} AS p", *(['"__m"'] if as_live else [])])
     only = "true"
     if as_live and window.kind != "none":
         only = f'we > "__m" - {parts.scan.lateness_us}'

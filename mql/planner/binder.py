@@ -49,7 +49,8 @@ from mql.planner.logical import (
     Windowed,
 )
 from mql.planner.physical import LIVE, Start, Window
-from mql.planner.windowing import bind_window
+from mql.planner.windowing import bind_window, window_outputs
+from mql.planner.windows import NUMBER
 from mql.schema import BIGINT, BOOLEAN, DATE, DOUBLE, INTERVAL, JSON, NULL, TIMESTAMP, VARCHAR, DataType, Path
 
 SECOND_US = 1_000_000
@@ -97,7 +98,7 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
         plan = Filter(plan, between)
 
     collector = _Collector(info)
-    inner = replace(scope, aggregates=collector, outputs=_window_outputs(window, grouped=True))
+    inner = replace(scope, aggregates=collector, outputs=window_outputs(window))
     if _is_grouped(query):
         plan, columns = _grouped(query, plan, window, inner, collector)
     else:
@@ -131,8 +132,6 @@ def _refuse_what_is_missing(query: syntax.Query) -> None:
             raise MqlError(f'"{name}" is not supported yet', _span_of(clause), hint, code="not-supported")
     if len(query.sources) > 1:
         raise MqlError("several sources in FROM are not supported yet", query.sources[1].span, code="not-supported")
-    if len(query.windows) > 1:
-        raise MqlError("several windows are not supported yet", query.windows[1].span, code="not-supported")
     if query.emit is not None and query.emit.revisions:
         raise MqlError('"WITH REVISIONS" is not supported yet', query.emit.span, code="not-supported")
     if query.anomaly is None and query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
@@ -367,11 +366,11 @@ def _plain(
         raise MqlError("a window of events needs an aggregate", query.windows[0].span, "Add count(*) or another one.")
     if window.kind != "none":
         plan = Windowed(plan, window)
-    scope = replace(_without_aggregates(scope, "SELECT"), outputs=_window_outputs(window, grouped=False))
+    scope = replace(_without_aggregates(scope, "SELECT"), outputs=window_outputs(window))
     items = _select_items(query.select, scope)
     items = _with_window_columns(items, window)
     ordering = replace(scope, outputs={**scope.outputs, **dict(items)}, outputs_first=False)
-    plan = _arrange(query, plan, ordering, items, per_window=window.kind != "none")
+    plan = _arrange(query, plan, ordering, items, window)
     return Project(plan, items), tuple((name, bound.type) for name, bound in items)
 
 
@@ -438,22 +437,16 @@ def _presentable(bound: Bound) -> Bound:
     return Constant(None, VARCHAR) if bound.type == NULL else bound
 
 
-def _window_outputs(window: Window, grouped: bool) -> dict[str, Bound]:
-    if window.kind == "none":
-        return {}
-    return {"window_start": Output("window_start", TIMESTAMP), "window_end": Output("window_end", TIMESTAMP)}
-
-
 def _with_window_columns(items: tuple[tuple[str, Bound], ...], window: Window) -> tuple[tuple[str, Bound], ...]:
     """Rows of windows say which, unless the select list does."""
     if window.kind == "none":
         return items
-    told = {bound.name for _, bound in items if isinstance(bound, Output)}
-    if told & {"window_start", "window_end"}:
-        return items
+    outputs = window_outputs(window)
+    told = {bound for _, bound in items}
+    if told & {outputs["window_start"], outputs["window_end"]}:
+        outputs = {name: bound for name, bound in outputs.items() if name == "window_name" and bound not in told}
     names = {name for name, _ in items}
-    added = tuple((name, Output(name, TIMESTAMP)) for name in ("window_start", "window_end") if name not in names)
-    return (*added, *items)
+    return (*((name, bound) for name, bound in outputs.items() if name not in names), *items)
 
 
 # --- groups ----------------------------------------------------------------------------------------------
@@ -564,6 +557,10 @@ def _grouped(
     query: syntax.Query, plan: Logical, window: Window, scope: Scope, collector: _Collector
 ) -> tuple[Logical, tuple[tuple[str, DataType], ...]]:
     keys = _keys(query, scope)
+    if window.kind == "several":
+        window = replace(window, by=f"k{len(keys)}")
+        keys = (*keys, Output(NUMBER, BIGINT))
+        scope = replace(scope, outputs={**scope.outputs, **window_outputs(window)})
     spoken = {key: i for i, key in enumerate(keys)}
 
     def finish(bound: Bound) -> Bound:
@@ -582,6 +579,8 @@ def _grouped(
         for item in query.order_by
     )
     per = () if query.limit is None else tuple(finish(bind_expression(item, judging)) for item in query.limit.per)
+    if window.kind == "several":
+        per = (Output(window.by, BIGINT), *per)
     below = plan
     detect = None
     if query.anomaly is not None:
@@ -616,7 +615,7 @@ def _keys(query: syntax.Query, scope: Scope) -> tuple[Bound, ...]:
             assert isinstance(first, syntax.Key)
             if first.name in aliases and scope.shape.field(first.name) is None:
                 expression = aliases[first.name]
-            elif first.name in ("window_start", "window_end") and first.name in scope.outputs:
+            elif first.name in ("window_start", "window_end", "window_name") and first.name in scope.outputs:
                 continue
         if _calls_aggregate(expression):
             raise MqlError("GROUP BY can not take an aggregate", node.span)
@@ -683,7 +682,7 @@ def _sort_expression(order: syntax.Order, items: tuple[tuple[str, Bound], ...], 
 
 
 def _arrange(
-    query: syntax.Query, plan: Logical, scope: Scope, items: tuple[tuple[str, Bound], ...], per_window: bool
+    query: syntax.Query, plan: Logical, scope: Scope, items: tuple[tuple[str, Bound], ...], window: Window
 ) -> Logical:
     if not query.order_by and query.limit is None:
         return plan
@@ -693,7 +692,10 @@ def _arrange(
     )
     limit = None if query.limit is None else constant_int(query.limit.count, scope, 0)
     per = () if query.limit is None else tuple(bind_expression(item, scope) for item in query.limit.per)
-    return Arrange(plan, order, limit, per, per_window and bool(order or per))
+    per_window = window.kind != "none" and bool(order or per)
+    if per_window and window.kind == "several":
+        per = (Output(window.by, BIGINT), *per)
+    return Arrange(plan, order, limit, per, per_window)
 
 
 # --- when it speaks --------------------------------------------------------------------------------------

@@ -224,6 +224,8 @@ def show_window(window: Window) -> str:
         case "count":
             step = "" if window.slide == window.size else f" every {window.slide}"
             return f"{window.size} events{step}"
+        case "several":
+            return ", ".join(f"{one.name}: {show_window(one)}" for one in window.of)
         case kind:
             step = "" if window.slide == window.size else f" every {show_us(window.slide)}"
             offset = "" if not window.offset else f" offset {show_us(window.offset)}"

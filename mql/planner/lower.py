@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from mql.catalog import SourceInfo
+from mql.detectors import method_named
 from mql.planner import grouping as g
 from mql.planner import windows
-from mql.planner.expressions import Bound, conjunction
+from mql.planner.expressions import TRUE, Apply, Bound, Constant, EventMeta, conjunction, conjuncts
 from mql.planner.logical import (
     Arrange,
     Detect,
@@ -22,10 +22,10 @@ from mql.planner.logical import (
     Speak,
     Windowed,
     chain,
+    show_aggregate,
     show_window,
 )
 from mql.planner.physical import (
-    LIVE,
     Anomaly,
     Arranging,
     CountWindows,
@@ -39,7 +39,7 @@ from mql.planner.physical import (
     Window,
 )
 from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
-from mql.schema import BIGINT, DOUBLE, DataType, Shape
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, TIMESTAMP, DataType
 
 TIME = '"__t"'
 PLACE = (TIME, '"__s"', '"__o"')
@@ -162,7 +162,7 @@ def rows_sql(parts: Parts, source: str) -> str:
     inside, at = f"SELECT * FROM {source}", []
     if parts.windowed is not None:
         window = parts.windowed.window
-        inside = f"SELECT *, {windows.pane_sql(window, TIME)} AS p FROM {source}"
+        inside = f"SELECT *, {windows.pane_sql(window, TIME)} AS p FROM {windows.numbered_sql(window, source)}"
         inside = windows.expanded_sql(window, f"(SELECT * FROM ({inside}) WHERE p IS NOT NULL)")
         inside = f"SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM ({inside})"
         at = ['ws AS "__ws"', 'we AS "__we"']
@@ -220,7 +220,7 @@ def after_groups(parts: Parts) -> tuple[OperatorSpec, ...]:
 def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | None, late_matters: bool) -> Partial:
     window = group.window
     predicate = None if parts.where is None else expression_sql(parts.where)
-    shared = late_matters and window.kind in ("hopping", "cumulate")
+    shared = late_matters and window.kind in ("hopping", "cumulate", "several")
     pane = windows.pane_sql(window, TIME)
     extra = [f"{pane} AS p"]
     late = None
@@ -231,7 +231,7 @@ def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | Non
             over_end = windows.end_grid_sql(window, f"greatest({over}, {windows.NEVER // 2})")
             first_end = windows.first_end_sql(window, pane)
             extra.append(f"CASE WHEN {first_end} <= {over} THEN {over_end} ELSE {windows.NEVER} END AS e")
-    base = g.base_sql(pieces, _kept(sampling, predicate), None, extra)
+    base = g.base_sql(pieces, windows.numbered_sql(window, _kept(sampling, predicate)), None, extra)
     if windows.has_gaps(window):
         base = f"SELECT * FROM ({base}) WHERE p IS NOT NULL"
     return Partial(
@@ -445,11 +445,6 @@ def _judged_sql(parts: Parts, detect: Detect, group: Group) -> str:
 def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
     group, until = parts.group, parts.scan.until
     assert group is not None
-    plain = replace(
-        detect,
-        input=replace(parts.scan, info=SourceInfo(parts.scan.info.name, Shape()), since=LIVE, until=LIVE, columns=()),
-    )
-    meant = (plain, parts.where, parts.having, show_window(group.window), group.keys, group.aggregates)
     return Anomaly(
         window=group.window,
         method=detect.method,
@@ -472,8 +467,33 @@ def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
         ttl=detect.ttl,
         endless=until.kind == "live",
         ends_us=until.us if until.kind == "time" else None,
-        seed=hashlib.sha256(repr(meant).encode()).hexdigest()[:16],
+        seed=_seed(parts, detect, group),
     )
+
+
+def _seed(parts: Parts, detect: Detect, group: Group) -> str:
+    """What the names of episodes begin with: the same as long as the query means the same, in history and live."""
+    method = method_named(detect.method)
+    assert method is not None
+    usual = {parameter.name: parameter.default for parameter in method.parameters}
+    bounds = {
+        Apply(op, (EventMeta("event_time"), Constant(start.us, TIMESTAMP)), BOOLEAN)
+        for op, start in ((">=", parts.scan.since), ("<", parts.scan.until))
+        if start.kind == "time"
+    }
+    conditions = [] if parts.where is None else [one for one in conjuncts(parts.where) if one not in bounds]
+    told = [
+        parts.scan.info.name,
+        show_window(group.window),
+        *(expression_sql(key) for key in group.keys),
+        "|",
+        *(show_aggregate(call) for call in group.aggregates),
+        "|",
+        *(expression_sql(one) for one in (*conditions, parts.having or TRUE, detect.value, detect.of or TRUE)),
+        f"{detect.method} {detect.direction} {detect.needed} {detect.out_of}",
+        *(f"{name} {value}" for name, value in detect.parameters if value != usual[name]),
+    ]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
 def _told_sql(parts: Parts, detect: Detect, group: Group) -> str:

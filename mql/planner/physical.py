@@ -63,7 +63,7 @@ class Window:
 
     Windows start at `offset + i * slide` (tumbling: slide = size; cumulate: every `size`, growing by `slide`).
     `pane` is the greatest common divisor: what windows share. `zone`: whose clock they go by, where not by UTC.
-    `of`: several windows at once; the column `by` of grouped rows holds the number of a row's window.
+    `of`: several windows at once, each with its `name`; the column `by` of grouped rows holds the number of a row's.
     """
 
     kind: str
@@ -74,6 +74,7 @@ class Window:
     zone: str | None = None
     of: tuple[Window, ...] = ()
     by: str = ""
+    name: str = ""
 
 
 NO_WINDOW = Window("none")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mql import syntax
 from mql.errors import MqlError, did_you_mean
 from mql.planner import windows
 from mql.planner.binding import Scope, constant_duration, constant_int, constant_text
+from mql.planner.expressions import Apply, Bound, Choose, Constant, Output
 from mql.planner.physical import NO_WINDOW, Window
+from mql.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR
 from mql.zones import ZONES, zone_named
 
 LENGTH_MIN_US = 1000
@@ -22,6 +26,8 @@ def bind_window(query: syntax.Query, scope: Scope) -> Window:
     node = query.windows[0]
     if node.fill is not None:
         raise MqlError('"FILL" is not supported yet', node.span, code="not-supported")
+    if node.name is not None:
+        return _several(query.windows, scope)
     if node.kind in ("session", "sliding"):
         raise MqlError(f'"WINDOW {node.kind.upper()}" is not supported yet', node.span, code="not-supported")
     if node.kind == "count":
@@ -29,6 +35,32 @@ def bind_window(query: syntax.Query, scope: Scope) -> Window:
         slide = size if node.slide is None else constant_int(node.slide, scope, 1, size)
         return windows.counted(size, slide)
     return _of_time(node, scope)
+
+
+def _several(nodes: tuple[syntax.Window, ...], scope: Scope) -> Window:
+    """WINDOWS (…): windows at fixed times, each with its name."""
+    for node in nodes:
+        if node.kind not in ("tumbling", "hopping", "cumulate"):
+            hint = "WINDOWS takes tumbling, hopping and cumulating windows; ask the others in queries of their own."
+            raise MqlError(f'"{node.kind.upper()}" can not be one of several windows', node.span, hint)
+    return windows.several(tuple(replace(_of_time(node, scope), name=node.name or "") for node in nodes))
+
+
+def window_outputs(window: Window) -> dict[str, Bound]:
+    """The columns that tell a row's window."""
+    if window.kind == "none":
+        return {}
+    found: dict[str, Bound] = {name: Output(name, TIMESTAMP) for name in ("window_start", "window_end")}
+    if window.kind == "several":
+        *rest, last = window.of
+        number = Output(window.by, BIGINT)
+        whens = ((Apply("=", (number, Constant(at, BIGINT)), BOOLEAN), _name(one)) for at, one in enumerate(rest))
+        found = {"window_name": Choose(tuple(whens), _name(last), VARCHAR) if rest else _name(last), **found}
+    return found
+
+
+def _name(window: Window) -> Constant:
+    return Constant(window.name, VARCHAR)
 
 
 def _of_time(node: syntax.Window, scope: Scope) -> Window:

@@ -33,7 +33,7 @@ NEVER = -(2**62)
 SECOND_US = 1_000_000
 HOUR_US = 3_600 * SECOND_US
 DAY_US = 24 * HOUR_US
-NUMBER = '"__w"'
+NUMBER = "__w"
 """Which of several windows a row stands for, before rows are grouped."""
 
 
@@ -57,11 +57,10 @@ def counted(size: int, slide: int) -> Window:
     return Window("count", size, slide, 0, gcd(size, slide))
 
 
-def several(of: tuple[Window, ...], by: str) -> Window:
+def several(of: tuple[Window, ...]) -> Window:
     """All of them at once; the column `by` holds the number of a row's window."""
-    return Window(
-        "several", max(w.size for w in of), min(w.slide for w in of), 0, min(w.pane for w in of), None, of, by
-    )
+    longest, slide, pane = max(one.size for one in of), min(one.slide for one in of), min(one.pane for one in of)
+    return Window("several", longest, slide, 0, pane, None, of, NUMBER)
 
 
 def fits_a_clock(step_us: int) -> bool:
@@ -76,7 +75,19 @@ def floor_sql(value: str, step: int, offset: int = 0) -> str:
     return f"({value} - {_above_sql(value, step, offset)})"
 
 
+def longest(window: Window) -> int:
+    """The number of the longest of several windows: every row lies in one of its kind."""
+    return max(range(len(window.of)), key=lambda number: window.of[number].size)
+
+
 # --- panes and windows -----------------------------------------------------------------------------------
+
+
+def numbered_sql(window: Window, table: str) -> str:
+    """The rows of a table, once for each of several windows."""
+    if window.kind != "several":
+        return table
+    return f'(SELECT *, unnest(range({len(window.of)})) AS "{NUMBER}" FROM {table})'
 
 
 def pane_sql(window: Window, time: str) -> str:
@@ -125,10 +136,10 @@ def expanded_sql(window: Window, table: str) -> str:
             return f"SELECT *, 0::BIGINT AS ws, 0::BIGINT AS we FROM {table}"
         case "several":
             each = (
-                expanded_sql(one, f"(SELECT * FROM {table} WHERE {window.by} = {number})")
+                expanded_sql(one, f'(SELECT * FROM {table} WHERE "{window.by}" = {number})')
                 for number, one in enumerate(window.of)
             )
-            return " UNION ALL ".join(each)
+            return " UNION ALL BY NAME ".join(each)
         case "tumbling":
             return f"SELECT *, p AS ws, {last_end_sql(window, 'p')} AS we FROM {table}"
     reading = _pane_reading(window, "p")
@@ -272,7 +283,7 @@ def _above_sql(value: str, step: int, offset: int) -> str:
 def _each(window: Window, by: str, sql: Callable[[Window], str]) -> str:
     """For each of several windows its own."""
     cases = " ".join(f"WHEN {number} THEN {sql(one)}" for number, one in enumerate(window.of))
-    return f"CASE {by} {cases} END"
+    return f'CASE "{by}" {cases} END'
 
 
 def clock_sql(zone: str, instant: str) -> str:

@@ -274,7 +274,7 @@ def _plain(rng: random.Random) -> Draw:
 def _window(rng: random.Random) -> tuple[str, str, str]:
     """MQL, and SQL lists of (start, end) of the windows of time t; kind."""
     size, slide = rng.choice(((5, 5), (10, 10), (10, 5), (12, 4), (10, 4), (3, 5), (7, 3)))
-    kind = rng.choice(("tumbling", "hopping", "cumulate", "none", "none", "count", "zoned"))
+    kind = rng.choice(("tumbling", "hopping", "cumulate", "none", "none", "count", "zoned", "several"))
     match kind:
         case "tumbling":
             text = rng.choice((f"window tumbling {size}s", f"window {size}", f"WINDOW TUMBLING {size} SECONDS"))
@@ -300,6 +300,20 @@ def _window(rng: random.Random) -> tuple[str, str, str]:
             )
         case "zoned":
             return _zoned(rng)
+        case "several":
+            of = [(rng.choice(("tumbling", "hopping")), *rng.choice(((10, 5), (12, 4), (3, 1), (2, 10)))) for _ in "ab"]
+            shapes = [
+                (f"tumbling {slide}s", _ends(slide, slide))
+                if shape == "tumbling"
+                else (f"hopping {size}s every {slide}s", _ends(size, slide))
+                for shape, size, slide in of
+            ]
+            lists = (
+                f"list_transform({ends}, lambda w: {{'ws': w.ws, 'we': w.we, 'w': '{name}'}})"
+                for name, (_, ends) in zip(("fast", "slow 1"), shapes, strict=True)
+            )
+            text = f"windows (fast as {shapes[0][0]}, `slow 1` as {shapes[1][0]})"
+            return text, f"list_concat({', '.join(lists)})", kind
         case "count":
             return f"window {(n := rng.randint(1, 9))} events", str(n), kind
         case _:
@@ -348,7 +362,7 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
     if rng.random() < 0.2 and (keys or windowed) and kind != "count":
         text += f" order by a0 desc limit {(n := rng.randint(1, 3))}"
         ranked = "a0 DESC NULLS LAST" + "".join(f", {name} NULLS LAST" for name in names)
-        scope = "PARTITION BY ws, we " if windowed else ""
+        scope = f"PARTITION BY {'w, ' * (kind == 'several')}ws, we " if windowed else ""
         tail = f" QUALIFY row_number() OVER ({scope}ORDER BY {ranked}) <= {n}"
     keyed = ", ".join(f"{sql} AS k{i}" for i, (_, sql) in enumerate(keys))
     found = ", ".join([*names, *(f"{sql} AS a{i}" for i, (_, sql) in enumerate(calls))])
@@ -366,12 +380,14 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
             shown = "make_timestamp(min(t)) AS window_start, make_timestamp(max(t)) AS window_end, "
             return f"SELECT {shown}{found} FROM ({base}) GROUP BY {', '.join(['w', *names])}{having}"
         base = f"SELECT *, unnest({windows}) AS u FROM ({base})"
-        base = f"SELECT *, u.ws AS ws, u.we AS we FROM ({base})"
-        group = ", ".join(["ws", "we", *names])
-        inner = f"SELECT ws, we, {found} FROM (SELECT * FROM ({base}) WHERE {late}) GROUP BY {group}{having}"
+        which = "w, " if kind == "several" else ""
+        base = f"SELECT *, {'u.w AS w, ' if which else ''}u.ws AS ws, u.we AS we FROM ({base})"
+        group = which + ", ".join(["ws", "we", *names])
+        inner = f"SELECT {which}ws, we, {found} FROM (SELECT * FROM ({base}) WHERE {late}) GROUP BY {group}{having}"
         shown = ", ".join([*names, *(f"a{i}" for i in range(len(calls)))])
         return (
-            f"SELECT make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end, {shown} FROM ({inner}){tail}"
+            f"SELECT {which}make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end, {shown} "
+            f"FROM ({inner}){tail}"
         )
 
     not_late = f"t >= m - {lateness_us}" if kind == "count" else f"we > m - {lateness_us}"

@@ -42,7 +42,7 @@ class FinalOperator(Base):
         table = batch.table
         self._piles[batch.port].add(table)
         if batch.port == "rows" and table.num_rows:
-            self._in_state += pc.sum(table.column("n")).as_py()
+            self._in_state += self._events(table)
             earliest = pc.min(table.column("p")).as_py()
             if self._earliest_pane is None or earliest < self._earliest_pane:
                 self._earliest_pane = earliest
@@ -58,11 +58,11 @@ class FinalOperator(Base):
         yield Watermark(us)
 
     def on_tick(self, us: int) -> Iterable[Item]:
-        if self._pace_us is not None and us >= self._next_tick_us:
+        due = self._pace_us is not None and us >= self._next_tick_us
+        if self._pace_us is not None and due and (self._changed or self._spec.emit == "every"):
             self._next_tick_us = us - us % self._pace_us + self._pace_us
-            if self._changed or self._spec.emit == "every":
-                yield from self._tell_open(final=False)
-                self._changed = False
+            yield from self._tell_open(final=False)
+            self._changed = False
         yield Tick(us)
 
     def on_end(self) -> Iterable[Item]:
@@ -129,8 +129,15 @@ class FinalOperator(Base):
         if table is None:
             self._in_state, self._earliest_pane = 0, None
         else:
-            self._in_state = pc.sum(table.column("n")).as_py()
+            self._in_state = self._events(table)
             self._earliest_pane = pc.min(table.column("p")).as_py()
+
+    def _events(self, table: pa.Table) -> int:
+        """How many events a table of partials is made of. Of several windows, the longest holds them all."""
+        window = self._spec.window
+        if window.kind == "several":
+            table = table.filter(pc.equal(table.column(window.by), windows.longest(window)))
+        return pc.sum(table.column("n")).as_py() or 0
 
     # --- telling ---------------------------------------------------------------------------------------
 

@@ -24,7 +24,8 @@ class PartialOperator(Base):
     def on_batch(self, batch: Batch) -> Iterable[Item]:
         table = self._intake.take(batch.table)
         main = self.rows(self._spec.sql, table)
-        matched = pc.sum(main.column("n")).as_py() or 0
+        repeats = self._spec.window.kind == "several"
+        matched = self._intake.count(table) if repeats else pc.sum(main.column("n")).as_py() or 0
         self._intake.matched(table, matched)
         self.counts.emitted += matched
         if not main.num_rows:
