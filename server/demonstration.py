@@ -42,13 +42,13 @@ MQL listens on {base} with two made-up sources: {REQUESTS} and {BIDS}. Ctrl+C en
 Failing requests as they happen:
   curl -N {base}/v1/queries -d "SELECT path, country, error FROM requests WHERE status >= 500"
 
-How slow is each service, every five seconds?
+How slow is each service? Every five seconds, the first time after some ten: late events get their chance.
   curl -N {base}/v1/queries -d "
     SELECT service, count(*) AS n, p99(latency_ms) AS p99 FROM requests WINDOW 5s GROUP BY service"
 
-Where did it fail in the last ten minutes? The same words, answered at once:
+Where did it fail most in the last twenty minutes? The same words, over history:
   curl -N {base}/v1/queries -d "
     SELECT country, count(*) AS failed FROM requests WHERE status >= 500
-    WINDOW 5m GROUP BY country HAVING failed > 20 SINCE '-10m' UNTIL NOW"
+    WINDOW 5m GROUP BY country ORDER BY failed DESC LIMIT 1 SINCE '-20m' UNTIL NOW"
 
 More to try: {base}/   Every route: {base}/docs"""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = ("mql", "mql.planner", "mql.exec", "sources", "server")
 WITHIN_MQL = (
     {"errors"},
-    {"schema", "syntax", "scan", "precedence", "regexes"},
+    {"schema", "syntax", "scan", "precedence", "regexes", "zones"},
     {"catalog", "aggregates", "functions", "detectors", "mistakes", "learn"},
     {"parser"},
     {"formatter"},
