@@ -560,20 +560,3 @@ def _bare_call(name: str, scope: Scope) -> Bound | None:
 
 def _call_of(name: str, span: Span) -> Callable[[tuple[Bound, ...]], Bound]:
     return lambda args: apply(name, args, span)
-
-
-def _casts(source: DataType, target: DataType) -> bool:
-    if NULL in (source, target) or JSON in (source, target) or VARCHAR in (source, target) or source == target:
-        return True
-    if is_number(source) or source == BOOLEAN:
-        return is_number(target) or target == BOOLEAN
-    if source in (TIMESTAMP, DATE):
-        return target in (TIMESTAMP, DATE)
-    if isinstance(source, ListOf) and isinstance(target, ListOf):
-        return _casts(source.item, target.item)
-    if isinstance(source, StructOf) and isinstance(target, StructOf):
-        wanted = dict(target.fields)
-        return dict(source.fields).keys() == wanted.keys() and all(
-            _casts(of, wanted[name]) for name, of in source.fields
-        )
-    return False
