@@ -39,7 +39,8 @@ class Served:
 
     async def start(self, session: aiohttp.ClientSession, query: str) -> str:
         """Asks a query, and gives its id."""
-        async with session.post(f"{self.url}/v1/queries", json={"query": query}) as answer:
+        headers = {"Accept": "application/json"}
+        async with session.post(f"{self.url}/v1/queries", json={"query": query}, headers=headers) as answer:
             found = await answer.json(content_type=None)
             assert answer.status == 201, found
             return str(found["id"])
