@@ -49,11 +49,10 @@ class ArrangingOperator(Base):
         yield Watermark(us)
 
     def on_tick(self, us: int) -> Iterable[Item]:
-        if self._keyed and self._pace_us is not None and us >= self._next_tick_us:
+        if self._keyed and self._changed and self._pace_us is not None and us >= self._next_tick_us:
             self._next_tick_us = us - us % self._pace_us + self._pace_us
-            if self._changed:
-                yield from self._tell_changes("true", MAX_US, final=False)
-                self._changed = False
+            yield from self._tell_changes("true", MAX_US, final=False)
+            self._changed = False
         yield Tick(us)
 
     def on_end(self) -> Iterable[Item]:

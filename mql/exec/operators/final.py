@@ -26,13 +26,15 @@ class FinalOperator(Base):
         self.not_before_us = MIN_US
         self._spec = spec
         self._windowed = spec.window.kind != "none"
-        self._keyed = spec.emit != "final" or spec.early_us is not None
+        self._keyed = spec.emit != "final" or spec.early_us is not None or spec.revise_us > 0
         self._pace_us = spec.early_us if spec.emit == "final" else spec.every_us
         self._piles = {"rows": Pile(session, spec.merge)}
         self._piles.update({f"bag{i}": Pile(session, merge) for i, merge in enumerate(spec.merge_bags)})
         self._blanks: dict[int, pa.Table] = {}
         self._told = Told(session)
         self._closed_us = MIN_US
+        self._settled_us = MIN_US
+        self._reopened_pane: int | None = None
         self._earliest_pane: int | None = None
         self._changed = False
         self._next_tick_us = MIN_US
@@ -46,6 +48,9 @@ class FinalOperator(Base):
             earliest = pc.min(table.column("p")).as_py()
             if self._earliest_pane is None or earliest < self._earliest_pane:
                 self._earliest_pane = earliest
+            if self._spec.revise_us and windows.may_have_ended(self._spec.window, earliest, self._closed_us):
+                reopened = earliest if self._reopened_pane is None else min(earliest, self._reopened_pane)
+                self._reopened_pane = reopened
         self._changed = True
         return ()
 
@@ -58,11 +63,12 @@ class FinalOperator(Base):
         yield Watermark(us)
 
     def on_tick(self, us: int) -> Iterable[Item]:
-        due = self._pace_us is not None and us >= self._next_tick_us
-        if self._pace_us is not None and due and (self._changed or self._spec.emit == "every"):
+        to_tell = self._changed or self._spec.emit == "every"
+        if to_tell and self._pace_us is not None and us >= self._next_tick_us:
             self._next_tick_us = us - us % self._pace_us + self._pace_us
             yield from self._tell_open(final=False)
             self._changed = False
+        yield from self._revise()
         yield Tick(us)
 
     def on_end(self) -> Iterable[Item]:
@@ -78,7 +84,7 @@ class FinalOperator(Base):
         yield End()
 
     def snapshot(self) -> State:
-        numbers = number_state(closed=self._closed_us, not_before=self.not_before_us)
+        numbers = number_state(closed=self._closed_us, settled=self._settled_us, not_before=self.not_before_us)
         told = {} if self._told.table is None else {"told": self._told.table}
         return {**snapshot_of(self._piles), **told, "numbers": numbers}
 
@@ -91,24 +97,41 @@ class FinalOperator(Base):
         if "numbers" in state:
             self._closed_us = max(self._closed_us, state["numbers"].column("closed")[0].as_py())
             self.not_before_us = max(self.not_before_us, state["numbers"].column("not_before")[0].as_py())
+            self._settled_us = max(self._settled_us, state["numbers"].column("settled")[0].as_py())
         self._recount()
+        self._reopened_pane = self._earliest_pane if self._spec.revise_us else None
         self._changed = True
 
     # --- windows ---------------------------------------------------------------------------------------
 
     def _close(self, until_us: int) -> Iterable[Item]:
+        yield from self._revise()
         if self._earliest_pane is not None and self._may_close(self._earliest_pane, until_us):
             rows = self._finished(self._closed_us, until_us, self.not_before_us)
             if self._keyed:
                 kept = _kept(rows)
-                changed = self._told.changes(kept, f'"__we" <= {until_us}', final=True, again=True)
+                scope = f'"__we" > {self._closed_us} AND "__we" <= {until_us}'
+                changed = self._told.changes(kept, scope, final=True, again=True)
                 if changed is not None:
                     yield from self._tell(changed)
-                self._told.forget(until_us)
+                self._told.forget(until_us - self._spec.revise_us)
             else:
                 yield from self._rows(rows)
-            self._drop(until_us)
+            self._drop(until_us - self._spec.revise_us)
+            self._settled_us = until_us - self._spec.revise_us
         self._closed_us = until_us
+
+    def _revise(self) -> Iterable[Item]:
+        """Tell anew what changed in windows that are closed but not yet settled."""
+        if self._reopened_pane is None:
+            return
+        since_us = max(self._settled_us, self._reopened_pane)
+        self._reopened_pane = None
+        kept = _kept(self._finished(since_us, self._closed_us, self.not_before_us))
+        scope = f'"__we" > {since_us} AND "__we" <= {self._closed_us}'
+        changed = self._told.changes(kept, scope, final=True, again=False)
+        if changed is not None:
+            yield from self._tell(changed)
 
     def _may_close(self, earliest_pane: int, until_us: int) -> bool:
         """Whether any window can have ended that has not before."""
@@ -143,7 +166,8 @@ class FinalOperator(Base):
 
     def _tell_open(self, final: bool) -> Iterable[Item]:
         rows = self._finished(self._closed_us, MAX_US, MIN_US)
-        changed = self._told.changes(_kept(rows), "true", final=final, again=self._spec.emit == "every")
+        scope = f'"__we" > {self._closed_us}' if self._windowed else "true"
+        changed = self._told.changes(_kept(rows), scope, final=final, again=self._spec.emit == "every")
         if changed is not None:
             yield from self._tell(changed)
 
