@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from rich.console import Console
 
 from mql.errors import MqlError
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal, Warn
+from server.exits import FAILED, INTERRUPTED, OK, TIMEOUT, say
 from server.sheets import ENDINGS, SHEETS, Sheet
-from server.terminal import Bar, TableSheet, clean, truth
-
-OK, FAILED, USAGE, UNREACHABLE, TIMEOUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+from server.terminal import Bar, TableSheet, truth
 
 
 class Answer(Protocol):
@@ -125,34 +123,3 @@ def stopped_by_signal(answer: Answer) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def say(text: str) -> None:
-    """A message to standard error."""
-    print("\n".join(clean(line) for line in text.split("\n")), file=sys.stderr, flush=True)
-
-
-def guarded(work: Callable[[], int]) -> int:
-    """Runs it and gives the exit code; errors are told as their kind wants."""
-    from server.remote import Unreachable
-    from sources.strict_yaml import ConfigError
-
-    try:
-        return work()
-    except MqlError as error:
-        say(str(error))
-        return FAILED
-    except ConfigError as error:
-        say(str(error))
-        return USAGE
-    except Unreachable as error:
-        say(f"{error}\nIs it running? Start one by: mql serve")
-        return UNREACHABLE
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: what is left goes nowhere
-        return OK
-    except OSError as error:
-        say(str(error))
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED

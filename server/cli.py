@@ -131,7 +131,7 @@ def with_bounds(text: str, since: str | None, until: str | None, must_end: bool 
 
 
 def exit_by(work: Callable[[], int]) -> None:
-    from server.answering import guarded
+    from server.exits import guarded
 
     sys.exit(guarded(work))
 
@@ -343,7 +343,7 @@ def fmt(files: Sequence[Path], only_check: bool) -> None:
     """Bring queries into one canonical form, in place; - reads standard input and writes standard output."""
 
     def work() -> int:
-        from server.checking import format_files
+        from server.formatting import format_files
 
         return format_files(files, only_check)
 

@@ -16,15 +16,12 @@ import pyarrow as pa
 from mql.errors import MqlError
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal, Warn
 from server.encode import ARROW_TYPES
+from server.exits import Unreachable
 
 WAITING_MAX = 200
 LOOK_S = 0.2
 CONNECT_S = 5.0
 LINE_MAX = 64 << 20
-
-
-class Unreachable(Exception):
-    """No server answers at that address."""
 
 
 def call(base: str, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None) -> Any:

@@ -17,7 +17,7 @@ from mql.exec.feed import From, Source
 from mql.exec.items import Chunk, Raw
 from mql.planner.binder import instant_us
 from mql.planner.constants import duration_us
-from server.answering import OK, say
+from server.exits import OK, say
 from server.local import House, source_of
 
 POLL_S = 0.5

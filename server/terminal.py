@@ -16,6 +16,7 @@ from rich.text import Text
 
 from server import encode
 from server.encode import Look
+from server.exits import clean
 from server.sheets import Columns, columns_of
 
 HEAD_ROWS, TAIL_ROWS = 60, 20
@@ -23,11 +24,6 @@ KEPT_MAX = 100_000
 REFRESH_S = 0.25
 HIDDEN = frozenset(("_key", "_op", "_revision", "final"))
 NUMBERS = ("BIGINT", "INTEGER", "DOUBLE", "FLOAT", "DECIMAL", "UBIGINT", "SMALLINT", "TINYINT", "HUGEINT")
-CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F, *range(0x80, 0xA0))} | {
-    10: "\\n",
-    13: "\\r",
-    9: "\\t",
-}
 
 
 class TableSheet:
@@ -173,10 +169,6 @@ def cell(value: Any) -> Text:
             return Text(str(value))
         case _:
             return Text(clean(orjson.dumps(value, default=encode.unusual, option=encode.OPTIONS).decode()))
-
-
-def clean(text: str) -> str:
-    return text.translate(CONTROLS)
 
 
 # --- what became of the events -----------------------------------------------------------------------------
