@@ -81,7 +81,7 @@ def _windowed(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> 
     base = g.base_sql(pieces, source, None, [f"{pane} AS p", *(['"__m"'] if as_live else [])])
     only = "true"
     if as_live and window.kind != "none":
-        only = f'we > "__m" - {parts.scan.lateness_us}'
+        only = f'we > "__m" - {parts.patience_us}'
     if windows.has_gaps(window):
         only = f"p IS NOT NULL AND {only}"
     found = [f"base AS ({base})", f"s AS ({g.expanded_sql(window, 'base', only)})"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from mql import syntax
 from mql.aggregates import OF_DISTINCT, UNMOVED_BY_DISTINCT, AggregateRow, aggregate_row, result_type
@@ -55,7 +56,8 @@ from mql.schema import BIGINT, BOOLEAN, DATE, DOUBLE, INTERVAL, JSON, NULL, TIME
 
 SECOND_US = 1_000_000
 DEFAULT_EVERY_US = SECOND_US
-SETTINGS = ("late",)
+SETTINGS = ("late", "revisions_for")
+REVISIONS_FOR_US = 3_600 * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,11 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     else:
         plan, columns = _plain(query, plan, window, scope)
     emit = _speak(query, plan, window, _is_grouped(query), scope, given)
+    if query.emit is not None and query.emit.revisions:
+        _check_revisions(query, query.emit, window)
+        emit = replace(emit, revise_us=settings.get("revisions_for", REVISIONS_FOR_US))
+    elif "revisions_for" in settings:
+        raise MqlError('"revisions_for" needs EMIT FINAL WITH REVISIONS', query.span)
     _check_order(query, since, until, window)
     if emit.kind in ("changes", "every") and not _is_grouped(query):
         raise MqlError(
@@ -132,8 +139,6 @@ def _refuse_what_is_missing(query: syntax.Query) -> None:
             raise MqlError(f'"{name}" is not supported yet', _span_of(clause), hint, code="not-supported")
     if len(query.sources) > 1:
         raise MqlError("several sources in FROM are not supported yet", query.sources[1].span, code="not-supported")
-    if query.emit is not None and query.emit.revisions:
-        raise MqlError('"WITH REVISIONS" is not supported yet', query.emit.span, code="not-supported")
     if query.anomaly is None and query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
         raise MqlError(f'"EMIT {query.emit.kind.upper()}" needs an ANOMALY clause', query.emit.span)
 
@@ -191,11 +196,16 @@ def _scope(query: syntax.Query, info: SourceInfo, given: Given, opened: set[Path
     )
 
 
-def _settings(query: syntax.Query, scope: Scope) -> dict[str, object]:
-    found: dict[str, object] = {}
+def _settings(query: syntax.Query, scope: Scope) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, value in query.settings:
         if name.lower() not in SETTINGS:
-            raise MqlError(f'no setting "{name}"', value.span, did_you_mean(name, SETTINGS) or "There is: late.")
+            hint = did_you_mean(name, SETTINGS) or f"There are: {', '.join(SETTINGS)}."
+            raise MqlError(f'no setting "{name}"', value.span, hint)
+        if name.lower() == "revisions_for":
+            found[name.lower()] = constant_duration(value, scope)
+            _at_least(constant_duration(value, scope), 1, name, value)
+            continue
         text = constant_text(value, scope)
         if text not in ("as_live", "never"):
             raise MqlError(f'setting "late" can not be "{text}"', value.span, "Write 'as_live' or 'never'.")
@@ -736,6 +746,16 @@ def _ends(plan: Logical) -> bool:
     return node.until.kind != "live"
 
 
+def _check_revisions(query: syntax.Query, emit: syntax.Emit, window: Window) -> None:
+    """Rows are revised where each window has rows of its own that nothing else rests on."""
+    if window.kind not in ("tumbling", "hopping", "cumulate", "several") or not _is_grouped(query):
+        hint = "Add an aggregate and a window such as WINDOW TUMBLING 10s; without a window EMIT CHANGES tells them."
+        raise MqlError("REVISIONS needs groups in windows of time", emit.span, hint)
+    for clause, name in ((query.order_by, "ORDER BY"), (query.limit, "LIMIT"), (query.anomaly, "ANOMALY")):
+        if clause:
+            raise MqlError(f"{name} can not follow rows that are revised", emit.span, f"Leave {name} or REVISIONS out.")
+
+
 def _positive(node: syntax.Expression, scope: Scope) -> int:
     us = constant_duration(node, scope)
     if us < 50_000:
@@ -751,7 +771,8 @@ def _check_order(query: syntax.Query, since: Start, until: Start, window: Window
 
 def _at_least(value: int, least: int, name: str, node: syntax.Expression | None) -> None:
     if value < least:
-        raise MqlError(f'"{name}" can not be negative', None if node is None else node.span)
+        what = "can not be negative" if least == 0 else "must be more than nothing"
+        raise MqlError(f'"{name}" {what}', None if node is None else node.span)
 
 
 class _Refusing:

@@ -67,7 +67,7 @@ def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) ->
     ends = parts.scan.until.kind != "live"
     late_matters = not ends or bound.as_live
     speak = parts.speak
-    replaces = speak.kind in ("changes", "every") or speak.early_us is not None
+    replaces = speak.kind in ("changes", "every") or speak.early_us is not None or speak.revise_us > 0
     keyed = keeps_top(parts) or (parts.group is not None and replaces)
     return Plan(
         text=text,

@@ -129,12 +129,16 @@ class Arrange:
 
 @dataclass(frozen=True, slots=True)
 class Speak:
-    """When rows are told. `kind`: rows (each at once), final, changes, every. Times in microseconds."""
+    """When rows are told. `kind`: rows (each at once), final, changes, every. Times in microseconds.
+
+    `revise_us`: for so long after a window has closed, late rows re-open it and its row is told anew.
+    """
 
     input: Logical
     kind: str
     every_us: int | None
     early_us: int | None
+    revise_us: int = 0
 
 
 Logical = Scan | Sample | Filter | Group | Windowed | Detect | Project | Arrange | Speak
@@ -192,7 +196,8 @@ def _line(node: Logical) -> str:
         case Speak():
             every = "" if node.every_us is None else f" every {show_us(node.every_us)}"
             early = "" if node.early_us is None else f" with early {show_us(node.early_us)}"
-            return f"emit {node.kind}{every}{early}"
+            revised = "" if not node.revise_us else f" with revisions for {show_us(node.revise_us)}"
+            return f"emit {node.kind}{every}{early}{revised}"
         case _:
             assert_never(node)
 

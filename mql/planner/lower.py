@@ -66,6 +66,11 @@ class Parts:
             return self.group.window
         return self.windowed.window if self.windowed is not None else None
 
+    @property
+    def patience_us(self) -> int:
+        """How far behind its split a window may have ended and still take a row."""
+        return self.scan.lateness_us + self.speak.revise_us
+
 
 def parts_of(top: Logical) -> Parts:
     """Take a logical plan apart."""
@@ -225,7 +230,7 @@ def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | Non
     extra = [f"{pane} AS p"]
     late = None
     if late_matters and window.kind != "none":
-        over = f'("__m" - {parts.scan.lateness_us})'
+        over = f'("__m" - {parts.patience_us})'
         late = f"{windows.row_end_sql(window, TIME)} <= {over}"
         if shared:
             over_end = windows.end_grid_sql(window, f"greatest({over}, {windows.NEVER // 2})")
@@ -259,6 +264,7 @@ def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> 
         emit=speak.kind,
         every_us=speak.every_us,
         early_us=speak.early_us,
+        revise_us=speak.revise_us,
         blanks=_blanks(parts, partial),
     )
 

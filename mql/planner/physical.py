@@ -151,7 +151,8 @@ class Final:
     with $since < end <= $until that start at or after $not_before, with __ws, __we, _key, __keep (HAVING holds).
     `open` gives what of a state table (as `held`) belongs to windows that end after $until.
     `emit`: final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before
-    their time, marked final=false. `blanks` give the state's tables without rows.
+    their time, marked final=false. `revise_us`: for so long after it closed, a window takes rows and is told anew.
+    `blanks` give the state's tables without rows.
     """
 
     window: Window
@@ -164,6 +165,7 @@ class Final:
     emit: str
     every_us: int | None
     early_us: int | None
+    revise_us: int
     blanks: tuple[str, ...]
 
 

@@ -173,6 +173,12 @@ def may_end_between(window: Window, since_us: int, until_us: int) -> bool:
     return (until_us - phase) // step > (since_us - phase) // step
 
 
+def may_have_ended(window: Window, pane: int, until_us: int) -> bool:
+    """Whether a window that holds this pane may have ended at or before `until_us`."""
+    shorter = HOUR_US if any(_by_clock(one) for one in (window, *window.of)) else 0
+    return pane + window.pane - shorter <= until_us
+
+
 def ends_after_sql(window: Window, end: str, until: str, by: str = NUMBER) -> str:
     """A list of the ends of windows after one that is an end itself, up to `until`."""
     if window.kind == "several":

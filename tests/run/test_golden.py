@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.golden import GOLDEN, Case, all_cases, as_json, read, with_rows, write
 from support.random_queries import SHAPE, normal
-from support.routes import batched, catalog, plan_of, raws, streamed
+from support.routes import as_live, batched, catalog, plan_of, raws, streamed
 
 from mql.exec.items import Raw
 from mql.exec.kernel import Kernel
@@ -60,15 +60,12 @@ def test_a_case_gives_its_rows_by_every_route(case: Case) -> None:
         return
     want = expected(case.live)
     live = plan_of(case.query, catalog(SHAPE, bounded=False, lateness_us=case.lateness_us, unit="s"))
-    as_live = plan_of(
-        f"{case.query} SETTINGS late = 'as_live'",
-        catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"),
-    )
+    judged = plan_of(as_live(case.query), catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"))
     for tasks in (1, 4):
         assert compared(streamed(live, rounds, KERNEL, tasks)) == want
     assert compared(streamed(live, rounds, KERNEL, 2, restart_every=1)) == want
-    assert compared(batched(as_live, rounds, KERNEL)) == want
-    assert compared(streamed(as_live, rounds, KERNEL)) == want
+    assert compared(batched(judged, rounds, KERNEL)) == want
+    assert compared(streamed(judged, rounds, KERNEL)) == want
 
 
 @pytest.mark.skipif("MQL_ACCEPT" not in os.environ, reason="only with MQL_ACCEPT=1: writes what the batch gives")

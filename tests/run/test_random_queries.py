@@ -10,7 +10,7 @@ import random
 
 import pytest
 from support.random_queries import SHAPE, Draw, Stream, normal, random_query, random_stream
-from support.routes import batched, catalog, plan_of, raws, streamed
+from support.routes import as_live, batched, catalog, plan_of, raws, streamed
 
 from mql.exec.items import Raw
 from mql.exec.kernel import Kernel
@@ -47,10 +47,8 @@ def check(seed: int, rng: random.Random, stream: Stream, draw: Draw) -> None:
         return
     live = plan_of(draw.text, catalog(SHAPE, bounded=False, lateness_us=stream.lateness_us))
     assert normal(streamed(live, rounds, KERNEL, tasks, restart)) == want_live, f"live stream, {where}"
-    as_live = plan_of(
-        f"{draw.text} SETTINGS late = 'as_live'", catalog(SHAPE, bounded=True, lateness_us=stream.lateness_us)
-    )
-    assert normal(batched(as_live, rounds, KERNEL)) == want_live, f"batch as live, {where}"
+    judged = plan_of(as_live(draw.text), catalog(SHAPE, bounded=True, lateness_us=stream.lateness_us))
+    assert normal(batched(judged, rounds, KERNEL)) == want_live, f"batch as live, {where}"
 
 
 def random_rounds(rng: random.Random, stream: Stream) -> list[list[Raw]]:

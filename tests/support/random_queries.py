@@ -364,6 +364,10 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
         ranked = "a0 DESC NULLS LAST" + "".join(f", {name} NULLS LAST" for name in names)
         scope = f"PARTITION BY {'w, ' * (kind == 'several')}ws, we " if windowed else ""
         tail = f" QUALIFY row_number() OVER ({scope}ORDER BY {ranked}) <= {n}"
+    if windowed and not tail and rng.random() < 0.2:
+        early = rng.choice(("final", "final with early 1s", "changes every 1s"))
+        text += f" emit {early} with revisions settings revisions_for = '{(kept := rng.choice((1, 5, 30)))}s'"
+        lateness_us += kept * SECOND
     keyed = ", ".join(f"{sql} AS k{i}" for i, (_, sql) in enumerate(keys))
     found = ", ".join([*names, *(f"{sql} AS a{i}" for i, (_, sql) in enumerate(calls))])
 

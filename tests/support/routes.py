@@ -39,6 +39,11 @@ def plan_of(text: str, catalog: Catalog, **given: Any) -> Plan:
     return compile_query(text, catalog, **given)
 
 
+def as_live(text: str) -> str:
+    """The query, asked what a live one would have said."""
+    return f"{text}{',' if ' settings ' in text.lower() else ' SETTINGS'} late = 'as_live'"
+
+
 def raws(events: Sequence[tuple[int, int, str]]) -> list[Raw]:
     """Events (split, offset, text), in the order they came, as one raw batch a split."""
     found: list[Raw] = []
