@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.for-tests check
 	@sh tests/support/install.sh
-	@$(PYTEST) -n 2 --dist loadfile
+	@$(PYTEST) -n 2 --dist worksteal
 
 check: $(VENV)/.for-tests
 	@$(BIN)/ruff check --quiet .
