@@ -94,7 +94,7 @@ def method_lines() -> Iterator[str]:
     yield from (
         "## Methods of ANOMALY",
         "",
-        "`USING method(name => value, …)`, or `USING method(value)` for the first.",
+        "`USING method(name => value, …)`. Which one to choose: [anomaly.md](anomaly.md).",
     )
     for method in METHODS:
         yield from ("", f"### {method.name}", "", method_text(method), "")

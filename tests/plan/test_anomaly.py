@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from mql.catalog import Catalog, SourceInfo, TimeRule
@@ -13,6 +16,9 @@ from mql.planner.explain import explain
 from mql.planner.logical import Detect, find
 from mql.planner.physical import Anomaly, Plan
 from mql.schema import BIGINT, DOUBLE, VARCHAR, Field, Shape
+from sources.generator import SHAPE as GENERATED
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "anomaly.md"
 
 SHAPE = Shape(
     (
@@ -184,6 +190,20 @@ def test_what_does_not_fit_together_is_refused_with_a_hint(clause: str, message:
     assert raised.value.span is not None
     if hint is not None:
         assert hint in str(raised.value.hint)
+
+
+def test_the_examples_of_the_page_are_right() -> None:
+    text = PAGE.read_text()
+    requests = Catalog({"requests": SourceInfo("requests", GENERATED)})
+    queries = re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert queries
+    for query in queries:
+        compile_query(query, requests)
+    written = re.findall(r"\| `(ANOMALY ON [^`]*|… [^`]*)` \|", text)
+    assert len(written) >= 9
+    for clause in written:
+        what = clause.replace("…", "ANOMALY ON cpu").replace("requests", "n").replace("p99", "p99(cpu)")
+        spec_of(what.replace("\\|", "|"))
 
 
 def test_it_needs_a_window_of_time() -> None:
