@@ -14,6 +14,7 @@ from mql.errors import MqlError
 from mql.exec.backfill import SEAM, Backfill, Stopped
 from mql.exec.clock import Clock
 from mql.exec.collect import Collector
+from mql.exec.drift import Drift
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Warn
 from mql.exec.graph import Graph
 from mql.exec.hub import Feed, Hub
@@ -83,6 +84,7 @@ class Execution:
             for spec in stage.operators
             if isinstance(spec, Final)
         ) or any(stage.parallel == "one" and plan.result.keyed for stage in plan.stages)
+        self._drift: Drift | None = None
         self._next_tick_us = 0
         self._next_progress_us = 0
         self._rate = 0.0
@@ -137,10 +139,22 @@ class Execution:
         if now_us >= self._next_progress_us:
             self._next_progress_us = now_us + PROGRESS_US
             self._measure(now_us)
+            self._look_for_drift()
             self.results.progress(self.numbers())
         options = self.options
         if options.timeout_s is not None and now_us - self.started_us >= options.timeout_s * 1e6:
             self.end("timeout")
+
+    def _look_for_drift(self) -> None:
+        """The source's events may have changed their shape; the query does not, and says so."""
+        if self.hub is None:
+            return
+        shape = self.hub.source.info.shape
+        if self._drift is None:
+            self._drift = Drift(self.plan.scan, shape)
+        detail = self._drift.look(shape)
+        if detail is not None:
+            self.results.say(Warn({"code": "shape-drift", "detail": detail}))
 
     def go_live(self) -> None:
         """History is done: from now on the ring lets go of what slow readers have not had."""
