@@ -25,7 +25,7 @@ from server.encode import Look
 
 FLUSH_S = 0.05
 FLUSH_ROWS = 500
-TAKE_FRAMES = 100
+TAKE_FRAMES = 8  # a reader that stops holds no more than these
 BEAT_S = 10.0
 RETRY_MS = 2000
 OVER = "end."  # a cursor that begins so was given with the last frame: nothing can follow
