@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, assert_never
@@ -52,12 +53,21 @@ class Collector:
         self._on_barrier = on_barrier
         self._late = late
         self._watermarks = [MIN_US] * tasks
-        self._barriers: dict[int, int] = {}
+        self._behind: dict[int, deque[Item]] = {}
+        self._epoch = 0
         self._ended = 0
         self._open: dict[tuple[int, int], Sealing] = {}
         self._guard = threading.RLock()
 
     def tell(self, task: int, item: Item) -> None:
+        """What comes behind a barrier waits until the barrier has come from all tasks: so it cuts the results too."""
+        with self._guard:
+            if task in self._behind:
+                self._behind[task].append(item)
+            else:
+                self._take(task, item)
+
+    def _take(self, task: int, item: Item) -> None:
         with self._guard:
             if self._closed:
                 return
@@ -69,12 +79,12 @@ class Collector:
                 case Tick():
                     pass
                 case Barrier(epoch):
-                    self._barriers[epoch] = self._barriers.get(epoch, 0) + 1
-                    if self._barriers[epoch] + self._ended == len(self._watermarks):
-                        del self._barriers[epoch]
-                        self._on_barrier(epoch)
+                    self._behind[task] = deque()
+                    self._epoch = epoch
+                    self._align()
                 case End():
                     self._ended += 1
+                    self._align()
                     self._watermark(task, MAX_US)
                     if self._ended == len(self._watermarks):
                         self._on_end("done")
@@ -82,6 +92,16 @@ class Collector:
                     self._on_end("limit")
                 case _:
                     assert_never(item)
+
+    def _align(self) -> None:
+        """Where all tasks have sent the barrier, or have ended, what waited behind it goes on."""
+        if not self._behind or len(self._behind) + self._ended < len(self._watermarks):
+            return
+        self._on_barrier(self._epoch)
+        behind, self._behind = self._behind, {}
+        for task, items in behind.items():
+            for item in items:
+                self.tell(task, item)
 
     def rows(self, table: pa.Table) -> None:
         """Rows as the operators give them; with the last that is asked for the query ends."""

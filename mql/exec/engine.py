@@ -132,6 +132,10 @@ class Engine:
 
     # --- asking ----------------------------------------------------------------------------------------
 
+    def plan(self, text: str, params: Mapping[str, Any] | None = None) -> Plan:
+        """The plan by which the query would run now. MqlError where it is wrong."""
+        return self._compile(text, params, None).plan
+
     def validate(self, text: str, params: Mapping[str, Any] | None = None) -> None:
         """MqlError where the query is wrong."""
         self._compile(text, params, None)
@@ -163,15 +167,19 @@ class Engine:
         text: str,
         params: Mapping[str, Any] | None = None,
         options: Options = DEFAULTS,
+        *,
+        wait_for_readers: bool = False,
     ) -> Running:
         """Goes on with a live query from a snapshot of it: what it knew, and at the very next offset of each split.
 
-        It needs as many workers as it had. It shares with nobody, and drops nothing.
+        It needs as many workers as it had. It shares with nobody, and drops nothing: where `wait_for_readers` holds,
+        it waits for the slowest of its readers. A snapshot that knows nothing but positions begins there.
         """
         compiled = self._compile(text, params, options.early_us)
         plan = compiled.plan
         with self._starting:
-            execution = Execution(plan, self._runtime, self._clock, Results(secrets.token_hex(4)), options)
+            results = Results(secrets.token_hex(4), keep_all=wait_for_readers)
+            execution = Execution(plan, self._runtime, self._clock, results, options)
             execution.on_over = self._forget
             self._begin_live(execution, self.source(plan.scan.source), snapshot)
             return self._asker(execution, compiled, options)
@@ -379,6 +387,11 @@ class Engine:
         )
         graph = connect(plan, counts, make, collector.tell, lambda: execution.results.full)
         execution.graph, execution.collector = graph, collector
+        if restored is not None and restored.tasks and set(restored.tasks) != {task.name for task in graph.tasks}:
+            collector.close()
+            for session in sessions.values():
+                session.close()
+            raise OtherPlan()
         last = graph.stages[-1]
 
         def on_room() -> None:
@@ -500,6 +513,12 @@ def tables_of(running: Running) -> Iterator[pa.Table]:
     finally:
         subscription.close()
         running.cancel("done")
+
+
+class OtherPlan(MqlError):
+    def __init__(self) -> None:
+        hint = "Run it with as many workers as before, or begin anew."
+        super().__init__("the snapshot is of another plan, or of another number of tasks", hint=hint, code="other-plan")
 
 
 def goes_on(not_before_us: int) -> None:

@@ -81,6 +81,7 @@ class Feed:
     guard: threading.Lock = field(default_factory=threading.Lock)
     may_drop: bool = True
     passed: dict[int, int] = field(default_factory=dict)
+    reached: dict[int, pa.Table] = field(default_factory=dict)
     _barriers: dict[int, int] = field(default_factory=dict)
     _sent: dict[int, int] = field(default_factory=dict)
     _shares_joined: int = 0
@@ -114,14 +115,15 @@ class Feed:
         with self.guard:
             self._barriers = dict.fromkeys(range(len(self.channels)), epoch)
 
-    def put_barrier(self, share: int, positions: Mapping[int, int]) -> None:
-        """A border of this share: the barrier goes in, if one is asked for."""
+    def put_barrier(self, share: int, positions: Mapping[int, int], splits: Splits) -> None:
+        """A border of this share: the barrier goes in, if one is asked for; how far its splits had come is noted."""
         if not self._barriers:
             return
         with self.guard:
             epoch = self._barriers.pop(share, None) if self.held is None else None
             if epoch is not None:
                 self.passed.update(positions)
+                self.reached[share] = splits.snapshot(only=positions)
                 self.channels[share].put(Barrier(epoch))
 
     def go_live(self) -> None:
@@ -445,7 +447,7 @@ class Share:
     def _attach(self) -> None:
         """A border: who asked is in from here on, and barriers go in."""
         for feed in self._feeds:
-            feed.put_barrier(self.number, self.positions)
+            feed.put_barrier(self.number, self.positions, self.hub.splits)
         with self._guard:
             asked, self._asked = self._asked, []
             self._feeds = (*self._feeds, *(feed for feed in asked if feed not in self._feeds))

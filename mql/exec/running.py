@@ -21,6 +21,7 @@ from mql.exec.hub import Feed, Hub
 from mql.exec.items import MAX_US, MIN_US, State, Tick
 from mql.exec.results import Cursor, Reading, Results, cursor_of
 from mql.exec.runtimes import Runtime
+from mql.exec.splits import Splits
 from mql.exec.state import Snapshot
 from mql.planner.physical import CountWindows, Final, Plan, SelectRows
 
@@ -70,6 +71,8 @@ class Execution:
         self.feed: Feed | None = None
         self.backfill: Backfill | None = None
         self.not_before_us = MIN_US
+        self.barrier_at: Cursor | None = None
+        """What was told before the last barrier ends here."""
         self.on_over: Callable[[Execution], None] = lambda execution: None
         self.lost: Lost = Lost()
         self._clock = clock
@@ -172,21 +175,31 @@ class Execution:
         with self._snapshots:
             self._epoch += 1
             self._states = {}
+            self.barrier_at = None
             self._whole.clear()
             self.feed.ask_barrier(self._epoch)
             if not self._whole.wait(timeout_s) or self.over:
                 raise MqlError("the query ended, or gave no snapshot in time", code="no-snapshot")
-            return Snapshot(dict(self._states), self.hub.splits.snapshot(), dict(self.feed.passed))
+            splits = Splits.together(self.feed.reached.values())
+            return Snapshot(dict(self._states), splits, dict(self.feed.passed))
 
     def on_snapshot(self, task: str, epoch: int, states: Mapping[int, State]) -> None:
         if epoch == self._epoch:
             self._states[task] = states
+            self._look_whether_whole()
 
     def on_barrier(self, epoch: int) -> None:
         """A barrier has passed all tasks."""
         if epoch == SEAM and self.feed is not None:
             self.results.say(Phase({"phase": "live", "share": 1.0, "offsets": dict(self.feed.positions)}))
         elif epoch == self._epoch:
+            self.barrier_at = self.results.place
+            self._look_whether_whole()
+
+    def _look_whether_whole(self) -> None:
+        """The barrier has passed all tasks, and all of them have said what they knew: the last says so after it."""
+        assert self.graph is not None
+        if self.barrier_at is not None and len(self._states) == len(self.graph.tasks):
             self._whole.set()
 
     def join_at(self, us: int) -> None:

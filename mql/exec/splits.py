@@ -6,13 +6,14 @@ Knows no clock: whoever calls says what time it is.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mql.exec.items import MIN_US
 
@@ -112,8 +113,8 @@ class Splits:
         start = min(state.reached for state in spoken if state.heard_us == silent_since)
         return start + max(0, now_us - silent_since - self._idle_timeout_us)
 
-    def snapshot(self) -> pa.Table:
-        """One row a split."""
+    def snapshot(self, only: Collection[int] | None = None) -> pa.Table:
+        """One row a split, or each of those."""
         with self._guard:
             rows = [
                 {
@@ -124,8 +125,19 @@ class Splits:
                     "frontier": self._frontier,
                 }
                 for split, state in sorted(self._splits.items())
+                if only is None or split in only
             ]
             return pa.Table.from_pylist(rows, schema=SNAPSHOT)
+
+    @staticmethod
+    def together(parts: Iterable[pa.Table]) -> pa.Table:
+        """Snapshots of different splits as one, as of the earliest: the frontier is the least that one of them knew."""
+        whole = pa.concat_tables(parts)
+        if not whole.num_rows:
+            return whole
+        least = pc.min(whole.column("frontier"))
+        frontier = pa.repeat(least, whole.num_rows)
+        return whole.set_column(whole.schema.get_field_index("frontier"), SNAPSHOT.field("frontier"), frontier)
 
     def restore(self, table: pa.Table, now_us: int) -> None:
         """Takes over a snapshot; several calls merge. What was not idle then is not idle now: a pause of ours is no

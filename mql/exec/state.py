@@ -48,6 +48,7 @@ def snapshot_bytes(snapshot: Snapshot) -> bytes:
     parts = {name: _table_bytes(table) for name, table in tables.items()}
     header = json.dumps(
         {
+            "tasks": list(snapshot.tasks),
             "tables": [[name, len(data)] for name, data in parts.items()],
             "positions": {str(split): offset for split, offset in snapshot.positions.items()},
         }
@@ -66,7 +67,7 @@ def snapshot_from_bytes(data: bytes) -> Snapshot:
         raise BadState("the snapshot is damaged: its checksum does not match")
     at = _LENGTH_BYTES + int.from_bytes(body[:_LENGTH_BYTES], "big")
     header = json.loads(body[_LENGTH_BYTES:at])
-    tasks: dict[str, dict[int, dict[str, pa.Table]]] = {}
+    tasks: dict[str, dict[int, dict[str, pa.Table]]] = {name: {} for name in header["tasks"]}
     splits = None
     for name, length in header["tables"]:
         table = _table_from_bytes(body[at : at + length])
