@@ -28,6 +28,8 @@ class Afterwards:
         """More rows of the statement; what can be told now."""
         if not self._operators:
             yield table
+        elif WINDOW_END not in table.column_names:
+            yield from self._through((Batch(table),))
         elif table.num_rows:
             complete_us = table.column(WINDOW_END)[-1].as_py() - 1
             yield from self._through((Batch(table), Watermark(complete_us)))

@@ -21,9 +21,9 @@ from mql.planner.binding import (
     constant_number,
 )
 from mql.planner.expressions import Aggregate, Apply, Bound, Convert, Output, walk
-from mql.planner.logical import Detect, Logical
+from mql.planner.logical import Detect, Logical, Track
 from mql.planner.physical import Window
-from mql.schema import BIGINT, BOOLEAN, DOUBLE, TIMESTAMP, VARCHAR, DataType
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType
 
 COLUMNS: tuple[tuple[str, DataType], ...] = (
     ("is_anomaly", BOOLEAN),
@@ -140,6 +140,34 @@ def bind_anomaly(
 def zeros_of(calls: Sequence[Aggregate]) -> tuple[int, ...]:
     """The aggregates that are 0 where a group has no events."""
     return tuple(i for i, call in enumerate(calls) if call.name in ZEROS)
+
+
+# --- Mantis' rows ----------------------------------------------------------------------------------------
+
+
+def is_tracking(query: syntax.Query) -> bool:
+    """`select * … anomaly mad cpu 1.0 2.5`: Mantis' form, over rows that nothing groups."""
+    assert query.anomaly is not None
+    method = query.anomaly.method
+    is_mantis = method is not None and method.name == "mad" and len(method.args) == 2 and not method.named
+    return is_mantis and not (query.windows or query.group_by or query.anomaly.options)
+
+
+def bind_tracking(query: syntax.Query, below: Logical, scope: Scope) -> Track:
+    """Its step and its multiple; the rows come in their order, so ORDER BY has no place here."""
+    node = query.anomaly
+    assert node is not None
+    assert node.method is not None
+    if query.order_by or (query.limit is not None and query.limit.per):
+        hint = "Leave ORDER BY and LIMIT PER out, or add WINDOW and GROUP BY."
+        raise MqlError("ANOMALY over plain rows keeps their order", node.span, hint)
+    value = bind_expression(node.on, scope)
+    if value.type == JSON:
+        value = Convert(value, DOUBLE)
+    if not is_number(value.type):
+        raise MqlError(f"ANOMALY needs a number, and this is {value.type}", node.on.span, "Cast it: x::DOUBLE.")
+    step, times = (constant_number(number, scope) for number in node.method.args)
+    return Track(below, value, step, times)
 
 
 # --- which number ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from mql import syntax
 from mql.aggregates import OF_DISTINCT, UNMOVED_BY_DISTINCT, AggregateRow, aggregate_row, result_type
 from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, Span, did_you_mean
-from mql.planner.anomaly import Grouped, bind_anomaly, outputs_of, with_columns, zeros_of
+from mql.planner.anomaly import Grouped, bind_anomaly, bind_tracking, is_tracking, outputs_of, with_columns, zeros_of
 from mql.planner.binding import (
     Scope,
     bind_condition,
@@ -349,7 +349,9 @@ def _mantis_sample(options: Mapping[str, object], node: syntax.Sample, scope: Sc
 
 
 def _is_grouped(query: syntax.Query) -> bool:
-    if query.group_by or query.having is not None or query.distinct or query.anomaly is not None:
+    if query.group_by or query.having is not None or query.distinct:
+        return True
+    if query.anomaly is not None and not is_tracking(query):
         return True
     expressions = [item.expression for item in query.select] + [order.expression for order in query.order_by]
     return any(_calls_aggregate(expression) for expression in expressions)
@@ -376,12 +378,15 @@ def _plain(
         raise MqlError("a window of events needs an aggregate", query.windows[0].span, "Add count(*) or another one.")
     if window.kind != "none":
         plan = Windowed(plan, window)
+    if query.anomaly is not None:
+        plan = bind_tracking(query, plan, _without_aggregates(scope, "ANOMALY"))
     scope = replace(_without_aggregates(scope, "SELECT"), outputs=window_outputs(window))
     items = _select_items(query.select, scope)
     items = _with_window_columns(items, window)
     ordering = replace(scope, outputs={**scope.outputs, **dict(items)}, outputs_first=False)
     plan = _arrange(query, plan, ordering, items, window)
-    return Project(plan, items), tuple((name, bound.type) for name, bound in items)
+    columns = tuple((name, bound.type) for name, bound in items)
+    return Project(plan, items), columns if query.anomaly is None else (*columns, ("anomalous", BOOLEAN))
 
 
 def _select_items(select: tuple[syntax.SelectItem, ...], scope: Scope) -> tuple[tuple[str, Bound], ...]:

@@ -13,7 +13,7 @@ from mql.parser import parse
 from mql.planner.batch import batch_sql
 from mql.planner.binder import BoundQuery, Given, bind
 from mql.planner.logical import Logical
-from mql.planner.lower import Parts, after_groups, keeps_top, parts_of, stages_of
+from mql.planner.lower import Parts, after_batch, keeps_top, parts_of, stages_of
 from mql.planner.needles import needles
 from mql.planner.physical import NO_WINDOW, Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
@@ -76,7 +76,7 @@ def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) ->
         stages=stages_of(parts, late_matters),
         result=Result(bound.columns, keyed, parts.window not in (None, NO_WINDOW), speak.kind),
         batch=batch_sql(parts, bound.as_live),
-        after_batch=after_groups(parts) if parts.detect is not None else (),
+        after_batch=after_batch(parts),
         as_live=bound.as_live,
         warnings=bound.warnings,
         explain=tree.explain,

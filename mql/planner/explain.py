@@ -19,6 +19,7 @@ from mql.planner.physical import (
     Partial,
     Plan,
     RateSample,
+    RunningMedian,
     SelectRows,
     Stage,
     TakeFirst,
@@ -103,7 +104,7 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("when state grows", spec.merge), ("when a window closes", spec.close)]
         case Arranging():
             return [("when rows are complete", spec.sql)]
-        case TakeFirst():
+        case TakeFirst() | RunningMedian():
             return []
         case Anomaly():
             return [("what is told of a window", spec.project)]
@@ -183,6 +184,8 @@ def operator_name(spec: OperatorSpec) -> str:
             return "sort and cut"
         case TakeFirst(count):
             return f"first {count}"
+        case RunningMedian():
+            return "track the median"
         case Anomaly():
             return f"detect by {spec.method}, tell {spec.emit}"
         case _:

@@ -100,6 +100,17 @@ class Detect:
 
 
 @dataclass(frozen=True, slots=True)
+class Track:
+    """Mantis' `anomaly mad x step times` over plain rows: an estimate that each value moves by `step`; a value above
+    `times` the estimate is anomalous. Adds the column `anomalous`."""
+
+    input: Logical
+    value: Bound
+    step: float
+    times: float
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """The select list: names and expressions."""
 
@@ -141,7 +152,7 @@ class Speak:
     revise_us: int = 0
 
 
-Logical = Scan | Sample | Filter | Group | Windowed | Detect | Project | Arrange | Speak
+Logical = Scan | Sample | Filter | Group | Windowed | Detect | Track | Project | Arrange | Speak
 
 
 def chain(node: Logical) -> Iterator[Logical]:
@@ -185,6 +196,8 @@ def _line(node: Logical) -> str:
             return f"window {show_window(node.window)}"
         case Detect():
             return show_detect(node)
+        case Track():
+            return f"track {show_bound(node.value)} by steps of {node.step:g}, anomalous above {node.times:g} times"
         case Project():
             return "project " + ", ".join(f"{name} := {show_bound(item)}" for name, item in node.items)
         case Arrange():

@@ -20,6 +20,7 @@ from mql.planner.logical import (
     Sampled,
     Scan,
     Speak,
+    Track,
     Windowed,
     chain,
     show_aggregate,
@@ -33,6 +34,7 @@ from mql.planner.physical import (
     OperatorSpec,
     Partial,
     RateSample,
+    RunningMedian,
     SelectRows,
     Stage,
     TakeFirst,
@@ -56,6 +58,7 @@ class Parts:
     group: Group | None
     having: Bound | None
     detect: Detect | None
+    track: Track | None
     arrange: Arrange | None
     project: Project
     speak: Speak
@@ -74,7 +77,7 @@ class Parts:
 
 def parts_of(top: Logical) -> Parts:
     """Take a logical plan apart."""
-    scan = sampled = windowed = group = detect = arrange = project = speak = None
+    scan = sampled = windowed = group = detect = track = arrange = project = speak = None
     above: list[Bound] = []
     below: list[Bound] = []
     for node in chain(top):
@@ -91,6 +94,8 @@ def parts_of(top: Logical) -> Parts:
                 group = node
             case Detect():
                 detect = node
+            case Track():
+                track = node
             case Project():
                 project = node
             case Arrange():
@@ -104,7 +109,7 @@ def parts_of(top: Logical) -> Parts:
         below, above = above, []
     where = conjunction(below) if below else None
     having = conjunction(above) if above else None
-    return Parts(scan, sampled, where, windowed, group, having, detect, arrange, project, speak)
+    return Parts(scan, sampled, where, windowed, group, having, detect, track, arrange, project, speak)
 
 
 def stages_of(parts: Parts, late_matters: bool) -> tuple[Stage, ...]:
@@ -142,6 +147,11 @@ def _rows(
         parts.window is not None,
     )
     arrange = parts.arrange
+    if parts.track is not None:
+        limit = () if arrange is None else (TakeFirst(arrange.limit or 0, parts.scan.until.kind != "live"),)
+        stages.append(_stage(len(stages), stages, (*first, select)))
+        stages.append(Stage(len(stages), "gather", "one", (_tracking(parts.track, parts), *limit)))
+        return tuple(stages)
     if arrange is None:
         stages.append(_stage(len(stages), stages, (*first, select)))
         return tuple(stages)
@@ -153,6 +163,17 @@ def _rows(
     stages.append(_stage(len(stages), stages, (*first, select)))
     stages.append(Stage(len(stages), "gather", "one", (_arranging(parts, arrange),)))
     return tuple(stages)
+
+
+def _tracking(track: Track, parts: Parts) -> RunningMedian:
+    return RunningMedian(track.step, track.times, parts.scan.until.kind != "live")
+
+
+def after_batch(parts: Parts) -> tuple[OperatorSpec, ...]:
+    """What the rows of the batch statement go through still."""
+    if parts.track is not None:
+        return (_tracking(parts.track, parts),)
+    return after_groups(parts) if parts.detect is not None else ()
 
 
 def _kept(sampling: str | None, predicate: str | None) -> str:
@@ -171,6 +192,8 @@ def rows_sql(parts: Parts, source: str) -> str:
         inside = windows.expanded_sql(window, f"(SELECT * FROM ({inside}) WHERE p IS NOT NULL)")
         inside = f"SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM ({inside})"
         at = ['ws AS "__ws"', 'we AS "__we"']
+    if parts.track is not None:
+        at = [*at, f'CAST({expression_sql(parts.track.value)} AS {type_sql(DOUBLE)}) AS "__x"']
     key = ['md5(to_json(row("__s", "__o"))::VARCHAR) AS "_key"'] if keeps_top(parts) else []
     return f"SELECT {', '.join([*items, *at, *PLACE, *order_columns(parts), *key])} FROM ({inside})"
 

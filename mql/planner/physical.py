@@ -227,7 +227,19 @@ class Anomaly:
     seed: str
 
 
-OperatorSpec = SelectRows | Partial | RateSample | CountWindows | Final | Arranging | TakeFirst | Anomaly
+@dataclass(frozen=True, slots=True)
+class RunningMedian:
+    """Adds `anomalous` to rows with a value __x: it is above `times` an estimate, which each value then moves by `step`
+    towards itself. `ordered`: in event order, at the end; else as rows come."""
+
+    step: float
+    times: float
+    ordered: bool
+
+
+OperatorSpec = (
+    SelectRows | Partial | RateSample | CountWindows | Final | Arranging | TakeFirst | Anomaly | RunningMedian
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from mql.planner.logical import (
     Project,
     Sample,
     Scan,
+    Track,
     chain,
     with_input,
 )
@@ -62,6 +63,8 @@ def _expressions(node: Logical) -> Iterator[Bound]:
                 yield from call.args
                 if call.filter is not None:
                     yield call.filter
+        case Track():
+            yield node.value
         case Project():
             yield from (item for _, item in node.items)
         case Arrange():

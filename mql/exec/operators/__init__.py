@@ -12,6 +12,7 @@ from mql.exec.operators.count_windows import CountWindowsOperator
 from mql.exec.operators.final import FinalOperator
 from mql.exec.operators.partial import PartialOperator
 from mql.exec.operators.rate_sample import RateSampleOperator
+from mql.exec.operators.running_median import RunningMedianOperator
 from mql.exec.operators.select_rows import SelectRowsOperator
 from mql.exec.operators.take_first import TakeFirstOperator
 from mql.planner.physical import (
@@ -22,6 +23,7 @@ from mql.planner.physical import (
     OperatorSpec,
     Partial,
     RateSample,
+    RunningMedian,
     SelectRows,
     TakeFirst,
 )
@@ -44,6 +46,8 @@ def build(spec: OperatorSpec, session: Session) -> Operator:
             return ArrangingOperator(spec, session)
         case TakeFirst():
             return TakeFirstOperator(spec, session)
+        case RunningMedian():
+            return RunningMedianOperator(spec, session)
         case Anomaly():
             return AnomalyOperator(spec, session)
         case _:
