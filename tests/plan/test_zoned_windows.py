@@ -107,11 +107,12 @@ def found(window: Window, instants: list[int]) -> dict[int, set[tuple[int, int]]
     return rows
 
 
-@pytest.mark.parametrize(("zone", "day"), CHANGES)
-@pytest.mark.parametrize(("kind", "size", "step"), SIZES)
+# The steps of the day that never was in Apia begin six hours apart, not all at once: that pair is left out.
+@pytest.mark.parametrize(
+    ("zone", "day", "kind", "size", "step"),
+    [(*change, *size) for change in CHANGES for size in SIZES if (change[0], size[2]) != ("Pacific/Apia", 6 * HOUR)],
+)
 def test_windows_are_what_the_clock_shows(zone: str, day: str, kind: str, size: int, step: int) -> None:
-    if (zone, step) == ("Pacific/Apia", 6 * HOUR):
-        pytest.skip("the steps of a day that never was begin six hours apart, not all at once")
     window = (windows.cumulate if kind == "cumulate" else windows.hopping)(size, step, 0, zone)
     instants, _ = readings(zone, day)
     # Each quarter of an hour of three days around the change, at its border and within.
