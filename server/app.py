@@ -15,6 +15,7 @@ from mql.exec.engine import Engine
 from mql.exec.feed import Source
 from server import openapi
 from server.guard import Door, add_headers, guard
+from server.jobs import JOBS, Jobs
 from server.keeping import KEEPER, Keeper
 from server.metrics import Metrics
 from server.routes import ROUTES
@@ -79,10 +80,12 @@ def make_app(engine: Engine, settings: Settings) -> web.Application:
     app[SHARED] = shared
     app[REPLAYS] = {}
     app[KEEPER] = Keeper(settings)
+    app[JOBS] = Jobs(engine, app[KEEPER])
     for route in ROUTES:
         add_route(app, route)
     app.on_response_prepare.append(add_headers)
     app.cleanup_ctx.append(watch_loop)
+    app.cleanup_ctx.append(run_jobs)
     app.on_shutdown.append(end_streams)
     app.on_cleanup.append(let_go)
     return app
@@ -116,6 +119,14 @@ async def let_go(app: web.Application) -> None:
         await asyncio.wait(shared.leaving, timeout=shared.settings.server.stop_within)
     shared.pool.shutdown(wait=False, cancel_futures=True)
     app[KEEPER].close()
+
+
+async def run_jobs(app: web.Application) -> AsyncIterator[None]:
+    """Jobs of the store go on where the last server left them; with this one's end they leave."""
+    shared = app[SHARED]
+    await shared.call(app[JOBS].revive)
+    yield
+    await shared.call(app[JOBS].close)
 
 
 async def watch_loop(app: web.Application) -> AsyncIterator[None]:

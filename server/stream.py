@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar, assert_never
 import pyarrow as pa
 import zstandard
 
-from mql.exec.engine import Running, Subscription
+from mql.exec.engine import Running
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal, Warn
 from server import encode
 from server.encode import Look
@@ -61,13 +61,23 @@ class Bell:
             reader.wake()
 
 
+class Frames(Protocol):
+    """Where a stream's frames come from: a query's results, or a job's log."""
+
+    def take(self, max_frames: int = 100) -> Sequence[Frame]: ...
+
+    def on_ready(self, wake: Callable[[], None] | None) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Tap:
     """One query as a stream has it: `name` is told with every frame where several queries share the stream."""
 
     name: str | None
-    running: Running
-    subscription: Subscription
+    running: Running | None
+    subscription: Frames
 
 
 class Reader:

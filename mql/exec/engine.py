@@ -148,7 +148,11 @@ class Engine:
         """Begins to answer a query: by a run that answers the same already, else by one of its own."""
         if self._closed.is_set():
             raise MqlError("the engine is closed", code="stopping")
-        compiled = self._compile(text, params, options.early_us)
+        asker = self._start(self._compile(text, params, options.early_us), options)
+        asker.params = dict(params or {})
+        return asker
+
+    def _start(self, compiled: Compiled, options: Options) -> Running:
         if compiled.plan.explain is not None:
             return self._explained(compiled, options)
         with self._starting:

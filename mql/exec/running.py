@@ -359,6 +359,7 @@ class Running:
         self.id = f"q-{secrets.token_hex(6)}"
         self.name = options.name
         self.text = text
+        self.params: Mapping[str, Any] = {}
         self.plan_hash = execution.plan.hash
         self.columns: Sequence[tuple[str, str]] = tuple(
             (name, str(type)) for name, type in execution.plan.result.columns

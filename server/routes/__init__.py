@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.routes import health, pages, queries, replays, sources, templates
+from server.routes import health, jobs, pages, queries, replays, sources, templates
 from server.routes.route import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -10,6 +10,7 @@ ROUTES: tuple[Route, ...] = (
     *replays.ROUTES,
     *sources.ROUTES,
     *templates.ROUTES,
+    *jobs.ROUTES,
     *health.ROUTES,
     *pages.ROUTES,
 )

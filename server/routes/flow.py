@@ -6,10 +6,10 @@ import asyncio
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from aiohttp import web
 
-from mql.exec.engine import Running
 from server import encode
 from server.problems import refuse
 from server.routes.asking import CURSOR_LENGTH_MAX, FORMATS, flag_in, one_of
@@ -49,7 +49,14 @@ def cursor_of(request: web.Request) -> str | None:
     return cursor
 
 
-def pen_of(request: web.Request, shared: Shared, kind: str, queries: Mapping[str | None, Running]) -> Pen:
+class HasColumns(Protocol):
+    """What a pen needs to know of a query or a job."""
+
+    @property
+    def columns(self) -> Sequence[tuple[str, str]]: ...
+
+
+def pen_of(request: web.Request, shared: Shared, kind: str, queries: Mapping[str | None, HasColumns]) -> Pen:
     """The pen that writes the format that was asked for. `queries` by the names that their frames will have."""
     int64_text = one_of(request, "int64", ("number", "string")) == "string"
     all_frames = one_of(request, "frames", ("rows", "all")) == "all"

@@ -1,0 +1,575 @@
+"""Jobs over HTTP: made of a template or a query, started and stopped, and their results read from anywhere."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from mql.errors import MqlError
+from mql.exec.engine import Running
+from server import encode
+from server.guard import Handler, decoded, parse_json, read_body
+from server.jobs import JOBS, TRANSITIONS, Job, Jobs, Spec
+from server.problems import Problem, Refusal, of_query, refuse
+from server.routes.asking import INT64, STRING, choice, count, format_of, format_parameter, number_in
+from server.routes.asking import one_of as word
+from server.routes.flow import STREAM_TYPES, cursor_of, flow, is_over_cursor, pen_of
+from server.routes.queries import CURSOR, RESUME, STREAMED, check_readers, json_answer, known
+from server.routes.route import ARROW, CSV, JSON, LINES, Answer, Parameter, Route
+from server.routes.tables import table_answer
+from server.settings import Bytes, Seconds
+from server.shared import shared_of
+from server.stream import Tap, numbers
+from server.templates import NAME as NAME_PATTERN
+from server.templates import BadParams, Label, ParamName, parse_template
+
+ROWS_MAX = 100_000
+MANY_MAX = 1_000
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Guarantee = Literal["at_most_once", "at_least_once", "exactly_once"]
+Restart = Literal["on_failure", "never"]
+
+
+class Said(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HowToRun(Said):
+    """What may be said of any new job."""
+
+    guarantee: Guarantee | None = None
+    checkpoint_every: Annotated[Seconds, Field(ge=0.02, le=3_600)] | None = None
+    restart: Restart | None = None
+    attempts: int | None = Field(default=None, ge=0, le=1_000_000)
+    keep_age: Seconds | None = None
+    keep_bytes: Bytes | None = None
+    labels: dict[ParamName, Label] = Field(default_factory=dict)
+    owner: str | None = Field(default=None, max_length=200)
+    start: bool = True
+
+    def told(self) -> dict[str, Any]:
+        names = ("guarantee", "checkpoint_every", "restart", "attempts", "keep_age", "keep_bytes", "owner")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class NewJob(HowToRun):
+    """A job of a query of its own."""
+
+    name: Name
+    query: str = Field(min_length=1, max_length=65_536)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class NewJobOfTemplate(HowToRun):
+    """A job of a template; several where `params` is a list. Without a name each gets one."""
+
+    name: Name | None = None
+    version: int | None = Field(default=None, ge=1, le=1_000_000)
+    params: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=dict)
+
+
+class Promotion(Said):
+    """What a running query is to be called as a job."""
+
+    name: Name
+    labels: dict[ParamName, Label] = Field(default_factory=dict)
+    owner: str | None = Field(default=None, max_length=200)
+
+
+class Changes(Said):
+    """What may change while a job runs."""
+
+    labels: dict[ParamName, Label] | None = None
+    owner: str | None = Field(default=None, max_length=200)
+    restart: Restart | None = None
+    attempts: int | None = Field(default=None, ge=0, le=1_000_000)
+    keep_age: Seconds | None = None
+    keep_bytes: Bytes | None = None
+
+
+class JobTold(BaseModel):
+    """A job. `results`: how many rows its log has had in all, and from which on it keeps them."""
+
+    name: str
+    state: str
+    reason: str | None
+    guarantee: str
+    template: str | None
+    version: int | None
+    query: str | None
+    params: dict[str, Any]
+    labels: dict[str, str]
+    owner: str | None
+    restart: str
+    created_us: int
+    attempts: int
+    results: dict[str, int]
+    checkpoint: dict[str, Any] | None
+    status: dict[str, Any] | None
+    stream_url: str
+
+
+class JobList(BaseModel):
+    """Jobs by name."""
+
+    jobs: list[JobTold]
+
+
+class RunTold(BaseModel):
+    """One run. `outcome`: stopped, paused, completed, failed, left, lost; None while it runs."""
+
+    id: int
+    started_us: int
+    ended_us: int | None
+    outcome: str | None
+    reason: str | None
+
+
+class RunList(BaseModel):
+    """The newest first."""
+
+    runs: list[RunTold]
+
+
+class LogLine(BaseModel):
+    at_us: int
+    level: str
+    text: str
+
+
+class LogLines(BaseModel):
+    """The newest last."""
+
+    lines: list[LogLine]
+
+
+# --- making and finding -----------------------------------------------------------------------------------------
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """All jobs, or those with a label: `?label=team=playback`, `?state=running`, `?template=error-rate`."""
+    wanted = [pair.partition("=") for pair in request.query.getall("label", [])]
+    state, template = request.query.get("state"), request.query.get("template")
+    jobs = request.app[JOBS]
+
+    def found() -> list[dict[str, Any]]:
+        return [
+            told(job)
+            for job in jobs.all()
+            if state in (None, job.state)
+            and template in (None, job.spec.template)
+            and all(job.spec.labels.get(name) == value for name, _, value in wanted)
+        ]
+
+    return json_answer({"jobs": await shared_of(request).call(found)})
+
+
+async def make_job(request: web.Request) -> web.Response:
+    """A job of a query."""
+    said = NewJob.model_validate(await body_of(request))
+    spec = Spec.model_validate({**said.told(), "query": said.query, "params": said.params, "labels": said.labels})
+    job = await create(request, said.name, spec, said.start)
+    return json_answer(await shared_of(request).call(told, job), 201, Location=f"/v1/jobs/{said.name}")
+
+
+async def make_jobs(request: web.Request) -> web.Response:
+    """A job of a template, or several: one for each of a list of params. All or none of them are made."""
+    shared, jobs = shared_of(request), request.app[JOBS]
+    said = NewJobOfTemplate.model_validate(await body_of(request))
+    name = request.match_info["name"]
+    many = said.params if isinstance(said.params, list) else [said.params]
+    if not 1 <= len(many) <= MANY_MAX:
+        raise refuse(422, "invalid-body", f"params may be a list of 1 to {MANY_MAX}")
+
+    def make() -> list[dict[str, Any]]:
+        kept = jobs.store.template(name, said.version)
+        if kept is None:
+            raise refuse(404, "unknown-template", f'no template "{name[:80]}"', "GET /v1/templates lists them.")
+        template = parse_template(kept.text)
+        defaults = {"guarantee": template.guarantee, "owner": template.owner}
+        common = {**defaults, **said.told(), "labels": {**template.labels, **said.labels}}
+        made: list[Job] = []
+        try:
+            for at, params in enumerate(many):
+                spec = Spec.model_validate({**common, "params": params, "template": name, "version": kept.version})
+                made.append(jobs.create(name_for(name, said.name, at, len(many)), spec, start=said.start))
+        except BaseException:
+            for job in made:
+                jobs.delete(job.name)
+            raise
+        return [told(job) for job in made]
+
+    return json_answer({"jobs": await shared.call(lambda: refusing(make))}, 201)
+
+
+def name_for(template: str, asked: str | None, at: int, many: int) -> str:
+    if asked is not None:
+        return asked if many == 1 else f"{asked}-{at + 1}"
+    return f"{template[:80]}-{secrets.token_hex(4)}"
+
+
+async def promote(request: web.Request) -> web.Response:
+    """Makes a job of a query that runs: it goes on as it is, and its rows are kept from its first on."""
+    said = Promotion.model_validate(await body_of(request))
+    running: Running = await known(shared_of(request), request.match_info["id"])
+    spec = Spec(query=running.text, params=dict(running.params), labels=said.labels, owner=said.owner)
+    job = await create(request, said.name, spec, True, running)
+    return json_answer(await shared_of(request).call(told, job), 201, Location=f"/v1/jobs/{said.name}")
+
+
+async def create(request: web.Request, name: str, spec: Spec, start: bool, adopted: Running | None = None) -> Job:
+    jobs = request.app[JOBS]
+    return await shared_of(request).call(
+        lambda: refusing(lambda: jobs.create(name, spec, start=start, adopted=adopted), spec.query)
+    )
+
+
+async def get_job(request: web.Request) -> web.Response:
+    """A job, how it goes, and its last checkpoint."""
+    return json_answer(await shared_of(request).call(told, await job_of(request)))
+
+
+async def change_job(request: web.Request) -> web.Response:
+    """Changes labels, owner, restarts or how long results are kept, while it runs."""
+    said = Changes.model_validate(await body_of(request))
+    job = await job_of(request)
+    changes = said.model_dump(exclude_none=True)
+    await shared_of(request).call(job.change, changes)
+    return json_answer(await shared_of(request).call(told, job))
+
+
+async def delete_job(request: web.Request) -> web.Response:
+    """Stops it and takes it away, with its results."""
+    job = await job_of(request)
+    await shared_of(request).call(request.app[JOBS].delete, job.name)
+    return web.Response(status=204)
+
+
+def acting(action: str, summary: str) -> Handler:
+    async def act(request: web.Request) -> web.Response:
+        job = await job_of(request)
+        await shared_of(request).call(lambda: refusing(lambda: job.act(action)))
+        return json_answer(await shared_of(request).call(told, job))
+
+    act.__name__ = f"{action}_job"
+    act.__doc__ = summary
+    return act
+
+
+# --- what came of it ----------------------------------------------------------------------------------------------
+
+
+async def stream_job(request: web.Request) -> web.StreamResponse:
+    """Its results: behind a cursor, else from the oldest that is kept, or (`?from=live`) from now on."""
+    shared = shared_of(request)
+    kind = format_of(request, STREAM_TYPES, LINES)
+    cursor = cursor_of(request)
+    live = word(request, "from", ("start", "live"), "start") == "live"
+    if is_over_cursor(cursor):
+        return web.Response(status=204)
+    job = await job_of(request)
+    check_readers(shared)
+    columns = await shared.call(lambda: refusing(job.columns))
+    pen = pen_of(request, shared, kind, {None: Columns(job.name, columns)})
+    reading = await shared.call_or_undo(lambda one: one.close(), lambda: job.read(cursor, live=live))
+    return await flow(request, [Tap(None, None, reading)], pen)
+
+
+class Columns:
+    """What a pen needs to know of a job's results."""
+
+    def __init__(self, id: str, columns: Any) -> None:
+        self.id = id
+        self.columns = columns
+
+
+async def job_results(request: web.Request) -> web.StreamResponse:
+    """Stored rows, by their numbers (`from=0&to=100`) or by when they were stored (`from=2026-01-31T12:00:00Z`)."""
+    shared = shared_of(request)
+    kind = format_of(request, (JSON, LINES, CSV, ARROW), JSON)
+    most = number_in(request, "limit", 10_000, 1, ROWS_MAX)
+    first, since_us = point(request, "from", 0, 0)
+    last, until_us = point(request, "to", 2**62, 2**62)
+    job = await job_of(request)
+
+    def read() -> tuple[Any, Any]:
+        columns = refusing(job.columns)
+        tables, _ = job.log.tables(range(first, last), since_us, until_us, most)
+        empty = encode.schema_of(columns).empty_table()
+        return pa.concat_tables(tables, promote_options="permissive") if tables else empty, columns
+
+    table, columns = await shared.call(read)
+    return await table_answer(request, table, kind, columns)
+
+
+def point(request: web.Request, name: str, row: int, us: int) -> tuple[int, int]:
+    """A row's number, or a moment; the other of both is left as it is."""
+    said = request.query.get(name)
+    if said is None:
+        return row, us
+    if said.isascii() and said.isdigit() and len(said) < 19:
+        return int(said), us
+    try:
+        at = datetime.fromisoformat(said)
+    except ValueError:
+        raise refuse(422, "invalid-parameter", f'"{name}" must be a row\'s number or a moment') from None
+    if at.tzinfo is None:
+        raise refuse(422, "invalid-parameter", f'"{name}" has no time zone', "Write Z behind it for UTC.")
+    return row, round(at.timestamp() * 1e6)
+
+
+async def job_runs(request: web.Request) -> web.Response:
+    """Its runs, the newest first."""
+    n = number_in(request, "n", 20, 1, 200)
+    job = await job_of(request)
+    runs = await shared_of(request).call(request.app[JOBS].store.runs, job.name, n)
+    names = ("id", "started_us", "ended_us", "outcome", "reason")
+    return json_answer({"runs": [{name: run[name] for name in names} for run in runs]})
+
+
+async def job_logs(request: web.Request) -> web.Response:
+    """What happened to it, the newest last."""
+    n = number_in(request, "n", 100, 1, 1_000)
+    job = await job_of(request)
+    return json_answer({"lines": list(await shared_of(request).call(request.app[JOBS].store.logs, job.name, n))})
+
+
+# --- what they share -----------------------------------------------------------------------------------------------
+
+
+async def body_of(request: web.Request) -> Mapping[str, Any]:
+    limit = shared_of(request).settings.server.limits.body
+    raw = decoded(await read_body(request, limit), request.headers.get("Content-Encoding", ""), limit)
+    said = parse_json(raw)
+    if not isinstance(said, dict):
+        raise refuse(422, "invalid-body", "the body is not an object")
+    return said
+
+
+async def job_of(request: web.Request) -> Job:
+    jobs: Jobs = request.app[JOBS]
+    try:
+        return jobs.job(request.match_info["name"])
+    except MqlError as error:
+        raise Refusal(of_query(error, 404)) from None
+
+
+STATUS = {
+    "unknown-job": 404,
+    "unknown-template": 404,
+    "job-exists": 409,
+    "wrong-state": 409,
+    "conflict": 409,
+}
+
+
+def refusing(work: Any, text: str | None = None) -> Any:
+    """Calls it; the user's mistakes become problems."""
+    try:
+        return work()
+    except BadParams as error:
+        faults = [{"pointer": f"/params/{name}", "message": said} for name, said in error.faults.items()]
+        raise Refusal(Problem(422, error.code, error.message, more={"errors": faults})) from None
+    except MqlError as error:
+        shown = error.in_text(text) if text is not None and error.span is not None else error
+        raise Refusal(of_query(shown, STATUS.get(error.code))) from None
+
+
+def told(job: Job) -> dict[str, Any]:
+    spec, running = job.spec, job.running
+    return {
+        "name": job.name,
+        "state": job.state,
+        "reason": job.reason,
+        "guarantee": spec.guarantee,
+        "template": spec.template,
+        "version": spec.version,
+        "query": spec.query,
+        "params": dict(spec.params),
+        "labels": dict(spec.labels),
+        "owner": spec.owner,
+        "restart": spec.restart,
+        "created_us": job.created_us,
+        "attempts": job.attempts,
+        "results": {"rows": job.log.committed.rows, "oldest": job.log.oldest.rows, "readers": job.log.readers},
+        "checkpoint": None if job.checkpointed is None else dict(job.checkpointed),
+        "status": None if running is None else dict(numbers(running.status())),
+        "stream_url": f"/v1/jobs/{job.name}/stream",
+    }
+
+
+ONE = {"name": "The job's name."}
+OF_QUERY = {"id": "The query's id, as POST /v1/queries gave it."}
+MOMENT = {"type": "string", "maxLength": 40}
+
+SUMMARIES = {
+    "start": "Start a job",
+    "stop": "Stop a job",
+    "pause": "Pause a job",
+    "resume": "Go on with a paused job",
+    "restart": "Stop a job and start it again",
+}
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/jobs",
+        list_jobs,
+        "List jobs",
+        "job",
+        (Answer(200, "The jobs.", JobList),),
+        (
+            Parameter("label", "Only jobs with this label: `team=playback`.", STRING),
+            Parameter("state", "Only jobs in this state.", STRING),
+            Parameter("template", "Only jobs of this template.", STRING),
+        ),
+    ),
+    Route(
+        "POST",
+        "/v1/jobs",
+        make_job,
+        "Make a job of a query",
+        "job",
+        (Answer(201, "It is made.", JobTold, headers=("Location",)),),
+        body=NewJob,
+        body_types=(JSON,),
+        problems=(404, 409, 422),
+    ),
+    Route(
+        "POST",
+        "/v1/templates/{name}/jobs",
+        make_jobs,
+        "Make jobs of a template",
+        "job",
+        (Answer(201, "They are made.", JobList),),
+        body=NewJobOfTemplate,
+        body_types=(JSON,),
+        problems=(404, 409, 422),
+        path_notes={"name": "The template's name."},
+    ),
+    Route(
+        "POST",
+        "/v1/queries/{id}:promote",
+        promote,
+        "Make a job of a running query",
+        "job",
+        (Answer(201, "It goes on as a job.", JobTold, headers=("Location",)),),
+        body=Promotion,
+        body_types=(JSON,),
+        problems=(404, 409, 422),
+        path_notes=OF_QUERY,
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{name}",
+        get_job,
+        "Show a job",
+        "job",
+        (Answer(200, "The job.", JobTold),),
+        problems=(404,),
+        path_notes=ONE,
+    ),
+    Route(
+        "PATCH",
+        "/v1/jobs/{name}",
+        change_job,
+        "Change a job",
+        "job",
+        (Answer(200, "It is changed.", JobTold),),
+        body=Changes,
+        body_types=(JSON,),
+        problems=(404, 422),
+        path_notes=ONE,
+    ),
+    Route(
+        "DELETE",
+        "/v1/jobs/{name}",
+        delete_job,
+        "Delete a job and its results",
+        "job",
+        (Answer(204, "It is gone."),),
+        problems=(404,),
+        path_notes=ONE,
+    ),
+    *(
+        Route(
+            "POST",
+            f"/v1/jobs/{{name}}:{action}",
+            acting(action, SUMMARIES[action]),
+            SUMMARIES[action],
+            "job",
+            (Answer(200, "Done.", JobTold),),
+            problems=(404, 409, 422),
+            path_notes=ONE,
+        )
+        for action in TRANSITIONS
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{name}/stream",
+        stream_job,
+        "Read a job's results as they come",
+        "job",
+        (Answer(200, STREAMED, types=STREAM_TYPES), Answer(204, "It is over, and all of it was read.")),
+        (
+            format_parameter("ndjson", "sse", "csv", "arrow"),
+            choice("from", "Where to begin without a cursor.", ("start", "live")),
+            CURSOR,
+            RESUME,
+            INT64,
+            Parameter("frames", "`all`: every frame, in NDJSON too.", {"type": "string", "enum": ["all", "rows"]}),
+            Parameter(
+                "batch",
+                "`1`: one unnamed event per row, in SSE.",
+                {"type": "string", "enum": ["0", "1", "true", "false"]},
+            ),
+        ),
+        problems=(404, 422),
+        path_notes=ONE,
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{name}/results",
+        job_results,
+        "Read a job's stored results",
+        "job",
+        (Answer(200, "The rows.", types=(JSON, LINES, CSV, ARROW)),),
+        (
+            Parameter("from", "The first row's number, or a moment.", MOMENT),
+            Parameter("to", "The number behind the last row's, or a moment.", MOMENT),
+            count("limit", "At most so many rows.", 1, ROWS_MAX),
+            format_parameter("json", "ndjson", "csv", "arrow"),
+            INT64,
+        ),
+        problems=(404, 422),
+        path_notes=ONE,
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{name}/runs",
+        job_runs,
+        "List a job's runs",
+        "job",
+        (Answer(200, "The runs.", RunList),),
+        (count("n", "At most so many.", 1, 200),),
+        problems=(404, 422),
+        path_notes=ONE,
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{name}/logs",
+        job_logs,
+        "Read what happened to a job",
+        "job",
+        (Answer(200, "The lines.", LogLines),),
+        (count("n", "At most so many.", 1, 1_000),),
+        problems=(404, 422),
+        path_notes=ONE,
+    ),
+)

@@ -1,0 +1,210 @@
+"""Jobs over HTTP: made, started, stopped, brought back; and what their readers see."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.serving import Served, served
+
+from server.jobs import TRANSITIONS
+from sources.http import HttpSource
+from sources.memory import MemorySource
+
+WAIT_S = 15.0
+TEMPLATE = """
+name: big-orders
+params:
+  least: {type: number, default: 10, min: 0}
+labels: {team: shop}
+query: SELECT id FROM orders WHERE total >= $least
+"""
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    until = time.monotonic() + WAIT_S
+    while time.monotonic() < until:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"it did not come to that: {what()}")
+
+
+def state_of(server: Served, name: str) -> str:
+    return str(server.get(f"/v1/jobs/{name}").json()["state"])
+
+
+def wait_for_state(server: Served, name: str, state: str) -> None:
+    wait_for(lambda: state_of(server, name) == state)
+
+
+def rows_of(server: Served, name: str, query: str = "") -> list[Any]:
+    found = server.get(f"/v1/jobs/{name}/results{query}")
+    assert found.status == 200, found.body
+    return list(found.json()["rows"])
+
+
+def memory() -> MemorySource:
+    return MemorySource("events", [{"ts": 1, "n": 1}], bounded=False)
+
+
+def test_a_job_outlives_its_readers_and_they_go_on_from_their_cursor() -> None:
+    with served() as server:
+        server.events("orders", {"id": 0, "total": 1})
+        made = server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders", "labels": {"team": "a"}})
+        assert made.status == 201, made.body
+        wait_for_state(server, "j", "running")
+        server.events("orders", {"id": 1}, {"id": 2})
+        with server.stream("GET", "/v1/jobs/j/stream", Accept="text/event-stream") as stream:
+            assert stream.event()["event"] == "meta"
+            first = stream.until("rows")
+        server.events("orders", {"id": 3}, {"id": 4})
+        with server.stream("GET", "/v1/jobs/j/stream", Accept="text/event-stream", Last_Event_ID=first["id"]) as stream:
+            rest = stream.rows(2)
+        assert first["data"] == '[{"id":1},{"id":2}]'
+        assert rest == [{"id": 3}, {"id": 4}]
+        wait_for(lambda: len(rows_of(server, "j")) == 4)
+        assert rows_of(server, "j", "?from=1&to=3") == [{"id": 2}, {"id": 3}]
+        assert server.get("/v1/jobs?label=team=a").json()["jobs"][0]["results"]["rows"] == 4
+        assert server.get("/v1/jobs?label=team=b").json()["jobs"] == []
+
+
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+def test_a_job_that_was_stopped_misses_nothing(guarantee: str) -> None:
+    source = memory()
+    with served([source]) as server:
+        said = {"name": "j", "query": "SELECT n FROM events", "guarantee": guarantee, "checkpoint_every": 0.05}
+        assert server.post("/v1/jobs", said).status == 201
+        wait_for_state(server, "j", "running")
+        source.push(0, [{"ts": 2, "n": 2}])
+        wait_for(lambda: len(rows_of(server, "j")) == 1)
+        assert server.post("/v1/jobs/j:pause").json()["state"] == "paused"
+        source.push(0, [{"ts": 3, "n": 3}])
+        assert server.post("/v1/jobs/j:resume").status == 200
+        wait_for(lambda: len(rows_of(server, "j")) == 2)
+        assert server.post("/v1/jobs/j:stop").json()["state"] == "stopped"
+        source.push(0, [{"ts": 4, "n": 4}])
+        assert server.post("/v1/jobs/j:start").status == 200
+        wait_for(lambda: len(rows_of(server, "j")) == 3)
+        assert rows_of(server, "j") == [{"n": 2}, {"n": 3}, {"n": 4}]
+        assert [run["outcome"] for run in server.get("/v1/jobs/j/runs").json()["runs"]] == [None, "stopped", "paused"]
+
+
+def test_jobs_survive_the_server(tmp_path: Path) -> None:
+    source = memory()
+    said = {"query": "SELECT n FROM events", "guarantee": "exactly_once", "checkpoint_every": 0.05}
+    with served([source], home=tmp_path) as server:
+        server.post("/v1/jobs", {"name": "a", **said})
+        server.post("/v1/jobs", {"name": "b", **said, "start": False})
+        wait_for_state(server, "a", "running")
+        source.push(0, [{"ts": 2, "n": 2}])
+        wait_for(lambda: len(rows_of(server, "a")) == 1)
+        cursor = server.get("/v1/jobs/a").json()["results"]
+        with server.stream("GET", "/v1/jobs/a/stream", Accept="text/event-stream") as stream:
+            id = stream.until("rows")["id"]
+    source = MemorySource("events", [{"ts": at, "n": at} for at in range(1, 6)], bounded=False)
+    with served([source], home=tmp_path) as server:
+        assert state_of(server, "b") == "stopped"
+        wait_for(lambda: len(rows_of(server, "a")) == 4)
+        assert cursor["rows"] == 1
+        with server.stream("GET", "/v1/jobs/a/stream", Accept="text/event-stream", Last_Event_ID=id) as stream:
+            assert stream.rows(3) == [{"n": 3}, {"n": 4}, {"n": 5}]
+
+
+def test_a_job_over_what_ends_is_completed() -> None:
+    source = MemorySource("events", [{"ts": at, "n": at} for at in range(10)])
+    with served([source]) as server:
+        said = {"name": "j", "query": "SELECT count(*) AS n FROM events"}
+        assert server.post("/v1/jobs", {**said, "guarantee": "exactly_once"}).json()["code"] == "no-guarantee"
+        server.post("/v1/jobs", said)
+        wait_for_state(server, "j", "completed")
+        assert rows_of(server, "j")[-1]["n"] == 10
+        with server.stream("GET", "/v1/jobs/j/stream", Accept="text/event-stream") as stream:
+            assert stream.until("end")["data"].startswith('{"reason":"completed"')
+        assert server.post("/v1/jobs/j:start").json()["code"] == "wrong-state"
+
+
+def test_many_jobs_of_one_template() -> None:
+    with served() as server:
+        server.send("PUT", "/v1/templates/big-orders", TEMPLATE.encode(), {"Content-Type": "application/yaml"})
+        server.events("orders", {"id": 1, "total": 5})
+        made = server.post("/v1/templates/big-orders/jobs", {"name": "x", "params": [{"least": 1}, {"least": 9}]})
+        assert [job["name"] for job in made.json()["jobs"]] == ["x-1", "x-2"]
+        assert made.json()["jobs"][0]["labels"] == {"team": "shop"}
+        wrong = server.post("/v1/templates/big-orders/jobs", {"params": [{"least": 1}, {"leest": 9}]})
+        assert wrong.status == 422
+        assert 'Did you mean "least"?' in wrong.json()["errors"][0]["message"]
+        assert len(server.get("/v1/jobs").json()["jobs"]) == 2
+        for name in ("x-1", "x-2"):
+            wait_for_state(server, name, "running")
+        server.events("orders", {"id": 2, "total": 5}, {"id": 3, "total": 50})
+        wait_for(lambda: len(rows_of(server, "x-1")) == 2)
+        wait_for(lambda: rows_of(server, "x-2") == [{"id": 3}])
+
+
+def test_a_running_query_becomes_a_job_with_all_of_its_rows() -> None:
+    with served() as server:
+        server.events("orders", {"id": 0, "total": 1})
+        asked = server.post("/v1/queries", "SELECT id FROM orders WHERE total > 3", Accept="application/json").json()
+        server.events("orders", {"id": 1, "total": 5})
+        with server.stream("GET", asked["stream_url"]) as stream:
+            assert stream.lines(1) == [{"id": 1}]
+        assert server.post(f"/v1/queries/{asked['id']}:promote", {"name": "kept"}).status == 201
+        server.events("orders", {"id": 2, "total": 5})
+        wait_for(lambda: rows_of(server, "kept") == [{"id": 1}, {"id": 2}])
+
+
+def test_what_cannot_be_is_refused_before_it_begins() -> None:
+    with served() as server:
+        server.events("orders", {"id": 0})
+        wrong = server.post("/v1/jobs", {"name": "j", "query": "SELECT idd FROM orders"})
+        assert (wrong.status, wrong.json()["span"]["column"]) == (422, 8)
+        promised = server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders", "guarantee": "exactly_once"})
+        assert promised.json()["code"] == "no-guarantee"
+        assert server.post("/v1/jobs", {"name": "../j", "query": "SELECT id FROM orders"}).status == 422
+        assert server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders"}).status == 201
+        assert server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders"}).status == 409
+        assert server.get("/v1/jobs/nobody").json()["code"] == "unknown-job"
+
+
+def test_an_action_that_the_state_does_not_allow_changes_nothing() -> None:
+    with served() as server:
+        server.events("orders", {"id": 0})
+        server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders", "start": False})
+        for action, states in TRANSITIONS.items():
+            if "stopped" not in states:
+                refused = server.post(f"/v1/jobs/j:{action}")
+                assert (refused.status, refused.json()["code"]) == (409, "wrong-state")
+                assert refused.json()["hint"] == "It can start or restart."
+        assert state_of(server, "j") == "stopped"
+
+
+def test_a_job_whose_query_is_ended_runs_again() -> None:
+    with served() as server:
+        server.events("orders", {"id": 0})
+        server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders"})
+        wait_for_state(server, "j", "running")
+        query = server.get("/v1/queries").json()["queries"][0]
+        assert query["name"] == "job j"
+        server.send("DELETE", f"/v1/queries/{query['id']}")
+        wait_for(lambda: state_of(server, "j") == "restarting")
+        wait_for_state(server, "j", "running")
+        lines = [line["text"] for line in server.get("/v1/jobs/j/logs").json()["lines"]]
+        assert lines[0] == "failed: its query was ended: deleted"
+        assert lines[1].startswith("runs again in 1 s")
+
+
+def test_labels_change_while_it_runs_and_deleting_takes_all_of_it(tmp_path: Path) -> None:
+    with served([HttpSource("orders")], home=tmp_path) as server:
+        server.events("orders", {"id": 0})
+        server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders"})
+        changed = server.send("PATCH", "/v1/jobs/j", {"labels": {"team": "b"}, "owner": "me"})
+        assert (changed.json()["labels"], changed.json()["owner"]) == ({"team": "b"}, "me")
+        assert (tmp_path / ".mql" / "jobs" / "j").is_dir()
+        assert server.send("DELETE", "/v1/jobs/j").status == 204
+        assert server.get("/v1/jobs/j").status == 404
+        assert not (tmp_path / ".mql" / "jobs" / "j").exists()
