@@ -421,6 +421,110 @@ def schema(what: str) -> None:
     click.echo(json.dumps(schema_of_template(), indent=2))
 
 
+# --- jobs --------------------------------------------------------------------------------------------------
+
+JOBS_AT = click.option(
+    "--server", envvar="MQL_SERVER", default="http://127.0.0.1:8642", metavar="URL", help="The server [this machine's]."
+)
+ACTIONS = ("start", "stop", "pause", "resume", "restart", "delete")
+
+
+@main.command()
+@JOBS_AT
+def jobs(server: str) -> None:
+    """List the jobs of a server: name, state, rows, guarantee, and why where something is wrong."""
+
+    def work() -> int:
+        from server.remote import call
+
+        for job in call(server, "GET", "/v1/jobs")["jobs"]:
+            told = [job["name"], job["state"], f"{job['results']['rows']} rows", job["guarantee"], job["reason"] or ""]
+            click.echo("\t".join(told).rstrip())
+        return 0
+
+    exit_by(work)
+
+
+@main.group()
+def job() -> None:
+    """Make a job on a server, start and stop it, read what happened to it."""
+
+
+@job.command()
+@click.argument("name")
+@TEXT
+@FILE
+@PARAM
+@JOBS_AT
+@click.option("--template", metavar="NAME", help="A template of the server's, instead of a query.")
+@click.option("--guarantee", type=click.Choice(("at_most_once", "at_least_once", "exactly_once")))
+def new(
+    name: str,
+    text: str | None,
+    file: Any,
+    params: Sequence[str],
+    server: str,
+    template: str | None,
+    guarantee: str | None,
+) -> None:
+    """Make a job and start it."""
+    said: dict[str, Any] = {"name": name, "params": params_of(params)}
+    if guarantee is not None:
+        said["guarantee"] = guarantee
+    if template is None:
+        said["query"] = query_text(text, file)
+
+    def work() -> int:
+        from server.remote import call
+
+        call(server, "POST", "/v1/jobs" if template is None else f"/v1/templates/{template}/jobs", said)
+        click.echo(f"{name} is made; its rows: {server}/v1/jobs/{name}/stream")
+        return 0
+
+    exit_by(work)
+
+
+def acts(action: str) -> Callable[..., None]:
+    def act(name: str, server: str) -> None:
+        def work() -> int:
+            from server.remote import call
+
+            if action == "delete":
+                call(server, "DELETE", f"/v1/jobs/{name}")
+            else:
+                click.echo(f"{name} is {call(server, 'POST', f'/v1/jobs/{name}:{action}')['state']}")
+            return 0
+
+        exit_by(work)
+
+    act.__doc__ = f"{action.capitalize()} a job."
+    return act
+
+
+for action in ACTIONS:
+    job.command(action)(click.argument("name")(JOBS_AT(acts(action))))
+
+
+@job.command()
+@click.argument("name")
+@JOBS_AT
+@click.option("-n", "lines", default=100, show_default=True, type=click.IntRange(1, 1_000), help="The newest N lines.")
+def logs(name: str, server: str, lines: int) -> None:
+    """Tell what happened to a job, the newest last."""
+
+    def work() -> int:
+        from datetime import UTC, datetime
+
+        from server.remote import call
+
+        for line in call(server, "GET", f"/v1/jobs/{name}/logs", params={"n": str(lines)})["lines"]:
+            at = datetime.fromtimestamp(line["at_us"] / 1e6, UTC).isoformat(timespec="milliseconds")
+            click.echo(f"{at} {line['level']}: {line['text']}")
+        return 0
+
+    exit_by(work)
+
+
 # --- serving -----------------------------------------------------------------------------------------------
 
 

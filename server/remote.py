@@ -25,7 +25,8 @@ LINE_MAX = 64 << 20
 
 
 def call(base: str, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None) -> Any:
-    """One request; the JSON that comes back. MqlError for a problem, Unreachable where nobody answers."""
+    """One request; the JSON that comes back, None where there is no body. MqlError for a problem, Unreachable where
+    nobody answers."""
 
     async def go() -> Any:
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, total=120)
@@ -33,7 +34,8 @@ def call(base: str, method: str, path: str, body: Any = None, params: Mapping[st
             answer = await session.request(method, url_of(base, path), json=body, params=params)
             if answer.status >= 400:
                 raise problem_of(answer.status, await answer.read())
-            return orjson.loads(await answer.read())
+            body_told = await answer.read()
+            return orjson.loads(body_told) if body_told else None
 
     try:
         return asyncio.run(go())

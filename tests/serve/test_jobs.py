@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support.serving import Served, served
 
+from server.cli import main
 from server.jobs import TRANSITIONS
 from sources.http import HttpSource
 from sources.memory import MemorySource
@@ -196,6 +198,25 @@ def test_a_job_whose_query_is_ended_runs_again() -> None:
         lines = [line["text"] for line in server.get("/v1/jobs/j/logs").json()["lines"]]
         assert lines[0] == "failed: its query was ended: deleted"
         assert lines[1].startswith("runs again in 1 s")
+
+
+def test_the_command_line_makes_and_moves_jobs() -> None:
+    def mql(*words: str) -> str:
+        done = CliRunner().invoke(main, [*words, "--server", f"http://127.0.0.1:{server.port}"])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    with served() as server:
+        server.events("orders", {"id": 0})
+        mql("job", "new", "j", "SELECT id FROM orders WHERE id > $least", "-p", "least=3")
+        wait_for_state(server, "j", "running")
+        assert mql("jobs") == "j\trunning\t0 rows\tat_most_once\n"
+        assert mql("job", "pause", "j") == "j is paused\n"
+        assert mql("job", "restart", "j") == "j is starting\n" or state_of(server, "j") == "running"
+        assert mql("job", "stop", "j") == "j is stopped\n"
+        assert "info: stopped" in mql("job", "logs", "j")
+        mql("job", "delete", "j")
+        assert mql("jobs") == ""
 
 
 def test_labels_change_while_it_runs_and_deleting_takes_all_of_it(tmp_path: Path) -> None:
