@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import SQLAlchemyError
 
 from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoint, Checkpoints
@@ -35,6 +36,7 @@ from server.store import Store, StoredJob
 from server.templates import Label, ParamName, parse_template, values_of
 from sources.http import HttpSource
 
+T = TypeVar("T")
 log = logging.getLogger("server")
 
 TRANSITIONS: Mapping[str, tuple[str, ...]] = {
@@ -266,6 +268,10 @@ class Job:
 
     def begin(self, adopted: Running | None = None) -> None:
         with self._guard:
+            if self._thread is not None and self._thread.is_alive():
+                raise MqlError(
+                    f'job "{self.name}" has not stopped yet', hint="Try again in a moment.", code="wrong-state"
+                )
             self._told = None
             self._bell.clear()
             self.attempts = 0
@@ -330,10 +336,11 @@ class Job:
         """Runs, and runs again after failures, until it is told to stop or there is nothing more to do."""
         while True:
             began_s = self.jobs.clock.monotonic_s()
-            number = self.jobs.store.begin_run(self.name)
+            number = self._noted(lambda: self.jobs.store.begin_run(self.name))
             outcome = self._run(adopted)
             adopted = None
-            self.jobs.store.end_run(number, outcome.kind, outcome.reason)
+            if number is not None:
+                self._end_run(number, outcome)
             if outcome.kind == "left":
                 return
             if outcome.kind != "failed":
@@ -385,15 +392,26 @@ class Job:
     def told(self) -> str | None:
         return self._told
 
+    def _end_run(self, number: int, outcome: Outcome) -> None:
+        self._noted(lambda: self.jobs.store.end_run(number, outcome.kind, outcome.reason))
+
     def _say(self, level: str, text: str) -> None:
-        self.jobs.store.log(self.name, level, text)
+        self._noted(lambda: self.jobs.store.log(self.name, level, text))
+
+    def _noted(self, note: Callable[[], T]) -> T | None:
+        """A store that is away for a while does not end a job; what it would have noted is in the server's log."""
+        try:
+            return note()
+        except SQLAlchemyError as error:
+            log.warning("job %s: the store is away: %s", self.name, error)
+            return None
 
     def say(self, level: str, text: str) -> None:
         self._say(level, text)
 
     def _set(self, state: str, reason: str | None) -> None:
         self.state, self.reason = state, reason
-        self.jobs.store.set_state(self.name, state, reason)
+        self._noted(lambda: self.jobs.store.set_state(self.name, state, reason))
 
 
 class Run:

@@ -184,6 +184,7 @@ class Engine:
         with self._starting:
             results = Results(secrets.token_hex(4), keep_all=wait_for_readers)
             execution = Execution(plan, self._runtime, self._clock, results, options)
+            execution.private = wait_for_readers
             execution.on_over = self._forget
             self._begin_live(execution, self.source(plan.scan.source), snapshot)
             return self._asker(execution, compiled, options)

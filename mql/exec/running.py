@@ -71,6 +71,8 @@ class Execution:
         self.feed: Feed | None = None
         self.backfill: Backfill | None = None
         self.not_before_us = MIN_US
+        self.private = False
+        """It waits for its reader, so nobody else may be one."""
         self.barrier_at: Cursor | None = None
         """What was told before the last barrier ends here."""
         self.on_over: Callable[[Execution], None] = lambda execution: None

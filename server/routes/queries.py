@@ -283,6 +283,9 @@ async def known(shared: Shared, id: str) -> Running:
 
 
 async def subscribe(shared: Shared, running: Running, cursor: str | None, on_lag: str | None) -> Subscription:
+    if running.execution.private:
+        hint = "Read the job's results: GET /v1/jobs/{name}/stream."
+        raise refuse(409, "query-of-a-job", "this query has one reader, its job", hint)
     return await shared.call_or_undo(close, running.subscribe, cursor, on_lag)
 
 
@@ -381,7 +384,7 @@ ROUTES = (
         "query",
         (Answer(200, STREAMED, types=STREAM_TYPES), Answer(204, "It is over, and all of it was read.")),
         (format_parameter("ndjson", "sse", "csv", "arrow"), CURSOR, RESUME, LAG, *STREAM_PARAMETERS),
-        problems=(404, 422),
+        problems=(404, 409, 422),
         path_notes=ID,
     ),
     Route(
@@ -404,7 +407,7 @@ ROUTES = (
             LAG,
             *STREAM_PARAMETERS,
         ),
-        problems=(404, 422),
+        problems=(404, 409, 422),
     ),
     Route(
         "GET",

@@ -84,6 +84,8 @@ def test_a_job_that_was_stopped_misses_nothing(guarantee: str) -> None:
         wait_for_state(server, "j", "running")
         source.push(0, [{"ts": 2, "n": 2}])
         wait_for(lambda: len(rows_of(server, "j")) == 1)
+        query = server.get("/v1/queries").json()["queries"][0]
+        assert server.get(query["stream_url"]).json()["code"] == "query-of-a-job"
         assert server.post("/v1/jobs/j:pause").json()["state"] == "paused"
         source.push(0, [{"ts": 3, "n": 3}])
         assert server.post("/v1/jobs/j:resume").status == 200
