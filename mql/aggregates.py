@@ -184,7 +184,7 @@ _COMMONEST = (
 )
 
 # HyperLogLog (Flajolet et al. 2007) with 4,096 registers, 1.04 / sqrt(4096) = 1.6 % standard error.
-_REGISTER = "(hash({0}) & 4095)::BIGINT"
+_REGISTER = "CASE WHEN {0} IS NOT NULL THEN (hash({0}) & 4095)::BIGINT END"
 _RANK = "max(52 - floor(log2(((hash({0}) >> 12) | 1)::DOUBLE)))::BIGINT"
 _RAW_ESTIMATE = "(0.7213 / (1 + 1.079 / 4096) * 4096 * 4096 / (sum(pow(2, -n)) + (4096 - count(*))))"
 _HLL = (
@@ -433,7 +433,10 @@ OF_DISTINCT: Mapping[str, Bag] = {
 UNMOVED_BY_DISTINCT = frozenset(("min", "max", "bool_and", "bool_or", "bit_and", "bit_or"))
 """Aggregates that do not care how often a value comes. The others take no DISTINCT."""
 
-_BY_NAME = {name: row for row in AGGREGATES for name in (row.name, *row.aliases)}
+OWN = AggregateRow("@own", 1, "any", "same", _by_order("first", "arg_min", "").how, "{0}", "A row's own value.")
+"""What a property outside of aggregates is in a sliding window, which has one row for each event. No text names it."""
+
+_BY_NAME = {name: row for row in (*AGGREGATES, OWN) for name in (row.name, *row.aliases)}
 
 
 def aggregate_names() -> tuple[str, ...]:

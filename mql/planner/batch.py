@@ -7,7 +7,7 @@ the events came live).
 from __future__ import annotations
 
 from mql.planner import grouping as g
-from mql.planner import windows
+from mql.planner import sessions, sliding, windows
 from mql.planner.expressions import conjunction
 from mql.planner.logical import Group
 from mql.planner.lower import (
@@ -19,7 +19,6 @@ from mql.planner.lower import (
     sample_hash_sql,
     sampling_sql,
 )
-from mql.planner.physical import Window
 from mql.planner.sql import expression_sql
 
 
@@ -29,11 +28,15 @@ def batch_sql(parts: Parts, as_live: bool) -> str:
         return _rows(parts, as_live)
     group = parts.group
     pieces = g.grouping(group)
-    ctes = (
-        _counted(parts, group, pieces, as_live)
-        if group.window.kind == "count"
-        else _windowed(parts, group, pieces, as_live)
-    )
+    match group.window.kind:
+        case "count":
+            ctes = _counted(parts, group, pieces, as_live)
+        case "session":
+            ctes = _sessions(parts, group, pieces, as_live)
+        case "sliding":
+            ctes = _sliding(parts, group, pieces, as_live)
+        case _:
+            ctes = _windowed(parts, group, pieces, as_live)
     final = f'SELECT * FROM ({result_sql(parts, group)}) WHERE "__keep"'
     if parts.detect is not None:
         final = result_sql(parts, group)
@@ -85,34 +88,21 @@ def _windowed(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> 
     if windows.has_gaps(window):
         only = f"p IS NOT NULL AND {only}"
     found = [f"base AS ({base})", f"s AS ({g.expanded_sql(window, 'base', only)})"]
-    return [*found, *_aggregated(pieces, window, bool(group.keys), [])]
+    return [*found, *g.aggregated_sql(pieces, window, bool(group.keys))]
 
 
-def _aggregated(pieces: g.Grouping, window: Window, grouped: bool, extra: list[str]) -> list[str]:
-    """CTEs from expanded rows `s` to `a`: every aggregate directly over the rows, or by value counts."""
-    at = ["ws", "we", *pieces.key_names]
-    whole = window.kind == "none" and not grouped
-    main = ["0::BIGINT AS ws", "0::BIGINT AS we"] if whole else at
-    seconds = _seconds(window)
-    results, columns = [], [*main, "count(*) AS n", *extra]
-    for i, (direct, bag) in enumerate(zip(pieces.direct, pieces.bag_of, strict=True)):
-        if direct:
-            columns.append(f"{direct.replace('{seconds}', seconds)} AS a{i}")
-            results.append(f"m.a{i}")
-        else:
-            assert bag is not None
-            results.append(g.or_none_sql(pieces, i, bag))
-    parts = [f"m AS (SELECT {', '.join(columns)} FROM s{g.group_clause(at, window, grouped)})"]
-    used = {of for of, direct in zip(pieces.bag_of, pieces.direct, strict=True) if of is not None and not direct}
-    for number in sorted(used):
-        counts = pieces.bags[number]
-        present = f"SELECT * FROM s WHERE {g.present_sql(counts.value)}"
-        group = ", ".join(at)
-        counted = f"SELECT {group}, {counts.value} AS v, {counts.count} AS n FROM ({present}) GROUP BY {group}, v"
-        parts.extend(g.bag_result_sql(pieces, number, counted, at))
-    shown = [*results, *(f"m.{name.split(' AS ')[-1]}" for name in extra)]
-    parts.append(f"a AS ({g.joined_sql(pieces, at, window, shown, used)})")
-    return parts
+def _sessions(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
+    late = f"WHERE NOT ({sessions.late_sql(group.window, parts.scan.lateness_us)})" if as_live else ""
+    base = f"base AS ({sessions.base_sql(group, pieces, f'(SELECT * FROM kept {late})')})"
+    at = ["ws", "we", "q", *pieces.key_names]
+    assigned = sessions.assigned_sql(group, pieces, "base", "true")
+    return [base, *assigned, *g.aggregated_sql(pieces, group.window, bool(group.keys), at=at)]
+
+
+def _sliding(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
+    late = f"WHERE NOT ({sliding.late_sql(parts.scan.lateness_us)})" if as_live else ""
+    base = f"base AS ({g.base_sql(pieces, f'(SELECT * FROM kept {late})', None, ())})"
+    return [base, *sliding.finished_sql(pieces, group.window, "base", "true")]
 
 
 def _counted(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
@@ -132,13 +122,7 @@ def _counted(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> l
     ends = f"SELECT *, unnest(range({first}, least({most}, {last}) + 1, {window.slide})) AS we FROM ({totals})"
     found = [f"base AS ({ends})", f"s AS (SELECT *, we - {window.size} AS ws FROM base)"]
     extra = ['min("__t") AS tmin', 'max("__t") AS tmax']
-    found += _aggregated(pieces, window, bool(group.keys), extra)
+    found += g.aggregated_sql(pieces, window, bool(group.keys), extra)
     found[-1] = found[-1].replace("a AS (", "a0 AS (", 1)
     found.append("a AS (SELECT * EXCLUDE (ws, we, tmin, tmax), tmin AS ws, tmax AS we, we AS wn FROM a0)")
     return found
-
-
-def _seconds(window: Window) -> str:
-    if window.kind == "count":
-        return '(greatest(max("__t") - min("__t"), 1) / 1e6)'
-    return "((we - ws) / 1e6)"

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mql import syntax
-from mql.aggregates import OF_DISTINCT, UNMOVED_BY_DISTINCT, AggregateRow, aggregate_row, result_type
+from mql.aggregates import OF_DISTINCT, OWN, UNMOVED_BY_DISTINCT, AggregateRow, aggregate_row, result_type
 from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, Span, did_you_mean
 from mql.planner.anomaly import Grouped, bind_anomaly, bind_tracking, is_tracking, outputs_of, with_columns, zeros_of
@@ -50,7 +50,7 @@ from mql.planner.logical import (
     Windowed,
 )
 from mql.planner.physical import LIVE, Start, Window
-from mql.planner.windowing import bind_window, window_outputs
+from mql.planner.windowing import bind_cuts, bind_window, window_outputs
 from mql.planner.windows import NUMBER
 from mql.schema import BIGINT, BOOLEAN, DATE, DOUBLE, INTERVAL, JSON, NULL, TIMESTAMP, VARCHAR, DataType, Path
 
@@ -374,8 +374,9 @@ def _calls_aggregate(node: object) -> bool:
 def _plain(
     query: syntax.Query, plan: Logical, window: Window, scope: Scope
 ) -> tuple[Logical, tuple[tuple[str, DataType], ...]]:
-    if window.kind == "count":
-        raise MqlError("a window of events needs an aggregate", query.windows[0].span, "Add count(*) or another one.")
+    if window.kind in ("count", "session", "sliding"):
+        what = {"count": "window of events", "session": "session", "sliding": "sliding window"}[window.kind]
+        raise MqlError(f"a {what} needs an aggregate", query.windows[0].span, "Add count(*) or another one.")
     if window.kind != "none":
         plan = Windowed(plan, window)
     if query.anomaly is not None:
@@ -477,7 +478,7 @@ class _Collector:
 
     def claim(self, call: syntax.Call, scope: Scope) -> Bound | None:
         row = aggregate_row(call.name)
-        if row is None:
+        if row is None or row is OWN:
             return None
         if call.over is not None:
             raise MqlError('"OVER" is not supported yet', call.span, code="not-supported")
@@ -579,7 +580,7 @@ def _grouped(
     spoken = {key: i for i, key in enumerate(keys)}
 
     def finish(bound: Bound) -> Bound:
-        return _behind_group(bound, spoken, collector)
+        return _behind_group(bound, spoken, collector, OWN.name if window.kind == "sliding" else "first")
 
     judged = outputs_of(scope) if query.anomaly is not None else {}
     inside = replace(scope, outputs={**scope.outputs, **judged})
@@ -601,14 +602,15 @@ def _grouped(
     if query.anomaly is not None:
         detect = bind_anomaly(query.anomaly, query.emit, below, after, Grouped(keys, window, collector.calls, finish))
         shown = with_columns(shown)
-    plan = Group(plan, window, keys, tuple(collector.calls))
+    begins, ends = bind_cuts(query, replace(_without_aggregates(scope, "WINDOW"), outputs={}))
+    plan = Group(plan, window, keys, tuple(collector.calls), begins, ends)
     if having is not None:
         plan = Filter(plan, having)
     if detect is not None:
         plan = replace(detect, input=plan, zeros=zeros_of(collector.calls))
     if order or query.limit is not None:
         limit = None if query.limit is None else constant_int(query.limit.count, scope, 0)
-        plan = Arrange(plan, order, limit, per, window.kind != "none")
+        plan = Arrange(plan, order, limit, per, window.kind not in ("none", "session", "sliding"))
     return Project(plan, shown), tuple((name, bound.type) for name, bound in shown)
 
 
@@ -645,17 +647,17 @@ def _keys(query: syntax.Query, scope: Scope) -> tuple[Bound, ...]:
     return tuple(found)
 
 
-def _behind_group(bound: Bound, keys: Mapping[Bound, int], collector: _Collector) -> Bound:
-    """The expression over a group's row: keys by their column, other properties as their first value."""
+def _behind_group(bound: Bound, keys: Mapping[Bound, int], collector: _Collector, single: str) -> Bound:
+    """The expression over a group's row: keys by their column, of other properties a single value (their first)."""
     if bound in keys:
         return Output(f"k{keys[bound]}", bound.type)
     match bound:
         case Column() | EventMeta():
-            return collector.add(Aggregate("first", (bound,), bound.type))
+            return collector.add(Aggregate(single, (bound,), bound.type))
         case _:
             inside = children(bound)
             return (
-                with_children(bound, tuple(_behind_group(part, keys, collector) for part in inside))
+                with_children(bound, tuple(_behind_group(part, keys, collector, single) for part in inside))
                 if inside
                 else bound
             )
@@ -735,11 +737,18 @@ def _speak(query: syntax.Query, plan: Logical, window: Window, grouped: bool, sc
     if kind == "final" and window.kind == "none" and not _ends(plan):
         hint = "Add a WINDOW, or write EMIT CHANGES EVERY 1s."
         raise MqlError("a stream without windows never has final groups", emit.span if emit else None, hint)
-    if window.kind == "count" and (kind != "final" or early is not None):
-        raise MqlError("a window of events is told when it is full", emit.span if emit else None, "Leave EMIT out.")
+    if window.kind in ("count", "session", "sliding") and (kind != "final" or early is not None):
+        what = {"count": "a window of events is told when it is full", "session": "a session is told when it is over"}
+        told = what.get(window.kind, "a sliding window is told once, with its event")
+        raise MqlError(told, emit.span if emit else None, "Leave EMIT out.")
     if kind in ("changes", "every"):
         every = every or DEFAULT_EVERY_US
-    if kind == "final" and early is None and emit is None and window.kind not in ("none", "count"):
+    if (
+        kind == "final"
+        and early is None
+        and emit is None
+        and window.kind not in ("none", "count", "session", "sliding")
+    ):
         early = given.early_us
     return Speak(plan, kind, every, early if kind == "final" else None)
 
@@ -772,6 +781,11 @@ def _check_order(query: syntax.Query, since: Start, until: Start, window: Window
     if query.order_by and query.limit is None and window.kind == "none" and until.kind == "live":
         hint = "Add LIMIT n for a list of the top that is kept up to date, or a WINDOW."
         raise MqlError("ORDER BY over a stream without end needs a LIMIT", query.order_by[0].expression.span, hint)
+    if (query.order_by or query.limit) and window.kind in ("session", "sliding") and until.kind == "live":
+        hint = "Ask a stretch of history for the first of them: SINCE '-1h' UNTIL NOW."
+        raise MqlError(
+            f"{window.kind} windows have no end in common to order or count them by", query.windows[0].span, hint
+        )
 
 
 def _at_least(value: int, least: int, name: str, node: syntax.Expression | None) -> None:

@@ -15,7 +15,7 @@ from mql.planner.binder import BoundQuery, Given, bind
 from mql.planner.logical import Logical
 from mql.planner.lower import Parts, after_batch, keeps_top, parts_of, stages_of
 from mql.planner.needles import needles
-from mql.planner.physical import NO_WINDOW, Needles, Plan, Result, Scan
+from mql.planner.physical import Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
 from mql.planner.standins import with_properties
 
@@ -74,13 +74,18 @@ def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) ->
         hash=hashlib.sha256(repr((logical, bound.as_live)).encode()).hexdigest()[:32],
         scan=_scan(parts, late_matters),
         stages=stages_of(parts, late_matters),
-        result=Result(bound.columns, keyed, parts.window not in (None, NO_WINDOW), speak.kind),
+        result=Result(bound.columns, keyed, _is_windowed(parts), speak.kind),
         batch=batch_sql(parts, bound.as_live),
         after_batch=after_batch(parts),
         as_live=bound.as_live,
         warnings=bound.warnings,
         explain=tree.explain,
     )
+
+
+def _is_windowed(parts: Parts) -> bool:
+    """Whether rows belong to windows that groups share, which can be sealed and joined."""
+    return parts.window is not None and parts.window.kind not in ("none", "session", "sliding")
 
 
 def _scan(parts: Parts, late_matters: bool) -> Scan:

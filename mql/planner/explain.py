@@ -15,12 +15,14 @@ from mql.planner.physical import (
     Arranging,
     CountWindows,
     Final,
+    Held,
     OperatorSpec,
     Partial,
     Plan,
     RateSample,
     RunningMedian,
     SelectRows,
+    Sessions,
     Stage,
     TakeFirst,
 )
@@ -102,6 +104,10 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("as rows are released", spec.number), ("then", spec.partial), ("full windows", spec.close)]
         case Final():
             return [("when state grows", spec.merge), ("when a window closes", spec.close)]
+        case Held():
+            return [("when rows are final", spec.close)]
+        case Sessions():
+            return [("which meet", spec.spans), ("when a session is over", spec.close), ("the others", spec.fold)]
         case Arranging():
             return [("when rows are complete", spec.sql)]
         case TakeFirst() | RunningMedian():
@@ -180,6 +186,10 @@ def operator_name(spec: OperatorSpec) -> str:
             return f"number rows, aggregate {show_window(window)}"
         case Final(window):
             return f"merge, close {show_window(window)}" if window.kind != "none" else "merge"
+        case Held(window):
+            return f"hold rows, aggregate {show_window(window)}"
+        case Sessions(window):
+            return f"merge, close {show_window(window)}"
         case Arranging():
             return "sort and cut"
         case TakeFirst(count):

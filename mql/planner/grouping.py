@@ -239,6 +239,36 @@ def joined_sql(
     return f"SELECT {', '.join(columns)} FROM m {' '.join(joins)}"
 
 
+def aggregated_sql(
+    pieces: Grouping, window: Window, grouped: bool, extra: Sequence[str] = (), at: Sequence[str] = ()
+) -> list[str]:
+    """CTEs from expanded rows `s` to `a`: every aggregate directly over the rows, or by value counts. `at`: what tells
+    windows and groups apart, where it is not (ws, we, keys)."""
+    at = at or ["ws", "we", *pieces.key_names]
+    whole = window.kind == "none" and not grouped
+    main = ["0::BIGINT AS ws", "0::BIGINT AS we"] if whole else at
+    seconds = _row_seconds_sql(window)
+    results, columns = [], [*main, "count(*) AS n", *extra]
+    for i, (direct, bag) in enumerate(zip(pieces.direct, pieces.bag_of, strict=True)):
+        if direct:
+            columns.append(f"{direct.replace('{seconds}', seconds)} AS a{i}")
+            results.append(f"m.a{i}")
+        else:
+            assert bag is not None
+            results.append(or_none_sql(pieces, i, bag))
+    parts = [f"m AS (SELECT {', '.join(columns)} FROM s{group_clause(at, window, grouped)})"]
+    used = {of for of, direct in zip(pieces.bag_of, pieces.direct, strict=True) if of is not None and not direct}
+    for number in sorted(used):
+        counts = pieces.bags[number]
+        present = f"SELECT * FROM s WHERE {present_sql(counts.value)}"
+        group = ", ".join(at)
+        counted = f"SELECT {group}, {counts.value} AS v, {counts.count} AS n FROM ({present}) GROUP BY {group}, v"
+        parts.extend(bag_result_sql(pieces, number, counted, at))
+    shown = [*results, *(f"m.{name.split(' AS ')[-1]}" for name in extra)]
+    parts.append(f"a AS ({joined_sql(pieces, at, window, shown, used)})")
+    return parts
+
+
 def or_none_sql(pieces: Grouping, i: int, bag: int) -> str:
     """A bag's result; a group without any value has no row there."""
     empty = pieces.empty[i]
@@ -248,7 +278,18 @@ def or_none_sql(pieces: Grouping, i: int, bag: int) -> str:
 def seconds_sql(window: Window) -> str:
     if window.kind == "count":
         return "(greatest(m.tmax - m.tmin, 1) / 1e6)"
+    if window.kind == "session":
+        return "(greatest(m.we - m.ws, 1) / 1e6)"
     return "((m.we - m.ws) / 1e6)"
+
+
+def _row_seconds_sql(window: Window) -> str:
+    """The same over the rows of a window."""
+    if window.kind == "count":
+        return '(greatest(max("__t") - min("__t"), 1) / 1e6)'
+    if window.kind == "session":
+        return "(greatest(we - ws, 1) / 1e6)"
+    return "((we - ws) / 1e6)"
 
 
 def hash_sql(keys: Sequence[str]) -> str:

@@ -52,12 +52,17 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One row per window and group: keys as k0 k1 …, aggregates as a0 a1 …, window_start, window_end."""
+    """One row per window and group: keys as k0 k1 …, aggregates as a0 a1 …, window_start, window_end.
+
+    `begins`, `ends`: the events that a session begins and ends with, beside its gap.
+    """
 
     input: Logical
     window: Window
     keys: tuple[Bound, ...]
     aggregates: tuple[Aggregate, ...]
+    begins: Bound | None = None
+    ends: Bound | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +196,10 @@ def _line(node: Logical) -> str:
         case Group():
             keys = ", ".join(show_bound(key) for key in node.keys) or "everything"
             calls = ", ".join(show_aggregate(call) for call in node.aggregates)
-            return f"group by {keys} window {show_window(node.window)} computing {calls or 'nothing'}"
+            begins = "" if node.begins is None else f" start when {show_bound(node.begins)}"
+            ends = "" if node.ends is None else f" end when {show_bound(node.ends)}"
+            window = f"{show_window(node.window)}{begins}{ends}"
+            return f"group by {keys} window {window} computing {calls or 'nothing'}"
         case Windowed():
             return f"window {show_window(node.window)}"
         case Detect():
@@ -244,6 +252,9 @@ def show_window(window: Window) -> str:
             return f"{window.size} events{step}"
         case "several":
             return ", ".join(f"{one.name}: {show_window(one)}" for one in window.of)
+        case "session" | "sliding":
+            most = "" if not window.most else f" max {show_us(window.most)}"
+            return f"{window.kind} {show_us(window.size)}{most}"
         case kind:
             step = "" if window.slide == window.size else f" every {show_us(window.slide)}"
             offset = "" if not window.offset else f" offset {show_us(window.offset)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mql.detectors import method_named
 from mql.planner import grouping as g
-from mql.planner import windows
+from mql.planner import sessions, sliding, windows
 from mql.planner.expressions import TRUE, Apply, Bound, Constant, EventMeta, conjunction, conjuncts
 from mql.planner.logical import (
     Arrange,
@@ -229,6 +229,10 @@ def _grouped(
     pieces = g.grouping(group)
     if group.window.kind == "count":
         stages.extend(_counted(parts, group, pieces, first, stages, sampling, late_matters))
+    elif group.window.kind in ("session", "sliding"):
+        before, after = _by_events(parts, group, pieces, sampling, late_matters)
+        stages.append(_stage(len(stages), stages, (*first, before)))
+        stages.append(_after_exchange(stages, group, (after,)))
     else:
         partial = _partial(parts, group, pieces, sampling, late_matters)
         stages.append(_stage(len(stages), stages, (*first, partial)))
@@ -270,6 +274,35 @@ def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | Non
         late,
         sampling,
         parts.scan.lateness_us,
+    )
+
+
+def _by_events(
+    parts: Parts, group: Group, pieces: g.Grouping, sampling: str | None, late_matters: bool
+) -> tuple[OperatorSpec, OperatorSpec]:
+    """Windows that lie where events do: what is done before the exchange, and after it."""
+    predicate = None if parts.where is None else expression_sql(parts.where)
+    kept, lateness = _kept(sampling, predicate), parts.scan.lateness_us
+    window = group.window
+    slides = window.kind == "sliding"
+    late = (sliding.late_sql(lateness) if slides else sessions.late_sql(window, lateness)) if late_matters else None
+
+    def finish(ctes: list[str]) -> str:
+        return _closing_sql(parts, group, ctes)
+
+    if window.kind == "session" and not sessions.is_cut(group):
+        short = sessions.short_sql(group, pieces, kept)
+        partial = sessions.lasting(g.partial_sql(pieces, short, False))
+        bags = tuple(g.bag_sql(pieces, bag, short, False) for bag in pieces.bags)
+        return (
+            Partial(window, partial, bags, predicate, late, sampling, lateness),
+            sessions.merging(group, pieces, finish),
+        )
+    base = g.base_sql(pieces, kept, None, ()) if slides else sessions.base_sql(group, pieces, kept)
+    with_hash = f'SELECT *, {g.hash_sql(pieces.key_names)} AS "__h" FROM ({base})'
+    return (
+        SelectRows(with_hash, sampling, predicate, late, lateness, False),
+        sliding.held(pieces, window, finish) if slides else sessions.held(group, pieces, finish),
     )
 
 
@@ -429,8 +462,9 @@ def result_sql(parts: Parts, group: Group) -> str:
     )
     keys = [f"k{i}" for i in range(len(group.keys))]
     # Where a clock skips a day, two windows may end at once.
-    place = {"none": [], "count": ["wn"]}.get(window.kind, ["we"] if window.zone is None else ["ws", "we"])
-    at = ['ws AS "__ws"', 'we AS "__we"']
+    fixed = ["we"] if window.zone is None else ["ws", "we"]
+    place = {"none": [], "count": ["wn"], "session": ["ws"], "sliding": list(PLACE)}.get(window.kind, fixed)
+    at = ['ws AS "__ws"', 'we AS "__we"', *(PLACE if window.kind == "sliding" else ())]
     having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
     number = ["wn"] if window.kind == "count" else []
     columns = [
@@ -566,8 +600,10 @@ def arranging_sql(parts: Parts, arrange: Arrange, table: str) -> str:
         if parts.group is None
         else [f'"__k{i}" NULLS LAST' for i in range(len(parts.group.keys))]
     )
-    if parts.group is not None and parts.group.window.kind == "count":
-        ties = ['"__we"', *ties]
+    if parts.group is not None and parts.group.window.kind in ("count", "session"):
+        ties = ['"__we"', '"__ws"', *ties]
+    if parts.group is not None and parts.group.window.kind == "sliding":
+        ties = list(PLACE)
     window = ['"__we"'] if arrange.per_window else []
     everything = [*window, *order, *ties] or ["1"]
     sql = f"SELECT * FROM {table}"

@@ -59,7 +59,8 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`kind`: tumbling, hopping, cumulate, count, several, none. Times in microseconds (events, for count).
+    """`kind`: tumbling, hopping, cumulate, session (`size` is the gap, `most` the length at most), sliding, count,
+    several, none. Times in microseconds (events, for count).
 
     Windows start at `offset + i * slide` (tumbling: slide = size; cumulate: every `size`, growing by `slide`).
     `pane` is the greatest common divisor: what windows share. `zone`: whose clock they go by, where not by UTC.
@@ -75,6 +76,7 @@ class Window:
     of: tuple[Window, ...] = ()
     by: str = ""
     name: str = ""
+    most: int = 0
 
 
 NO_WINDOW = Window("none")
@@ -237,8 +239,47 @@ class RunningMedian:
     ordered: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Hold rows until their windows are final. `close` gives the result rows (with __keep) that are final at $until and
+    were not at $since, of the table `held`; `keep` gives what of it later ones need. `ready_us`: how far the watermark
+    must have passed a row before anything of it can be final; `pace_us`: how far it goes between two looks, at least.
+    """
+
+    window: Window
+    close: str
+    keep: str
+    ready_us: int
+    pace_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """Sessions as panes that merge. `spans` tells the session (ws, last) of each pane (p) of the table `state`; beside
+    that as `spans`, `close` gives the result rows (with __keep) of the sessions that are over at $until, `fold` and
+    `fold_bags` the panes of the others put together (of a table of the state, as `state`).
+    """
+
+    window: Window
+    bags: int
+    spans: str
+    close: str
+    fold: str
+    fold_bags: tuple[str, ...]
+
+
 OperatorSpec = (
-    SelectRows | Partial | RateSample | CountWindows | Final | Arranging | TakeFirst | Anomaly | RunningMedian
+    SelectRows
+    | Partial
+    | RateSample
+    | CountWindows
+    | Final
+    | Arranging
+    | TakeFirst
+    | Anomaly
+    | RunningMedian
+    | Held
+    | Sessions
 )
 
 

@@ -63,6 +63,7 @@ def _expressions(node: Logical) -> Iterator[Bound]:
                 yield from call.args
                 if call.filter is not None:
                     yield call.filter
+            yield from (cut for cut in (node.begins, node.ends) if cut is not None)
         case Track():
             yield node.value
         case Project():

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mql import syntax
 from mql.errors import MqlError, did_you_mean
 from mql.planner import windows
-from mql.planner.binding import Scope, constant_duration, constant_int, constant_text
+from mql.planner.binding import Scope, bind_condition, constant_duration, constant_int, constant_text
 from mql.planner.expressions import Apply, Bound, Choose, Constant, Output
 from mql.planner.physical import NO_WINDOW, Window
 from mql.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR
@@ -28,8 +28,11 @@ def bind_window(query: syntax.Query, scope: Scope) -> Window:
         raise MqlError('"FILL" is not supported yet', node.span, code="not-supported")
     if node.name is not None:
         return _several(query.windows, scope)
-    if node.kind in ("session", "sliding"):
-        raise MqlError(f'"WINDOW {node.kind.upper()}" is not supported yet', node.span, code="not-supported")
+    _check_options(node)
+    if node.kind == "session":
+        return windows.session(_length(node.size, scope), _most(node, scope))
+    if node.kind == "sliding":
+        return windows.sliding(_length(node.size, scope))
     if node.kind == "count":
         size = constant_int(node.size, scope, 1, 10_000_000)
         slide = size if node.slide is None else constant_int(node.slide, scope, 1, size)
@@ -37,9 +40,38 @@ def bind_window(query: syntax.Query, scope: Scope) -> Window:
     return _of_time(node, scope)
 
 
+def bind_cuts(query: syntax.Query, scope: Scope) -> tuple[Bound | None, Bound | None]:
+    """START WHEN and END WHEN of a session."""
+    if not query.windows:
+        return None, None
+    node = query.windows[0]
+    begins = None if node.start_when is None else bind_condition(node.start_when, scope)
+    ends = None if node.end_when is None else bind_condition(node.end_when, scope)
+    return begins, ends
+
+
+def _check_options(node: syntax.Window) -> None:
+    """What a window does not take."""
+    of_sessions = ((node.max_length, "MAX"), (node.start_when, "START WHEN"), (node.end_when, "END WHEN"))
+    of_time = ((node.offset, "OFFSET"), (node.timezone, "TIMEZONE"))
+    fixed = node.kind in ("tumbling", "hopping", "cumulate")
+    refused = (*(() if node.kind == "session" else of_sessions), *(() if fixed else of_time))
+    for option, name in refused:
+        if option is not None:
+            whose = (
+                "a session" if (option, name) in of_sessions else "windows at fixed times, such as WINDOW TUMBLING 1d"
+            )
+            raise MqlError(f'{name} can not stand with "{node.kind.upper()}"', node.span, f"It belongs to {whose}.")
+
+
+def _most(node: syntax.Window, scope: Scope) -> int:
+    return 0 if node.max_length is None else _length(node.max_length, scope)
+
+
 def _several(nodes: tuple[syntax.Window, ...], scope: Scope) -> Window:
     """WINDOWS (…): windows at fixed times, each with its name."""
     for node in nodes:
+        _check_options(node)
         if node.kind not in ("tumbling", "hopping", "cumulate"):
             hint = "WINDOWS takes tumbling, hopping and cumulating windows; ask the others in queries of their own."
             raise MqlError(f'"{node.kind.upper()}" can not be one of several windows', node.span, hint)

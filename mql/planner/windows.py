@@ -57,6 +57,14 @@ def counted(size: int, slide: int) -> Window:
     return Window("count", size, slide, 0, gcd(size, slide))
 
 
+def session(gap_us: int, most_us: int = 0) -> Window:
+    return Window("session", gap_us, gap_us, 0, gap_us, most=most_us)
+
+
+def sliding(size_us: int) -> Window:
+    return Window("sliding", size_us, size_us, 0, size_us)
+
+
 def several(of: tuple[Window, ...]) -> Window:
     """All of them at once; the column `by` holds the number of a row's window."""
     longest, slide, pane = max(one.size for one in of), min(one.slide for one in of), min(one.pane for one in of)

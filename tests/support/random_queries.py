@@ -244,7 +244,7 @@ def _aggregate(rng: random.Random, windowed: bool) -> tuple[str, str]:
         ("covar_pop(g, d.v)", "covar_pop(g, d_v)"),
     ]
     if windowed:
-        choices.append(("rate(*)", "count(*) / ((we - ws) / 1e6)"))
+        choices.append(("rate(*)", "count(*) / (greatest(we - ws, 1) / 1e6)"))
     return rng.choice(choices)
 
 
@@ -274,7 +274,9 @@ def _plain(rng: random.Random) -> Draw:
 def _window(rng: random.Random) -> tuple[str, str, str]:
     """MQL, and SQL lists of (start, end) of the windows of time t; kind."""
     size, slide = rng.choice(((5, 5), (10, 10), (10, 5), (12, 4), (10, 4), (3, 5), (7, 3)))
-    kind = rng.choice(("tumbling", "hopping", "cumulate", "none", "none", "count", "zoned", "several"))
+    kind = rng.choice(
+        ("tumbling", "hopping", "cumulate", "none", "none", "count", "zoned", "several", "session", "sliding")
+    )
     match kind:
         case "tumbling":
             text = rng.choice((f"window tumbling {size}s", f"window {size}", f"WINDOW TUMBLING {size} SECONDS"))
@@ -300,6 +302,10 @@ def _window(rng: random.Random) -> tuple[str, str, str]:
             )
         case "zoned":
             return _zoned(rng)
+        case "session":
+            return _session(rng)
+        case "sliding":
+            return f"window sliding {(n := rng.choice((1, 3, 20)))}s", f"{n}000000", kind
         case "several":
             of = [(rng.choice(("tumbling", "hopping")), *rng.choice(((10, 5), (12, 4), (3, 1), (2, 10)))) for _ in "ab"]
             shapes = [
@@ -318,6 +324,42 @@ def _window(rng: random.Random) -> tuple[str, str, str]:
             return f"window {(n := rng.randint(1, 9))} events", str(n), kind
         case _:
             return "", "", kind
+
+
+def _session(rng: random.Random) -> tuple[str, str, str]:
+    """MQL, and when an event begins a session: by gap, by conditions, by the session's length."""
+    gap, most = rng.choice((1, 2, 5, 30)), rng.choice((0, 0, 1, 4, 20))
+    begins, ends = rng.choice((("", ""), ("", ""), ("n > 2", ""), ("", "ok"), ("g = 1", "k = 'a'")))
+    text = f"window session {gap}s" + (f" max {most}s" if most else "")
+    text += (f" start when {begins}" if begins else "") + (f" end when {ends}" if ends else "")
+    return text, f"{gap}000000|{most}000000|{begins or 'false'}|{ends or 'false'}", "session"
+
+
+def _sessions(base: str, keys: Sequence[str], rule: str) -> str:
+    """The rows of `base` with their session, found one event after the other: which of its group (q), ws and we."""
+    gap, most, begins, ends = rule.split("|")
+    by = f"PARTITION BY {', '.join(keys)} " if keys else ""
+    whose = f"dense_rank() OVER (ORDER BY {', '.join(keys)})" if keys else "1"
+    numbered = (
+        f"SELECT *, row_number() OVER ({by}ORDER BY t, s, o) AS rn, {whose} AS kid, "
+        f"coalesce({begins}, false) AS cb, coalesce({ends}, false) AS ce FROM ({base})"
+    )
+    is_long = "false" if most == "0000000" else f"n.t - r.ws >= {most}"
+    cut = f"(n.t - r.t >= {gap} OR n.cb OR r.ce OR {is_long})"
+    walked = (
+        "SELECT kid, rn, t, ce, t AS ws, 1 AS q FROM numbered WHERE rn = 1 UNION ALL "
+        f"SELECT n.kid, n.rn, n.t, n.ce, CASE WHEN {cut} THEN n.t ELSE r.ws END, r.q + {cut}::BIGINT "
+        "FROM walked r JOIN numbered n ON n.kid = r.kid AND n.rn = r.rn + 1"
+    )
+    spans = "SELECT kid, q, min(ws) AS ws, max(t) AS z, arg_max(ce, rn) AS over FROM walked GROUP BY kid, q"
+    ends_at = ["z + " + gap, "lead(ws) OVER (PARTITION BY kid ORDER BY q)"]
+    ends_at += [] if most == "0000000" else ["ws + " + most]
+    spans = f"SELECT *, CASE WHEN over THEN z ELSE least({', '.join(ends_at)}) END AS we FROM ({spans})"
+    return (
+        f"(WITH RECURSIVE numbered AS ({numbered}), walked AS ({walked}) "
+        f"SELECT n.*, w.q, p.ws, p.we FROM numbered n JOIN walked w ON n.kid = w.kid AND n.rn = w.rn "
+        f"JOIN ({spans}) p ON p.kid = w.kid AND p.q = w.q)"
+    )
 
 
 def _zoned(rng: random.Random) -> tuple[str, str, str]:
@@ -359,12 +401,13 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
         having = " HAVING count(*) > 2"
     names = [f"k{i}" for i in range(len(keys))]
     tail = ""
-    if rng.random() < 0.2 and (keys or windowed) and kind != "count":
+    by_events = kind in ("count", "session", "sliding")
+    if rng.random() < 0.2 and (keys or windowed) and not by_events:
         text += f" order by a0 desc limit {(n := rng.randint(1, 3))}"
         ranked = "a0 DESC NULLS LAST" + "".join(f", {name} NULLS LAST" for name in names)
         scope = f"PARTITION BY {'w, ' * (kind == 'several')}ws, we " if windowed else ""
         tail = f" QUALIFY row_number() OVER ({scope}ORDER BY {ranked}) <= {n}"
-    if windowed and not tail and rng.random() < 0.2:
+    if windowed and not tail and not by_events and rng.random() < 0.2:
         early = rng.choice(("final", "final with early 1s", "changes every 1s"))
         text += f" emit {early} with revisions settings revisions_for = '{(kept := rng.choice((1, 5, 30)))}s'"
         lateness_us += kept * SECOND
@@ -383,18 +426,34 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
             )
             shown = "make_timestamp(min(t)) AS window_start, make_timestamp(max(t)) AS window_end, "
             return f"SELECT {shown}{found} FROM ({base}) GROUP BY {', '.join(['w', *names])}{having}"
+        shown = ", ".join([*names, *(f"a{i}" for i in range(len(calls)))])
+        told = f"SELECT make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end, {shown}"
+        if kind == "session":
+            group = ", ".join(["kid", "q", "ws", "we", *names])
+            source = _sessions(f"{base} AND {late}", names, windows)
+            return f"{told} FROM (SELECT ws, we, {found} FROM {source} GROUP BY {group}{having})"
+        if kind == "sliding":
+            same = "".join(f" AND e.{name} IS NOT DISTINCT FROM r.{name}" for name in names)
+            base = f"{base} AND {late}"
+            pairs = (
+                f"SELECT e.s AS es, e.o AS eo, e.t - {windows} AS ws, e.t AS we, r.* "
+                f"FROM ({base}) e JOIN ({base}) r ON r.t > e.t - {windows} AND r.t <= e.t{same}"
+            )
+            group = ", ".join(["es", "eo", "ws", "we", *names])
+            return f"{told} FROM (SELECT ws, we, {found} FROM ({pairs}) GROUP BY {group}{having})"
         base = f"SELECT *, unnest({windows}) AS u FROM ({base})"
         which = "w, " if kind == "several" else ""
         base = f"SELECT *, {'u.w AS w, ' if which else ''}u.ws AS ws, u.we AS we FROM ({base})"
         group = which + ", ".join(["ws", "we", *names])
         inner = f"SELECT {which}ws, we, {found} FROM (SELECT * FROM ({base}) WHERE {late}) GROUP BY {group}{having}"
-        shown = ", ".join([*names, *(f"a{i}" for i in range(len(calls)))])
         return (
             f"SELECT {which}make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end, {shown} "
             f"FROM ({inner}){tail}"
         )
 
-    not_late = f"t >= m - {lateness_us}" if kind == "count" else f"we > m - {lateness_us}"
+    not_late = f"t >= m - {lateness_us}" if by_events else f"we > m - {lateness_us}"
+    if kind == "session":
+        not_late = f"t + {windows.split('|')[0]} > m - {lateness_us}"
     return Draw(text, statement("true"), statement(not_late), windowed, kind == "none", kind != "none")
 
 

@@ -10,21 +10,25 @@ from mql.exec.operators.anomaly import AnomalyOperator
 from mql.exec.operators.arranging import ArrangingOperator
 from mql.exec.operators.count_windows import CountWindowsOperator
 from mql.exec.operators.final import FinalOperator
+from mql.exec.operators.held import HeldOperator
 from mql.exec.operators.partial import PartialOperator
 from mql.exec.operators.rate_sample import RateSampleOperator
 from mql.exec.operators.running_median import RunningMedianOperator
 from mql.exec.operators.select_rows import SelectRowsOperator
+from mql.exec.operators.sessions import SessionsOperator
 from mql.exec.operators.take_first import TakeFirstOperator
 from mql.planner.physical import (
     Anomaly,
     Arranging,
     CountWindows,
     Final,
+    Held,
     OperatorSpec,
     Partial,
     RateSample,
     RunningMedian,
     SelectRows,
+    Sessions,
     TakeFirst,
 )
 
@@ -42,6 +46,10 @@ def build(spec: OperatorSpec, session: Session) -> Operator:
             return CountWindowsOperator(spec, session)
         case Final():
             return FinalOperator(spec, session)
+        case Held():
+            return HeldOperator(spec, session)
+        case Sessions():
+            return SessionsOperator(spec, session)
         case Arranging():
             return ArrangingOperator(spec, session)
         case TakeFirst():

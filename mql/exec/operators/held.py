@@ -1,0 +1,80 @@
+"""Rows that are held until their windows are final: sliding windows, and sessions that conditions cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mql.exec.items import MAX_US, MIN_US, TIME, Batch, End, Item, State, Watermark
+from mql.exec.kernel import Session
+from mql.exec.operators.base import Base, Pile, number_state
+from mql.exec.operators.told import KEY
+from mql.planner.physical import Held
+
+
+class HeldOperator(Base):
+    """Holds rows until the watermark makes their windows final, and tells these by the statement that history uses."""
+
+    def __init__(self, spec: Held, session: Session) -> None:
+        super().__init__(session)
+        self._spec = spec
+        self._held = Pile(session, None)
+        self._told_us = MIN_US
+        self._next_us = MAX_US
+
+    def on_batch(self, batch: Batch) -> Iterable[Item]:
+        self.counts.seen += batch.table.num_rows
+        self._held.add(batch.table)
+        if batch.table.num_rows:
+            self._expect(pc.min(batch.table.column(TIME)).as_py() + self._spec.ready_us)
+        return ()
+
+    def in_state(self) -> int:
+        return self._held.rows
+
+    def on_watermark(self, us: int) -> Iterable[Item]:
+        if us >= self._next_us:
+            yield from self._tell(us)
+        yield Watermark(us - self._spec.ready_us)
+
+    def on_end(self) -> Iterable[Item]:
+        yield from self._tell(MAX_US)
+        self._held.clear()
+        yield End()
+
+    def snapshot(self) -> State:
+        held = self._held.table()
+        found = {"numbers": number_state(told=self._told_us)}
+        return found if held is None else {**found, "held": held}
+
+    def restore(self, state: State) -> None:
+        if "held" in state:
+            self._held.add(state["held"])
+            self._next_us = MIN_US
+        if "numbers" in state:
+            self._told_us = max(self._told_us, state["numbers"].column("told")[0].as_py())
+
+    def _tell(self, until_us: int) -> Iterable[Item]:
+        table = self._held.table()
+        if table is None:
+            return
+        rows = self._run(self._spec.close, until_us)
+        kept = rows.filter(rows.column("__keep")).drop_columns(["__keep", KEY])
+        if kept.num_rows:
+            self.counts.emitted += kept.num_rows
+            yield Batch(kept)
+        self._held.replace(self._run(self._spec.keep, until_us).select(table.column_names).cast(table.schema))
+        self._told_us, self._next_us = until_us, MAX_US
+        self._expect(until_us + self._spec.pace_us)
+
+    def _expect(self, us: int) -> None:
+        """Something may be final by then; statements run at the pace of the specification at most."""
+        if self._held.rows:
+            self._next_us = min(self._next_us, max(us, self._told_us + self._spec.pace_us))
+
+    def _run(self, sql: str, until_us: int) -> pa.Table:
+        given = {"since": self._told_us, "until": until_us}
+        params = {name: value for name, value in given.items() if f"${name}" in sql}
+        return self._session.run(sql, {"held": self._held.table()}, params)

@@ -1,0 +1,102 @@
+"""Sessions that are panes: put together where they meet, told when no row that is in time can join them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mql.exec.items import MAX_US, Batch, End, Item, State, Watermark
+from mql.exec.kernel import Session
+from mql.exec.operators.base import Base, Pile, snapshot_of
+from mql.exec.operators.told import KEY
+from mql.planner.physical import Sessions
+
+
+class SessionsOperator(Base):
+    """Keeps the partials of open sessions. What comes from one batch is a short session of its own until it is folded
+    into the ones that it meets; rows of values follow by their session's first event."""
+
+    FOLD_ROWS = 50_000
+
+    def __init__(self, spec: Sessions, session: Session) -> None:
+        super().__init__(session)
+        self._spec = spec
+        self._gap_us = spec.window.size
+        self._piles = {"state": Pile(session, None)}
+        self._piles.update({f"bag{i}": Pile(session, None) for i in range(spec.bags)})
+        self._folds = {"state": spec.fold, **{f"bag{i}": sql for i, sql in enumerate(spec.fold_bags)}}
+        self._watermark_us = -MAX_US
+        self._earliest_us = MAX_US
+        self._folded_rows = 0
+        self._in_state = 0
+
+    def on_batch(self, batch: Batch) -> Iterable[Item]:
+        main = batch.port == "rows"
+        self._piles["state" if main else batch.port].add(batch.table)
+        if main and batch.table.num_rows:
+            self._in_state += pc.sum(batch.table.column("n")).as_py()
+            self._earliest_us = min(self._earliest_us, pc.min(batch.table.column("z")).as_py())
+            if sum(pile.rows for pile in self._piles.values()) > max(self.FOLD_ROWS, 4 * self._folded_rows):
+                self._fold(self._spans(), self._watermark_us)
+        return ()
+
+    def in_state(self) -> int:
+        return self._in_state
+
+    def on_watermark(self, us: int) -> Iterable[Item]:
+        self._watermark_us = max(self._watermark_us, us)
+        if self._earliest_us + 2 * self._gap_us <= us:
+            yield from self._close(us)
+        yield Watermark(us - self._gap_us)
+
+    def on_end(self) -> Iterable[Item]:
+        yield from self._close(MAX_US)
+        yield End()
+
+    def snapshot(self) -> State:
+        return snapshot_of(self._piles)
+
+    def restore(self, state: State) -> None:
+        for name, pile in self._piles.items():
+            if name in state:
+                pile.add(state[name])
+        self._recount()
+
+    def _close(self, until_us: int) -> Iterable[Item]:
+        """Tell the sessions that are over by now."""
+        if not self._piles["state"].rows:
+            return
+        spans = self._spans()
+        rows = self._session.run(self._spec.close, {**self._tables(), "spans": spans}, {"until": until_us})
+        self._fold(spans, until_us)
+        kept = rows.filter(rows.column("__keep")).drop_columns(["__keep", KEY])
+        if kept.num_rows:
+            self.counts.emitted += kept.num_rows
+            yield Batch(kept)
+
+    def _spans(self) -> pa.Table:
+        """Which session each of the short ones belongs to."""
+        return self._session.run(self._spec.spans, {"state": self._piles["state"].table()})
+
+    def _fold(self, spans: pa.Table, until_us: int) -> None:
+        """Put short sessions together, and let go of those that are over."""
+        for name, pile in self._piles.items():
+            table = pile.table()
+            if table is not None:
+                tables = {"state": table, "spans": spans}
+                folded = self._session.run(self._folds[name], tables, {"until": until_us})
+                pile.replace(folded.select(table.column_names).cast(table.schema))
+        self._recount()
+
+    def _tables(self) -> dict[str, pa.Table]:
+        found = {name: pile.table_or_blank() for name, pile in self._piles.items()}
+        assert all(table is not None for table in found.values()), "the rows of values come before the sessions'"
+        return {name: table for name, table in found.items() if table is not None}
+
+    def _recount(self) -> None:
+        table = self._piles["state"].table()
+        self._folded_rows = sum(pile.rows for pile in self._piles.values())
+        self._in_state = 0 if table is None else pc.sum(table.column("n")).as_py()
+        self._earliest_us = MAX_US if table is None else pc.min(table.column("z")).as_py()

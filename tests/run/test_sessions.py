@@ -1,0 +1,62 @@
+"""Sessions as a stream: when they are told, and how their panes are put together."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from support.random_queries import SHAPE, normal
+from support.routes import batched, catalog, plan_of, raws, streamed
+
+from mql.exec.drive import Driver
+from mql.exec.kernel import Kernel
+from mql.exec.operators.sessions import SessionsOperator
+
+KERNEL = Kernel()
+
+
+def told_after(text: str, times: list[float]) -> list[list[int]]:
+    """How many events each session had that was told after each event; no lateness."""
+    driver = Driver(plan_of(text, catalog(SHAPE, bounded=False, lateness_us=0, unit="s")), KERNEL)
+    driver.expect([0])
+    found: list[list[int]] = []
+    for at, time in enumerate(times):
+        driver.feed(raws([(0, at, f'{{"ts": {time}, "ok": {str(time == 3).lower()}}}')]))
+        rows = [row["n"] for table in driver.out.tables for row in table.to_pylist()]
+        found.append(rows[sum(map(len, found)) :])
+    driver.close()
+    return found
+
+
+def test_a_session_is_told_when_no_event_in_time_can_join_it() -> None:
+    # gap 5: an event at 6.5 is in time up to 11.5, and would join what ends with 1.6
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 5s"
+    assert told_after(text, [1, 1.5, 11.4, 11.5, 20]) == [[], [], [], [2], []]
+
+
+def test_a_session_that_an_event_ends_is_told_a_gap_later() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 5s END WHEN ok"
+    assert told_after(text, [1, 3, 7, 8, 9]) == [[], [], [], [2], []]
+
+
+def test_a_session_that_lasts_its_maximum_is_told_a_gap_later() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 5s MAX 6s"
+    assert told_after(text, [1, 4, 6, 8, 11, 12]) == [[], [], [], [], [], [3]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_short_sessions_are_folded_into_the_ones_they_meet(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SessionsOperator, "FOLD_ROWS", 4)
+    rng = random.Random(seed)
+    events = [
+        (0, at, f'{{"ts": {max(0, at - rng.randint(0, 30))}, "k": "{rng.choice("abc")}", "n": {rng.randint(0, 5)}}}')
+        for at in range(150)
+    ]
+    rng.shuffle(events)
+    rounds = [raws(sorted(events[at : at + 5], key=lambda event: event[1])) for at in range(0, 150, 5)]
+    text = "SELECT k, count(*) AS n, sum(n) AS s, median(n) AS m, list(n) AS l FROM events WINDOW SESSION 3s GROUP BY k"
+    plan = plan_of(text, catalog(SHAPE, bounded=True, lateness_us=0, unit="s"))
+    want = normal(batched(plan, rounds, KERNEL))
+    assert len(want) > 5
+    assert normal(streamed(plan, rounds, KERNEL, 2)) == want
+    assert normal(streamed(plan, rounds, KERNEL, 2, restart_every=4)) == want
