@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ class Series:
     values: Floats
     probation: int
     windows: tuple[tuple[int, int], ...]
+    start_s: int
+    step_s: int
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,10 @@ def _series(name: str, rows: Sequence[Sequence[str]], labels: Sequence[Sequence[
     first = {at: row for row, at in reversed(list(enumerate(times)))}
     bounds = tuple((first[start.split(".")[0]], first[end.split(".")[0]]) for start, end in labels)
     probation = min(math.floor(0.15 * len(rows)), math.floor(0.15 * 5000))
-    return Series(name, times, np.array([float(row[1]) for row in rows]), probation, bounds)
+    seconds = [int(datetime.fromisoformat(f"{at}+00:00").timestamp()) - MONDAY_S for at in times]
+    step = int(np.median(np.diff(seconds)))
+    values = np.array([float(row[1]) for row in rows])
+    return Series(name, times, values, probation, bounds, seconds[0], step)
 
 
 # --- scoring -----------------------------------------------------------------------------------------------
@@ -179,40 +185,50 @@ def results(series: Sequence[Series], scores: Sequence[Floats]) -> Mapping[str, 
 REARM = 50
 GATE = {"auto": (55.0, 45.0)}
 """Per method the standard and the low-false-alarms score at shipped defaults that must be reached."""
-ROW_US = 300_000_000
-"""Most series have a row every five minutes; to the rhythm of a day every row of all of them counts as that."""
+WEEK_S, MONDAY_S = 7 * 86_400, 4 * 86_400
 
 
-def shipped(method: str) -> Detector:
+def shipped(method: str, step_s: int) -> Detector:
     """A method as it is shipped: all of its defaults."""
     row = method_named(method)
     assert row is not None, method
     given = {parameter.name: parameter.default for parameter in row.parameters}
     if method == "seasonal":
-        given["slots"] = 48
-    return detector(row.name, given, row.warmup, ROW_US, row.direction)
+        given["slots"] = 24
+    return detector(row.name, given, row.warmup, step_s * 1_000_000, row.direction)
 
 
-def detected(series: Sequence[Series], method: Detector, rule: Rule) -> list[Floats]:
-    """For each row the score if it opens an episode there, else 0. All series in lock-step, each in its own slot."""
+def detected(series: Sequence[Series], method: str, rule: Rule) -> list[Floats]:
+    """For each row the score if it opens an episode there, else 0. Series with rows as far apart run in lock-step, each
+    in its own slot, and join at their own time of the week, so that methods with a clock see the right one."""
+    found = [np.zeros(len(one.values)) for one in series]
+    for step_s in sorted({one.step_s for one in series}):
+        mine = [at for at, one in enumerate(series) if one.step_s == step_s]
+        _run([series[at] for at in mine], [found[at] for at in mine], shipped(method, step_s), rule, step_s)
+    return found
+
+
+def _run(series: Sequence[Series], found: Sequence[Floats], method: Detector, rule: Rule, step_s: int) -> None:
     state, episodes = Columns(method.fields), Columns(EPISODE_FIELDS)
     for part in (state, episodes):
         part.grow(len(series) + 1)
-    found = [np.zeros(len(one.values)) for one in series]
-    lengths = np.array([len(one.values) for one in series])
-    for row in range(int(lengths.max())):
-        there = np.flatnonzero(lengths > row)
-        rows = there.tolist()
+    begins = np.array([one.start_s % WEEK_S // step_s for one in series])
+    ends = begins + np.array([len(one.values) for one in series])
+    for at_step in range(int(begins.min()), int(ends.max())):
+        there = np.flatnonzero((begins <= at_step) & (at_step < ends))
+        if not len(there):
+            continue
         at = neighbours(there + 1)
-        value = np.array([series[i].values[row] for i in rows])
-        scored = method.step(state, Seen(at, value, None, None, row * ROW_US))
+        places = [(i, at_step - int(begins[i])) for i in there.tolist()]
+        value = np.array([series[i].values[row] for i, row in places])
+        scored = method.step(state, Seen(at, value, None, None, (MONDAY_S + at_step * step_s) * 1_000_000))
         with np.errstate(invalid="ignore"):
             hit = scored.score >= 1
-        turn = rule.step(episodes, at, row, scored.score, hit)
+        turn = rule.step(episodes, at, at_step, scored.score, hit)
         rule.admit(episodes, at, turn, scored.score, scored.direction, np.zeros(len(there), np.bool_))
-        for i in np.flatnonzero(turn.phase == OPENED).tolist():
-            found[rows[i]][row] = scored.score[i]
-    return found
+        for line in np.flatnonzero(turn.phase == OPENED).tolist():
+            i, row = places[line]
+            found[i][row] = scored.score[line]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -229,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     failed = []
     for name in given.method or ("auto", "zscore", "des", "seasonal", "robust_zscore", "cusum"):
         started = time.perf_counter()
-        scores = detected(series, shipped(name), Rule(rearm=REARM))
+        scores = detected(series, name, Rule(rearm=REARM))
         seconds = time.perf_counter() - started
         r = results(series, scores)
         columns = (f"{r[profile.name]:.1f} ({r[profile.name + '_best']:.1f})" for profile in PROFILES)

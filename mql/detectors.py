@@ -54,14 +54,14 @@ def _threshold(default: float, what: str) -> Parameter:
     return Parameter("threshold", "number", default, what, 0.1, 1000)
 
 
+_ZONE = Parameter("timezone", "text", "UTC", "Whose clock the rhythm goes by.")
 _FLOORS = (
     Parameter("min_spread_percent", "number", 1, "The usual spread is at least this % of the value.", 0),
     Parameter("min_spread", "number", 0, "And at least this.", 0),
 )
 _SIGMAS = "How many standard deviations are unusual."
 _HALF_LIFE = Parameter("half_life", "number", 1000, "After so many windows a value counts half.", 2, 1e9)
-_SMOOTH = (
-    Parameter("alpha", "number", 0.05, "Weight of a new value in the level.", 0.0001, 1),
+_TOGETHER = (
     Parameter("short", "whole", 10, "So many residuals are judged together.", 2, 100),
     Parameter("long", "number", 2000, "Half-life of what is usual for residuals, in windows.", 10, 1e9),
 )
@@ -81,17 +81,22 @@ METHODS: tuple[Method, ...] = (
         (
             _threshold(4, "Standard deviations of the likelihood; a single value needs twice as many."),
             _HALF_LIFE,
-            *_SMOOTH,
-            Parameter("beta", "number", 0.01, "Weight of a new value in the trend.", 0, 1),
+            *_TOGETHER,
+            Parameter("slots", "whole", 24, "Parts of the day's profile; 0 for none.", 0, 288),
+            _ZONE,
+            Parameter(
+                "alpha", "number", 0.05, "Weight of a new value in the level, before the profile is known.", 0.0001, 1
+            ),
+            Parameter("beta", "number", 0.01, "Weight of a new value in the trend, at first.", 0, 1),
             *_FLOORS,
         ),
         100,
-        64,
-        "Spikes, and series that begin to behave differently. Start here.",
+        164,
+        "Spikes, and series that begin to behave differently; knows the rhythm of the day. Start here.",
         memory="half_life",
         sigmas=True,
-        grows_with="short",
-        bytes_each=8,
+        grows_with="slots",
+        bytes_each=5,
     ),
     Method(
         "zscore",
@@ -127,16 +132,19 @@ METHODS: tuple[Method, ...] = (
         "both",
         (
             Parameter("period", "length", DAY_US, "After what time the rhythm repeats.", 1_000_000, 400 * DAY_US),
-            Parameter("slots", "whole", None, "Parts of the period; else 48, 168 for a week.", 2, 1440),
-            Parameter("timezone", "text", "UTC", "Whose clock the rhythm goes by."),
+            Parameter("slots", "whole", None, "Parts of the period; else 24, 168 for a week.", 2, 1440),
+            _ZONE,
             Parameter("gamma", "number", 0.25, "Weight of one visit in a slot's profile.", 0.001, 1),
             _threshold(4, "Standard deviations of the likelihood of residuals."),
             _HALF_LIFE,
-            *_SMOOTH,
+            *_TOGETHER,
+            Parameter(
+                "alpha", "number", 0.002, "Weight of a new value in the level; slow.", 0.0001, 1
+            ),
             *_FLOORS,
         ),
         100,
-        56,
+        132,
         "Values with a rhythm of the day or the week.",
         memory="half_life",
         sigmas=True,

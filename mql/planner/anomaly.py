@@ -293,6 +293,8 @@ def _parameters(
         found[method.memory] = int(_within(parameter, memory, node.span, scale=f"{memory} windows"))
     if method.name == "seasonal":
         _seasonal(found, written, node.span, window)
+    if "timezone" in found:
+        _check_zone(str(found["timezone"]), written.get("timezone", node.span))
     return tuple(found.items())
 
 
@@ -305,12 +307,15 @@ def _seasonal(
         hint = "Choose a window that fits into the period a whole number of times."
         raise MqlError("the period is no multiple of the window", written.get("period", span), hint)
     if found["slots"] is None:
-        found["slots"] = min(168 if period == 7 * DAY_US else 48, max(2, period // window.slide))
+        found["slots"] = min(168 if period == 7 * DAY_US else 24, max(2, period // window.slide))
+
+
+def _check_zone(name: str, span: Span) -> None:
     try:
-        ZoneInfo(str(found["timezone"]))
+        ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError):
         hint = "Write a name such as 'UTC' or 'America/New_York'."
-        raise MqlError(f'no time zone "{found["timezone"]}"', written.get("timezone", span), hint) from None
+        raise MqlError(f'no time zone "{name}"', span, hint) from None
 
 
 def _value(parameter: Parameter, node: syntax.Expression, scope: Scope) -> float | int | str:

@@ -63,7 +63,7 @@ def zscore_by_hand(values: list[float], half_life: float, threshold: float, warm
 
 
 def auto_by_hand(values: list[float], warmup: int) -> Iterator[float]:
-    """As published: EWMA z-score, and the likelihood of the residuals of double exponential smoothing."""
+    """Without a profile of the day: z-score, and the likelihood of the residuals of double exponential smoothing."""
     m = v = level = slope = s = mu = w = 0.0
     ring = [0.0] * 10
     a, c0 = 1 - 0.5 ** (1 / 1000), 1 - 0.5 ** (1 / 2000)
@@ -129,7 +129,8 @@ def test_zscore_is_its_formula(values: list[float]) -> None:
 @given(VALUES)
 @settings(max_examples=40, deadline=None)
 def test_auto_is_its_formula(values: list[float]) -> None:
-    np.testing.assert_allclose(run(Auto(warmup=8), values), list(auto_by_hand(values, 8)), rtol=1e-7, atol=1e-9)
+    found = run(Auto(warmup=8, slots=0), values)
+    np.testing.assert_allclose(found, list(auto_by_hand(values, 8)), rtol=1e-7, atol=1e-9)
 
 
 @given(VALUES.map(lambda values: [abs(x) for x in values]))
@@ -331,8 +332,8 @@ def test_slots_go_by_the_clock_on_the_wall() -> None:
     made = Seasonal(timezone="America/New_York", slots=24)
     hour = 3_600_000_000
     before, after = 1_772_928_000_000_000, 1_773_014_400_000_000  # midnights UTC around the change of 2026-03-08
-    assert made.slot_of(before + 6 * hour) == 1
-    assert made.slot_of(after + 6 * hour) == 2
+    assert made.profile.slot_of(before + 6 * hour) == 1
+    assert made.profile.slot_of(after + 6 * hour) == 2
 
 
 def test_a_rhythm_is_expected_after_it_was_seen_twice() -> None:
@@ -345,6 +346,23 @@ def test_a_rhythm_is_expected_after_it_was_seen_twice() -> None:
         scored = made.step(state, Seen(slice(1, 2), np.array([x]), start_us=at))
         errors.append(abs(float(scored.expected[0]) - x))
     assert np.mean(errors[60:]) < 0.25 * np.mean(errors[:20])
+
+
+def test_auto_knows_the_rhythm_of_the_day_and_sees_a_morning_that_does_not_come() -> None:
+    """Windows of ten minutes; on the sixth day the night goes on."""
+    rng = np.random.default_rng(9)
+    made = Auto(window_us=600_000_000)
+    state = Columns(made.fields)
+    state.grow(2)
+    scores = []
+    for at in range(6 * 144):
+        hour = at % 144 / 6
+        busy = 300 + (700 if 6 <= hour < 22 and at < 5 * 144 else 0)
+        seen = Seen(slice(1, 2), rng.poisson(busy, 1).astype(float), start_us=at * 600_000_000)
+        scores.append(float(made.step(state, seen).score[0]))
+    assert max(scores[3 * 144 : 5 * 144]) < 1
+    first = next(at for at in range(5 * 144, 6 * 144) if scores[at] >= 1)
+    assert 36 <= first - 5 * 144 < 36 + 12
 
 
 # --- noise -------------------------------------------------------------------------------------------------

@@ -41,6 +41,9 @@ def detector(method: str, given: Values, warmup: int, window_us: int, direction:
                 warmup,
                 number("min_spread_percent") / 100,
                 number("min_spread"),
+                whole("slots"),
+                str(given["timezone"]),
+                window_us,
             )
         case "zscore":
             spread = number("min_spread_percent") / 100, number("min_spread")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mql.exec.detectors.auto import SPREAD_OF_MEAN_DEVIATION
 from mql.exec.detectors.frame import TINY, Columns, Field, Floats, Scored, Seen, half_life, in_blocks, number, signs
+from mql.exec.detectors.moments import SPREAD_OF_MEAN_DEVIATION
 
 JUST_BELOW_ONE = float(np.nextafter(1.0, 0.0))
 SCORE_MAX = 1e6

@@ -6,6 +6,9 @@ import numpy as np
 
 from mql.exec.detectors.frame import Floats, Ints
 
+SPREAD_OF_MEAN_DEVIATION = 1.2533
+"""The standard deviation of normal residuals, in units of their mean absolute size."""
+
 
 def weights(n: Ints, weight: float) -> Floats:
     """How much the next value counts: as in a plain mean at first, later as the half-life says."""

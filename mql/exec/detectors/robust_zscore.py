@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mql.exec.detectors.auto import SPREAD_OF_MEAN_DEVIATION
 from mql.exec.detectors.frame import (
     Columns,
     Field,
@@ -26,6 +25,7 @@ from mql.exec.detectors.frame import (
     numbers,
     signs,
 )
+from mql.exec.detectors.moments import SPREAD_OF_MEAN_DEVIATION
 
 MAD_TO_SPREAD = 1.4826
 """The standard deviation of normal values, in units of their median absolute deviation."""
