@@ -8,6 +8,7 @@ docs/jobs.md has the states and what leads from one to the other; TRANSITIONS be
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from collections import deque
@@ -33,7 +34,8 @@ from server.keeping import Keeper
 from server.resultlog import Keep, Length, LogReading, ResultLog
 from server.settings import Bytes, Seconds
 from server.store import Store, StoredJob
-from server.templates import Label, ParamName, parse_template, values_of
+from server.templates import SINKS_MAX, Label, ParamName, Sink, parse_template, values_of
+from server.webhook import Target, Webhook, check_target
 from sources.http import HttpSource
 
 T = TypeVar("T")
@@ -76,6 +78,7 @@ class Spec(BaseModel):
     attempts: int = Field(default=100, ge=0, le=1_000_000, description="restarts in a row before it has failed")
     keep_age: Seconds = 7 * 86_400.0
     keep_bytes: Bytes = 1 << 30
+    sinks: tuple[Sink, ...] = Field(default=(), max_length=SINKS_MAX)
     labels: Mapping[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
 
@@ -130,6 +133,7 @@ class Jobs:
                     self.store.log(stored.name, "error", f"cannot be brought back: {error}")
                     continue
             self.store.end_open_runs(stored.name, "the server stopped or crashed")
+            job.open_sinks()
             if stored.state in ALIVE:
                 job.begin()
 
@@ -142,6 +146,7 @@ class Jobs:
             job.tell("leave")
         for job in jobs:
             job.join()
+            job.close_sinks()
             job.log.close()
 
     # --- what may be done ------------------------------------------------------------------------------
@@ -155,9 +160,12 @@ class Jobs:
                 raise MqlError(f"there are {JOBS_MAX} jobs already", hint="Delete one.", code="too-many-queries")
             bound = self.bound(spec)
             check_guarantee(spec, self.engine, self.engine.plan(bound.query, bound.values))
+            for sink in spec.sinks:
+                check_target(target_of(sink), self.keeper.reach)
             stored = self.store.add_job(name, spec.model_dump(mode="json"), "starting" if start else "stopped")
             shutil.rmtree(self.directory(name), ignore_errors=True)
             job = self._jobs[name] = Job(self, stored)
+        job.open_sinks()
         if start:
             job.begin(adopted)
         return job
@@ -179,6 +187,7 @@ class Jobs:
         with self._guard:
             self._jobs.pop(name, None)
         self.store.delete_job(name)
+        job.close_sinks()
         job.log.finish(Ended("deleted"))
         job.log.close()
         shutil.rmtree(self.directory(name), ignore_errors=True)
@@ -242,6 +251,7 @@ class Job:
             last = self.checkpoints.newest()
             self.log.commit(Length(*last.notes["log"]) if last is not None else Length())
         self.ring: Callable[[], None] = nothing
+        self.sinks: tuple[Webhook, ...] = ()
         self._told: str | None = None
         self._bell = threading.Event()
         self._thread: threading.Thread | None = None
@@ -329,6 +339,20 @@ class Job:
         if self.state not in ALIVE:
             reading.end(Ended(self.state, {"detail": self.reason}))
         return reading
+
+    def open_sinks(self) -> None:
+        """They go on sending while the job stands still, until it is deleted or the server stops."""
+        home, reach, clock = self.jobs.directory(self.name), self.jobs.keeper.reach, self.jobs.clock
+        self.sinks = tuple(
+            Webhook(self.name, self.log, target_of(sink), reach, home / "sinks" / str(at), clock)
+            for at, sink in enumerate(self.spec.sinks)
+        )
+        for sink in self.sinks:
+            sink.start()
+
+    def close_sinks(self) -> None:
+        for sink in self.sinks:
+            sink.close()
 
     # --- its life --------------------------------------------------------------------------------------
 
@@ -576,6 +600,17 @@ class Run:
             case Ended(reason):
                 told = self.job.told or ("leave" if reason == "server stopping" else None)
                 return Outcome(LEFT[told]) if told is not None else Outcome("failed", f"its query was ended: {reason}")
+
+
+def target_of(sink: Sink) -> Target:
+    """MqlError where the secret is not there: nothing is to be sent unsigned by accident."""
+    if sink.secret_env is None:
+        return Target(sink.url)
+    secret = os.environ.get(sink.secret_env)
+    if not secret:
+        hint = "The operator sets it before the server starts."
+        raise MqlError(f"the server has no {sink.secret_env} in its environment", hint=hint, code="invalid-sink")
+    return Target(sink.url, secret)
 
 
 def nothing() -> None:

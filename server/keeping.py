@@ -8,6 +8,7 @@ from aiohttp import web
 
 from server.settings import Settings
 from server.store import Store, default_path, open_store
+from server.webhook import Reach
 
 
 class Keeper:
@@ -15,6 +16,7 @@ class Keeper:
 
     def __init__(self, settings: Settings) -> None:
         self.data_dir = settings.base_dir / settings.data_dir
+        self.reach = Reach(settings.server.webhooks.allowed, settings.server.webhooks.plain)
         self._url = settings.store
         self._store: Store | None = None
         self._guard = threading.Lock()

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from mql.errors import MqlError, did_you_mean
 from mql.exec.feed import Source
@@ -62,6 +62,20 @@ class Limits(Said):
     replay_keep: Seconds = Field(default=600.0, description="a replay's result is kept for so long")
 
 
+class Webhooks(Said):
+    """Where jobs may send their rows, besides https to public addresses."""
+
+    allowed: tuple[str, ...] = Field(default=(), description="networks that may be dialled though they are not public")
+    plain: bool = Field(default=False, description="http:// is allowed too")
+
+    @field_validator("allowed")
+    @classmethod
+    def are_networks(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        for network in allowed:
+            ipaddress.ip_network(network)
+        return allowed
+
+
 class Server(Said):
     """Where the server listens and what it promises to itself. `insecure` lets it listen beyond this machine."""
 
@@ -74,6 +88,7 @@ class Server(Said):
     )
     declare: tuple[str, ...] = Field(default=("http",), description="kinds of sources that may be declared over HTTP")
     stop_within: Seconds = Field(default=10.0, description="how long a stop waits for what is under way")
+    webhooks: Webhooks = Webhooks()
     limits: Limits = Limits()
 
 
@@ -143,6 +158,8 @@ def names_in(location: tuple[int | str, ...]) -> Iterable[str]:
             return Settings.model_fields
         case ("server",):
             return Server.model_fields
+        case ("server", "webhooks"):
+            return Webhooks.model_fields
         case _:
             return Limits.model_fields
 

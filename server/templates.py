@@ -40,8 +40,10 @@ from sources.strict_yaml import Document, Problem, Where, parse_yaml
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$"
 PARAM_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 TYPES = ("string", "number", "duration", "boolean", "enum", "list", "source", "column")
+GUARANTEES = ("at_most_once", "at_least_once", "exactly_once")
 LIST_MAX = 1_000
 EXAMPLES_MAX = 50
+SINKS_MAX = 5
 TEXT_TYPES = ("string", "duration", "enum", "source", "column")
 BOUNDED_TYPES = ("number", "duration")
 Label = Annotated[str, Field(max_length=200)]
@@ -79,6 +81,18 @@ class Example(BaseModel):
     time: str | None = Field(default=None, description="the property of the events that holds their time")
 
 
+class Sink(BaseModel):
+    """Where a job's rows are sent. The secret that bodies are signed with is in the server's environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["webhook"]
+    url: str = Field(min_length=8, max_length=2_000, pattern=r"^[A-Za-z]+://[!-~]+$")
+    secret_env: str | None = Field(
+        default=None, pattern=r"^MQL_WEBHOOK_[A-Z0-9_]{1,60}$", description="the variable's name: MQL_WEBHOOK_…"
+    )
+
+
 class Template(BaseModel):
     """A query with parameters, and how a job that is made of it runs."""
 
@@ -89,6 +103,7 @@ class Template(BaseModel):
     params: Mapping[ParamName, Param] = Field(default_factory=dict)
     query: str = Field(min_length=1, max_length=65_536)
     guarantee: Literal["at_most_once", "at_least_once", "exactly_once"] = "at_most_once"
+    sinks: tuple[Sink, ...] = Field(default=(), max_length=SINKS_MAX)
     labels: Mapping[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
     examples: tuple[Example, ...] = Field(default=(), max_length=EXAMPLES_MAX)
@@ -188,7 +203,7 @@ def complaint(fault: Any) -> tuple[Where, str]:
             return where, f'"{str(fault["input"])[:60]}" is no name: letters, digits, _ and a letter first'
         case "literal_error":
             said = str(fault["input"])[:60]
-            known = TYPES if where[-1] == "type" else ("at_most_once", "at_least_once", "exactly_once")
+            known = {"type": TYPES, "kind": ("webhook",)}.get(str(where[-1]), GUARANTEES)
             return (
                 where,
                 f'unknown {where[-1]} "{said}". {did_you_mean(said, known) or "Known are " + ", ".join(known)}',
@@ -204,6 +219,8 @@ def names_at(where: Where) -> Iterable[str]:
             return [*Template.model_fields, "mql"]
         case ("params", _):
             return Param.model_fields
+        case ("sinks", _):
+            return Sink.model_fields
         case _:
             return Example.model_fields
 

@@ -27,7 +27,7 @@ from server.settings import Bytes, Seconds
 from server.shared import shared_of
 from server.stream import Tap, numbers
 from server.templates import NAME as NAME_PATTERN
-from server.templates import BadParams, Label, ParamName, parse_template
+from server.templates import SINKS_MAX, BadParams, Label, ParamName, Sink, parse_template
 
 ROWS_MAX = 100_000
 MANY_MAX = 1_000
@@ -49,12 +49,13 @@ class HowToRun(Said):
     attempts: int | None = Field(default=None, ge=0, le=1_000_000)
     keep_age: Seconds | None = None
     keep_bytes: Bytes | None = None
+    sinks: list[Sink] | None = Field(default=None, max_length=SINKS_MAX)
     labels: dict[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
     start: bool = True
 
     def told(self) -> dict[str, Any]:
-        names = ("guarantee", "checkpoint_every", "restart", "attempts", "keep_age", "keep_bytes", "owner")
+        names = ("guarantee", "checkpoint_every", "restart", "attempts", "keep_age", "keep_bytes", "owner", "sinks")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
@@ -111,6 +112,7 @@ class JobTold(BaseModel):
     attempts: int
     results: dict[str, int]
     checkpoint: dict[str, Any] | None
+    sinks: list[dict[str, Any]]
     status: dict[str, Any] | None
     stream_url: str
 
@@ -192,7 +194,7 @@ async def make_jobs(request: web.Request) -> web.Response:
         if kept is None:
             raise refuse(404, "unknown-template", f'no template "{name[:80]}"', "GET /v1/templates lists them.")
         template = parse_template(kept.text)
-        defaults = {"guarantee": template.guarantee, "owner": template.owner}
+        defaults = {"guarantee": template.guarantee, "owner": template.owner, "sinks": template.sinks}
         common = {**defaults, **said.told(), "labels": {**template.labels, **said.labels}}
         made: list[Job] = []
         try:
@@ -399,6 +401,7 @@ def told(job: Job) -> dict[str, Any]:
         "attempts": job.attempts,
         "results": {"rows": job.log.committed.rows, "oldest": job.log.oldest.rows, "readers": job.log.readers},
         "checkpoint": None if job.checkpointed is None else dict(job.checkpointed),
+        "sinks": [dict(sink.told()) for sink in job.sinks],
         "status": None if running is None else dict(numbers(running.status())),
         "stream_url": f"/v1/jobs/{job.name}/stream",
     }

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from support.serving import Served, served
+from support.waiting import state_of, wait_for, wait_for_state
 
 from server.cli import main
 from server.jobs import TRANSITIONS
 from sources.http import HttpSource
 from sources.memory import MemorySource
 
-WAIT_S = 15.0
 TEMPLATE = """
 name: big-orders
 params:
@@ -24,24 +22,6 @@ params:
 labels: {team: shop}
 query: SELECT id FROM orders WHERE total >= $least
 """
-
-
-def wait_for(what: Callable[[], Any]) -> Any:
-    until = time.monotonic() + WAIT_S
-    while time.monotonic() < until:
-        found = what()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"it did not come to that: {what()}")
-
-
-def state_of(server: Served, name: str) -> str:
-    return str(server.get(f"/v1/jobs/{name}").json()["state"])
-
-
-def wait_for_state(server: Served, name: str, state: str) -> None:
-    wait_for(lambda: state_of(server, name) == state)
 
 
 def rows_of(server: Served, name: str, query: str = "") -> list[Any]:
