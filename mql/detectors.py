@@ -138,9 +138,7 @@ METHODS: tuple[Method, ...] = (
             _threshold(4, "Standard deviations of the likelihood of residuals."),
             _HALF_LIFE,
             *_TOGETHER,
-            Parameter(
-                "alpha", "number", 0.002, "Weight of a new value in the level; slow.", 0.0001, 1
-            ),
+            Parameter("alpha", "number", 0.002, "Weight of a new value in the level; slow.", 0.0001, 1),
             *_FLOORS,
         ),
         100,

@@ -105,6 +105,10 @@ def bind_anomaly(
     warmup = _windows(options, "warmup", window, scope)
     needed, out_of = _for(method, options, scope)
     change, guards = _guards(options, scope, grouped)
+    if change and options.get("transform") == "log":
+        raise MqlError(
+            "CHANGE and TRANSFORM log do not go together", node.span, "Put a condition on the number itself."
+        )
     limit = None if "limit" not in options else constant_int(_expression(options["limit"]), scope, 1, 1_000_000)
     _check(method, given, options, node, scope, window, limit, warmup, grouped)
     ratio = of is not None or relative

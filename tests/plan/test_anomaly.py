@@ -177,6 +177,7 @@ WRONG = [
     ("ANOMALY ON cpu TRANSFORM sqrt", 'no transform "sqrt"', "log"),
     ("ANOMALY ON errors / n TRANSFORM log", 'TRANSFORM does not go with "ratio"', "as they are"),
     ("ANOMALY ON cpu MINIMUM change < 3", "CHANGE is at least something", "CHANGE >= 0.02"),
+    ("ANOMALY ON cpu TRANSFORM log MINIMUM CHANGE > 3", "CHANGE and TRANSFORM log do not go together", "condition"),
     ("ANOMALY ON cpu EMIT CHANGES", "ANOMALY judges windows that are final", "EMIT EPISODES"),
     ("EMIT EPISODES", '"EMIT EPISODES" needs an ANOMALY clause', None),
 ]
