@@ -70,7 +70,9 @@ class Profile:
         # A visit is the whole time in a slot: its windows together weigh `gamma`.
         visit = max(1.0, self.period_us / self.slots / self.window_us)
         gamma = 1 - (1 - self.gamma) ** (1 / visit)
-        learn = np.where(visits == 0, 1.0, np.where(known, gamma, max(gamma, FIRST_VISITS)))
+        learn: Floats | float = gamma
+        if not known.all():
+            learn = np.where(visits == 0, 1.0, np.where(known, gamma, max(gamma, FIRST_VISITS)))
         first = 1.0 / (n + 1)
         moved = level + np.maximum(self.alpha, first) * error
         again = state["slot"][at] != slot
