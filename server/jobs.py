@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,6 +22,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 
+from mql.catalog import SourceInfo, TimeRule
 from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoint, Checkpoints
 from mql.exec.clock import Clock, SystemClock
@@ -29,7 +30,9 @@ from mql.exec.engine import Engine, Options, Running, Subscription
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, RowsFrame, Seal, Warn
 from mql.exec.results import cursor_of
 from mql.exec.state import Snapshot
+from mql.learn import parse_type
 from mql.planner.physical import Plan
+from mql.schema import Field as Property
 from server.keeping import Keeper
 from server.resultlog import Keep, Length, LogReading, ResultLog
 from server.settings import Bytes, Seconds
@@ -222,6 +225,9 @@ def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
     if not info.history or (isinstance(source, HttpSource) and source.archive is None):
         hint = "Declare it with record: true, or ask for at_most_once."
         raise MqlError(f'source "{info.name}" keeps nothing to go back to', hint=hint, code="no-guarantee")
+    if not info.shape.fields:
+        hint = "Declare its shape, or begin when its first events are there."
+        raise MqlError(f'nobody knows what events of "{info.name}" look like yet', hint=hint, code="no-guarantee")
     if plan.scan.until.kind != "live" or plan.scan.since.kind not in ("live", "earliest"):
         hint = "Say SINCE EARLIEST or leave SINCE and UNTIL out, or ask for at_most_once."
         raise MqlError(f"a job that is {spec.guarantee} begins now or with the earliest event", hint=hint)
@@ -451,6 +457,7 @@ class Run:
         self.marked = self.log.length
         self.asked: Future[tuple[Snapshot, int]] | None = None
         self.adopted = adopted
+        self.looks: Mapping[str, Any] | None = None
         self.due_s = 0.0
         self.synced_s = 0.0
 
@@ -466,9 +473,13 @@ class Run:
         if last is not None and last.notes.get("done"):
             return Outcome("completed", "its input has ended")
         self.number = 0 if last is None else last.number
+        self.looks = None if last is None else last.notes["looks"]
         snapshot = self._beginning(bound) if last is None else last.snapshot
+        assert self.looks is not None
+        engine = job.jobs.engine
+        known = {self.looks["source"]: as_it_looked(engine.source(self.looks["source"]).info, self.looks)}
         options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
-        running = job.jobs.engine.resume(snapshot, bound.query, bound.values, options, wait_for_readers=True)
+        running = engine.resume(snapshot, bound.query, bound.values, options, wait_for_readers=True, known=known)
         with ThreadPoolExecutor(1, f"mql-checkpoint-{job.name}") as pool:
             return self._read(running, pool)
 
@@ -488,6 +499,7 @@ class Run:
         source = engine.source(plan.scan.source)
         from_now = plan.scan.since.kind == "live"
         snapshot = Snapshot(positions=dict(source.end()) if from_now else {})
+        self.looks = looks_of(source.info)
         self._write(snapshot, self.log.length)
         return snapshot
 
@@ -579,7 +591,7 @@ class Run:
 
     def _write(self, snapshot: Snapshot, length: Length, *, done: bool = False) -> None:
         self.number += 1
-        notes = {"log": [length.number, length.rows], "at_us": self.clock.now_us(), "done": done}
+        notes = {"log": [length.number, length.rows], "at_us": self.clock.now_us(), "done": done, "looks": self.looks}
         size = self.job.checkpoints.write(Checkpoint(self.number, snapshot, notes))
         positions = {str(split): at for split, at in snapshot.positions.items()}
         self.job.checkpointed = {"number": self.number, "bytes": size, "positions": positions, "rows": length.rows} | {
@@ -611,6 +623,23 @@ def target_of(sink: Sink) -> Target:
         hint = "The operator sets it before the server starts."
         raise MqlError(f"the server has no {sink.secret_env} in its environment", hint=hint, code="invalid-sink")
     return Target(sink.url, secret)
+
+
+def looks_of(info: SourceInfo) -> Mapping[str, Any]:
+    """What a source looks like now, as JSON: a job keeps to that, for what is learned may change with a restart."""
+    return {
+        "source": info.name,
+        "open": info.shape.open,
+        "fields": [[field.name, str(field.type)] for field in info.shape.fields],
+        "time": [None if info.time.path is None else list(info.time.path), info.time.unit],
+    }
+
+
+def as_it_looked(info: SourceInfo, looks: Mapping[str, Any]) -> SourceInfo:
+    path, unit = looks["time"]
+    fields = tuple(Property(name, parse_type(type)) for name, type in looks["fields"])
+    shape = replace(info.shape, fields=fields, open=looks["open"])
+    return replace(info, shape=shape, time=TimeRule(None if path is None else tuple(path), unit))
 
 
 def nothing() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mql.catalog import Catalog
+from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, did_you_mean
 from mql.exec.analyze import LIVE_S, analyzed
 from mql.exec.backfill import Backfill, held_for
@@ -173,13 +173,21 @@ class Engine:
         options: Options = DEFAULTS,
         *,
         wait_for_readers: bool = False,
+        known: Mapping[str, SourceInfo] | None = None,
     ) -> Running:
         """Goes on with a live query from a snapshot of it: what it knew, and at the very next offset of each split.
 
         It needs as many workers as it had. It shares with nobody, and drops nothing: where `wait_for_readers` holds,
         it waits for the slowest of its readers. A snapshot that knows nothing but positions begins there.
+        `known`: what its sources looked like when it first began, so that it means the same though they look else now.
         """
-        compiled = self._compile(text, params, options.early_us)
+        if known:
+            catalog = self.catalog()
+            catalog = replace(catalog, sources={**catalog.sources, **known})
+            now_us = self._clock.now_us()
+            compiled = compile_forms(text, catalog, params, now_us=now_us, early_us=options.early_us)
+        else:
+            compiled = self._compile(text, params, options.early_us)
         plan = compiled.plan
         with self._starting:
             results = Results(secrets.token_hex(4), keep_all=wait_for_readers)

@@ -304,10 +304,24 @@ async def job_results(request: web.Request) -> web.StreamResponse:
         columns = refusing(job.columns)
         tables, _ = job.log.tables(range(first, last), since_us, until_us, most)
         empty = encode.schema_of(columns).empty_table()
-        return pa.concat_tables(tables, promote_options="permissive") if tables else empty, columns
+        return joined(tables) if tables else empty, columns
 
     table, columns = await shared.call(read)
     return await table_answer(request, table, kind, columns)
+
+
+def joined(tables: list[pa.Table]) -> pa.Table:
+    """Rows of one type, or, where what is known of the source has changed the types between runs, of texts."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowTypeError:
+        rows = [row for table in tables for row in encode.rows_of(table)]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return pa.table({name: pa.array([as_text(row.get(name)) for row in rows], pa.string()) for name in names})
+
+
+def as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else encode.dumps(value).decode()
 
 
 def point(request: web.Request, name: str, row: int, us: int) -> tuple[int, int]:

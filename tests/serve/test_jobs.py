@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from support.serving import Served, served
 from support.waiting import state_of, wait_for, wait_for_state
 
 from server.cli import main
-from server.jobs import TRANSITIONS
+from server.jobs import TRANSITIONS, as_it_looked, looks_of
 from sources.http import HttpSource
 from sources.memory import MemorySource
 
@@ -211,3 +212,14 @@ def test_labels_change_while_it_runs_and_deleting_takes_all_of_it(tmp_path: Path
         assert server.send("DELETE", "/v1/jobs/j").status == 204
         assert server.get("/v1/jobs/j").status == 404
         assert not (tmp_path / ".mql" / "jobs" / "j").exists()
+
+
+def test_what_a_source_looked_like_goes_through_a_checkpoint() -> None:
+    events = [{"ts": 1, "n": 1.5, "tags": ["a"], "who": {"id": 1, "at": "2026-01-31T12:00:00Z"}, "any": None}]
+    info = MemorySource("events", events, bounded=False).info
+    other = MemorySource("events", [{"ts": "x", "n": "text"}], bounded=False).info
+    again = as_it_looked(other, json.loads(json.dumps(looks_of(info))))
+    assert [(field.name, field.type) for field in again.shape.fields] == [
+        (field.name, field.type) for field in info.shape.fields
+    ]
+    assert again.time == info.time
