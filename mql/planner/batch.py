@@ -6,10 +6,10 @@ the events came live).
 
 from __future__ import annotations
 
+from mql.planner import fill, sessions, sliding, windows
 from mql.planner import grouping as g
-from mql.planner import sessions, sliding, windows
 from mql.planner.expressions import conjunction
-from mql.planner.logical import Group
+from mql.planner.logical import Filled, Group
 from mql.planner.lower import (
     Parts,
     arranging_sql,
@@ -88,7 +88,30 @@ def _windowed(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> 
     if windows.has_gaps(window):
         only = f"p IS NOT NULL AND {only}"
     found = [f"base AS ({base})", f"s AS ({g.expanded_sql(window, 'base', only)})"]
-    return [*found, *g.aggregated_sql(pieces, window, bool(group.keys))]
+    ctes = [*found, *g.aggregated_sql(pieces, window, bool(group.keys))]
+    if group.filled is None:
+        return ctes
+    return [*ctes[:-1], *_filled(parts, group, pieces, group.filled, ctes[-1], as_live)]
+
+
+def _filled(
+    parts: Parts, group: Group, pieces: g.Grouping, filled: Filled, aggregated: str, as_live: bool
+) -> list[str]:
+    """The same with FILL: up to the last window that has a row, or that the watermark would have closed."""
+    columns = "".join(f"{key}, " for key in pieces.key_names)
+    last = "(SELECT max(we) FROM seen_in)"
+    if as_live:
+        reached = 'SELECT min(t) FROM (SELECT max("__t") AS t FROM events GROUP BY "__s")'
+        last = f"greatest({last}, ({reached}) - {parts.scan.lateness_us})"
+    return [
+        aggregated.replace("a AS (", "seen_in AS (", 1),
+        f"seen AS (SELECT {columns}we FROM seen_in WHERE false)",
+        f"lasts AS (SELECT {last} AS reached)",
+        *(
+            cte.replace("$since", str(windows.NEVER))
+            for cte in fill.filled_sql(group, pieces, filled, "seen_in", "(SELECT reached FROM lasts)")
+        ),
+    ]
 
 
 def _sessions(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:

@@ -50,7 +50,7 @@ from mql.planner.logical import (
     Windowed,
 )
 from mql.planner.physical import LIVE, Start, Window
-from mql.planner.windowing import bind_cuts, bind_window, window_outputs
+from mql.planner.windowing import bind_cuts, bind_fill, bind_window, window_outputs
 from mql.planner.windows import NUMBER
 from mql.schema import BIGINT, BOOLEAN, DATE, DOUBLE, INTERVAL, JSON, NULL, TIMESTAMP, VARCHAR, DataType, Path
 
@@ -110,7 +110,7 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
         _check_revisions(query, query.emit, window)
         emit = replace(emit, revise_us=settings.get("revisions_for", REVISIONS_FOR_US))
     elif "revisions_for" in settings:
-        raise MqlError('"revisions_for" needs EMIT FINAL WITH REVISIONS', query.span)
+        raise MqlError('"revisions_for" is for rows that are revised', query.span, "Add EMIT FINAL WITH REVISIONS.")
     _check_order(query, since, until, window)
     if emit.kind in ("changes", "every") and not _is_grouped(query):
         raise MqlError(
@@ -378,6 +378,8 @@ def _plain(
         what = {"count": "window of events", "session": "session", "sliding": "sliding window"}[window.kind]
         raise MqlError(f"a {what} needs an aggregate", query.windows[0].span, "Add count(*) or another one.")
     if window.kind != "none":
+        if query.windows[0].fill is not None:
+            raise MqlError("FILL needs an aggregate", query.windows[0].fill.span, "Add count(*) or another one.")
         plan = Windowed(plan, window)
     if query.anomaly is not None:
         plan = bind_tracking(query, plan, _without_aggregates(scope, "ANOMALY"))
@@ -603,7 +605,7 @@ def _grouped(
         detect = bind_anomaly(query.anomaly, query.emit, below, after, Grouped(keys, window, collector.calls, finish))
         shown = with_columns(shown)
     begins, ends = bind_cuts(query, replace(_without_aggregates(scope, "WINDOW"), outputs={}))
-    plan = Group(plan, window, keys, tuple(collector.calls), begins, ends)
+    plan = Group(plan, window, keys, tuple(collector.calls), begins, ends, bind_fill(query, window, scope))
     if having is not None:
         plan = Filter(plan, having)
     if detect is not None:
@@ -749,7 +751,7 @@ def _speak(query: syntax.Query, plan: Logical, window: Window, grouped: bool, sc
         and emit is None
         and window.kind not in ("none", "count", "session", "sliding")
     ):
-        early = given.early_us
+        early = None if query.windows[0].fill is not None else given.early_us
     return Speak(plan, kind, every, early if kind == "final" else None)
 
 

@@ -108,8 +108,9 @@ def _scan(parts: Parts, late_matters: bool) -> Scan:
 def _needles(parts: Parts, late_matters: bool) -> Needles | None:
     """What lets the scan skip events unread. One that is skipped has no known time, and is in no rate sample."""
     info = parts.scan.info
+    filled = late_matters and parts.group is not None and parts.group.filled is not None
     by_rate = parts.sampled is not None and parts.sampled.per_second is not None
-    if parts.where is None or info.encoding != "json" or by_rate:
+    if parts.where is None or info.encoding != "json" or by_rate or filled:
         return None
     time_matters = late_matters and (parts.window is not None or parts.arrange is not None)
     envelope = frozenset(field.name for field in info.envelope)

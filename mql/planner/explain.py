@@ -14,6 +14,7 @@ from mql.planner.physical import (
     Anomaly,
     Arranging,
     CountWindows,
+    Fill,
     Final,
     Held,
     OperatorSpec,
@@ -104,6 +105,8 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("as rows are released", spec.number), ("then", spec.partial), ("full windows", spec.close)]
         case Final():
             return [("when state grows", spec.merge), ("when a window closes", spec.close)]
+        case Fill():
+            return [("when a window closes", spec.close)]
         case Held():
             return [("when rows are final", spec.close)]
         case Sessions():
@@ -186,6 +189,8 @@ def operator_name(spec: OperatorSpec) -> str:
             return f"number rows, aggregate {show_window(window)}"
         case Final(window):
             return f"merge, close {show_window(window)}" if window.kind != "none" else "merge"
+        case Fill():
+            return "fill windows"
         case Held(window):
             return f"hold rows, aggregate {show_window(window)}"
         case Sessions(window):

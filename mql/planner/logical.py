@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from mql.catalog import SourceInfo
-from mql.planner.expressions import Aggregate, Bound
+from mql.planner.expressions import Aggregate, Bound, Constant
 from mql.planner.physical import Start, Window
 from mql.schema import DataType, Path
 
@@ -51,6 +51,14 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Filled:
+    """What the aggregates of a group are in a window in which it was not seen, and for how long after it was."""
+
+    value: Constant
+    for_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """One row per window and group: keys as k0 k1 …, aggregates as a0 a1 …, window_start, window_end.
 
@@ -63,6 +71,7 @@ class Group:
     aggregates: tuple[Aggregate, ...]
     begins: Bound | None = None
     ends: Bound | None = None
+    filled: Filled | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +207,9 @@ def _line(node: Logical) -> str:
             calls = ", ".join(show_aggregate(call) for call in node.aggregates)
             begins = "" if node.begins is None else f" start when {show_bound(node.begins)}"
             ends = "" if node.ends is None else f" end when {show_bound(node.ends)}"
-            window = f"{show_window(node.window)}{begins}{ends}"
+            fill = node.filled
+            filled = "" if fill is None else f" filled with {show_bound(fill.value)} for {show_us(fill.for_us)}"
+            window = f"{show_window(node.window)}{begins}{ends}{filled}"
             return f"group by {keys} window {window} computing {calls or 'nothing'}"
         case Windowed():
             return f"window {show_window(node.window)}"

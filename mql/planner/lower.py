@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 
 from mql.detectors import method_named
+from mql.planner import fill, sessions, sliding, windows
 from mql.planner import grouping as g
-from mql.planner import sessions, sliding, windows
 from mql.planner.expressions import TRUE, Apply, Bound, Constant, EventMeta, conjunction, conjuncts
 from mql.planner.logical import (
     Arrange,
@@ -237,10 +237,16 @@ def _grouped(
         partial = _partial(parts, group, pieces, sampling, late_matters)
         stages.append(_stage(len(stages), stages, (*first, partial)))
         stages.append(_after_exchange(stages, group, (_final(parts, group, pieces, partial),)))
-    at_the_end = after_groups(parts)
+    at_the_end = (*_filling(parts, group, pieces), *after_groups(parts))
     if at_the_end:
         stages.append(Stage(len(stages), "gather", "one", at_the_end))
     return tuple(stages)
+
+
+def _filling(parts: Parts, group: Group, pieces: g.Grouping) -> tuple[OperatorSpec, ...]:
+    if group.filled is None:
+        return ()
+    return (fill.fill(group, pieces, group.filled, lambda ctes: _closing_sql(parts, group, ctes)),)
 
 
 def after_groups(parts: Parts) -> tuple[OperatorSpec, ...]:
@@ -308,6 +314,7 @@ def _by_events(
 
 def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> Final:
     only = "we <= $until AND we > $since AND we > e AND ws >= $not_before"
+    ctes = g.finished_sql(pieces, group.window, bool(group.keys), only)
     speak = parts.speak
     return Final(
         window=group.window,
@@ -315,7 +322,9 @@ def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> 
         bags=len(pieces.bags),
         merge=g.merge_sql(pieces),
         merge_bags=tuple(g.merge_bag_sql(pieces, bag) for bag in pieces.bags),
-        close=_closing_sql(parts, group, g.finished_sql(pieces, group.window, bool(group.keys), only)),
+        close=_closing_sql(parts, group, ctes)
+        if group.filled is None
+        else f"WITH {', '.join(ctes)} {fill.raw_sql(pieces)}",
         open=_open_sql(group.window),
         emit=speak.kind,
         every_us=speak.every_us,

@@ -172,6 +172,19 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
+class Fill:
+    """Rows for groups that were not seen in a window. Rows come as ws, we, k…, a…; `close` gives the result rows (with
+    __keep) of the table `rows`, windows that are over, and of those after $since and up to $limit in which a group was
+    not seen; the table `seen` says in which window (we) each was seen last, and its statement brings that up to date.
+    """
+
+    window: Window
+    keys: int
+    close: str
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
 class Arranging:
     """ORDER BY and LIMIT over the table `rows` as they become final: in each window, else over all.
 
@@ -274,6 +287,7 @@ OperatorSpec = (
     | RateSample
     | CountWindows
     | Final
+    | Fill
     | Arranging
     | TakeFirst
     | Anomaly

@@ -7,14 +7,16 @@ from dataclasses import replace
 from mql import syntax
 from mql.errors import MqlError, did_you_mean
 from mql.planner import windows
-from mql.planner.binding import Scope, bind_condition, constant_duration, constant_int, constant_text
+from mql.planner.binding import Scope, bind_condition, bind_constant, constant_duration, constant_int, constant_text
 from mql.planner.expressions import Apply, Bound, Choose, Constant, Output
+from mql.planner.logical import Filled
 from mql.planner.physical import NO_WINDOW, Window
 from mql.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR
 from mql.zones import ZONES, zone_named
 
 LENGTH_MIN_US = 1000
 LENGTH_MAX_US = 400 * windows.DAY_US
+FILL_FOR_US = windows.HOUR_US
 PANES_MAX = 100_000
 """Windows that one row may lie in, at most: size / slide."""
 
@@ -24,8 +26,6 @@ def bind_window(query: syntax.Query, scope: Scope) -> Window:
     if not query.windows:
         return NO_WINDOW
     node = query.windows[0]
-    if node.fill is not None:
-        raise MqlError('"FILL" is not supported yet', node.span, code="not-supported")
     if node.name is not None:
         return _several(query.windows, scope)
     _check_options(node)
@@ -38,6 +38,28 @@ def bind_window(query: syntax.Query, scope: Scope) -> Window:
         slide = size if node.slide is None else constant_int(node.slide, scope, 1, size)
         return windows.counted(size, slide)
     return _of_time(node, scope)
+
+
+def bind_fill(query: syntax.Query, window: Window, scope: Scope) -> Filled | None:
+    """FILL value [FOR 1h]."""
+    if not query.windows or query.windows[0].fill is None:
+        return None
+    node = query.windows[0]
+    assert node.fill is not None
+    span = node.fill.span
+    if window.kind not in ("tumbling", "hopping", "cumulate", "several"):
+        hint = "Sessions, sliding windows and windows of events are there only where events are."
+        raise MqlError("FILL needs windows at fixed times", span, hint)
+    if query.anomaly is not None:
+        raise MqlError("FILL can not stand with ANOMALY", span, "A detector takes counts and sums for 0 by itself.")
+    emit = query.emit
+    if emit is not None and (emit.kind != "final" or emit.early is not None or emit.revisions):
+        raise MqlError("FILL needs rows that are final", emit.span, "Leave EMIT out.")
+    for_us = FILL_FOR_US if node.fill_for is None else constant_duration(node.fill_for, scope)
+    if for_us < window.slide or for_us // window.slide > PANES_MAX:
+        hint = f"From one window to {PANES_MAX:,} windows."
+        raise MqlError("FILL is for too short or too long", span, hint)
+    return Filled(bind_constant(node.fill, scope), for_us)
 
 
 def bind_cuts(query: syntax.Query, scope: Scope) -> tuple[Bound | None, Bound | None]:

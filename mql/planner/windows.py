@@ -193,7 +193,7 @@ def ends_after_sql(window: Window, end: str, until: str, by: str = NUMBER) -> st
         return _each(window, by, lambda one: ends_after_sql(one, end, until))
     if not _by_clock(window):
         return f"range({end} + {window.slide}, {until} + 1, {window.slide})"
-    reading = _reading(window, end)
+    reading = _end_reading(window, end)
     readings = f"range({reading} + {window.slide}, {_reading(window, until)} + {window.slide}, {window.slide})"
     instants = f"list_transform({readings}, lambda x: {_instant(window, 'x')})"
     return f"list_distinct(list_filter({instants}, lambda x: x > {end} AND x <= {until}))"
@@ -203,7 +203,7 @@ def start_sql(window: Window, end: str, by: str = NUMBER) -> str:
     """The start of the window that ends here."""
     if window.kind == "several":
         return _each(window, by, lambda one: start_sql(one, end))
-    return _instant(window, _start(window, _reading(window, end)))
+    return _instant(window, _start(window, _end_reading(window, end)))
 
 
 # --- on a clock or on the line of time --------------------------------------------------------------------
@@ -231,6 +231,11 @@ def _instant(window: Window, reading: str) -> str:
 def _pane_reading(window: Window, pane: str) -> str:
     """What the clock shows at a pane's start, or the step that it jumped over then."""
     return floor_sql(_reading(window, pane), window.pane, window.offset) if _by_clock(window) else pane
+
+
+def _end_reading(window: Window, end: str) -> str:
+    """What the clock shows at a window's end, or the step that it jumped over then."""
+    return floor_sql(_reading(window, end), window.slide, _end_phase(window)) if _by_clock(window) else end
 
 
 def _floor(window: Window, value: str, step: int, phase: int) -> str:

@@ -136,7 +136,10 @@ class _Parts:
 
 def random_query(rng: random.Random, lateness_us: int) -> Draw:
     """A query over the source `events`, and the same as plain SQL, as a bounded and as a live query."""
-    return _grouped(rng, lateness_us) if rng.random() < 0.75 else _plain(rng)
+    roll = rng.random()
+    if roll < 0.04:
+        return _filled(rng, lateness_us)
+    return _grouped(rng, lateness_us) if roll < 0.75 else _plain(rng)
 
 
 # --- expressions: (MQL, SQL) pairs ---------------------------------------------------------------------
@@ -455,6 +458,48 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
     if kind == "session":
         not_late = f"t + {windows.split('|')[0]} > m - {lateness_us}"
     return Draw(text, statement("true"), statement(not_late), windowed, kind == "none", kind != "none")
+
+
+def _filled(rng: random.Random, lateness_us: int) -> Draw:
+    """FILL: each window near the events, each group, and whether it was seen in the window or not long before."""
+    window, windows, kind = "", "", ""
+    while kind not in ("tumbling", "hopping", "cumulate"):
+        window, windows, kind = _window(rng)
+    keys = rng.sample(_KEYS, rng.randint(0, 1))
+    calls = rng.sample((("count(*)", "count(*)"), ("max(n)", "max(n)"), ("avg(x)", "avg(x)")), 2)
+    where, condition = _condition(rng) if rng.random() < 0.5 else ("", "true")
+    value, kept = rng.choice(("0", "null", "7")), rng.choice((12, 25, 60))
+    items = [f"{mql} as k{i}" for i, (mql, _) in enumerate(keys)]
+    items += [f"{mql} as a{i}" for i, (mql, _) in enumerate(calls)]
+    text = f"select {', '.join(items)} from events {window} fill {value} for {kept}s" + (
+        f" where {where}" if where else ""
+    )
+    text += f" group by {keys[0][0]}" if keys else ""
+    name = "k0" if keys else "0"
+    key = f", {keys[0][1]} AS k0" if keys else ""
+
+    def statement(late: str, reached: str) -> str:
+        pairs = f"SELECT *{key}, unnest({windows}) AS u FROM events WHERE {condition}"
+        pairs = f"SELECT * FROM (SELECT *, u.ws AS ws, u.we AS we FROM ({pairs})) WHERE {late}"
+        found = ", ".join(f"{sql} AS a{i}" for i, (_, sql) in enumerate(calls))
+        every_second = "range((SELECT min(ws) FROM seen), (SELECT max(we) + 60000000 FROM seen), 1000000)"
+        same = "e.kk IS NOT DISTINCT FROM s.kk"
+        told = (
+            f"SELECT g.ws, g.we, s.kk, {value} AS a0, {value} AS a1 FROM grid g, (SELECT DISTINCT kk FROM seen) s "
+            f"WHERE NOT EXISTS (FROM seen e WHERE {same} AND e.we = g.we) "
+            f"AND EXISTS (FROM seen e WHERE {same} AND e.we < g.we AND g.we <= e.we + {kept}000000) "
+            f"AND g.we <= greatest((SELECT max(we) FROM seen), {reached})"
+        )
+        return (
+            f"WITH seen AS (SELECT ws, we, {name} AS kk, {found} FROM ({pairs}) GROUP BY ALL), "
+            f"seconds AS (SELECT unnest({every_second}) AS t), "
+            f"grid AS (SELECT DISTINCT u.ws AS ws, u.we AS we FROM (SELECT unnest({windows}) AS u FROM seconds)), "
+            f"told AS (SELECT * FROM seen UNION ALL BY NAME {told}) "
+            f"SELECT make_timestamp(ws), make_timestamp(we), {'kk, ' if keys else ''}a0, a1 FROM told"
+        )
+
+    reached = f"(SELECT min(t) - {lateness_us} FROM (SELECT max(t) AS t FROM events GROUP BY s))"
+    return Draw(text, statement("true", "NULL"), statement(f"we > m - {lateness_us}", reached), True, False)
 
 
 def normal(rows: Sequence[dict[str, object]]) -> list[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from mql.exec.kernel import Session
 from mql.exec.operators.anomaly import AnomalyOperator
 from mql.exec.operators.arranging import ArrangingOperator
 from mql.exec.operators.count_windows import CountWindowsOperator
+from mql.exec.operators.fill import FillOperator
 from mql.exec.operators.final import FinalOperator
 from mql.exec.operators.held import HeldOperator
 from mql.exec.operators.partial import PartialOperator
@@ -21,6 +22,7 @@ from mql.planner.physical import (
     Anomaly,
     Arranging,
     CountWindows,
+    Fill,
     Final,
     Held,
     OperatorSpec,
@@ -46,6 +48,8 @@ def build(spec: OperatorSpec, session: Session) -> Operator:
             return CountWindowsOperator(spec, session)
         case Final():
             return FinalOperator(spec, session)
+        case Fill():
+            return FillOperator(spec, session)
         case Held():
             return HeldOperator(spec, session)
         case Sessions():
