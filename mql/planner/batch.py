@@ -21,6 +21,8 @@ from mql.planner.lower import (
 )
 from mql.planner.sql import expression_sql
 
+ARRIVED = "arrived"
+
 
 def batch_sql(parts: Parts, as_live: bool) -> str:
     """The one statement. `as_live`: rows that a live query would have called late are left out."""
@@ -42,7 +44,7 @@ def batch_sql(parts: Parts, as_live: bool) -> str:
         final = result_sql(parts, group)
     elif parts.arrange is not None:
         final = arranging_sql(parts, parts.arrange, f"({final})")
-    return f"WITH {', '.join([*_events(parts), *ctes])} {final}"
+    return f"WITH {', '.join([*_events(parts, as_live), *ctes])} {final}"
 
 
 def _rows(parts: Parts, as_live: bool) -> str:
@@ -51,22 +53,25 @@ def _rows(parts: Parts, as_live: bool) -> str:
         late = f"NOT ({row_late_sql(parts)})"
     source = f"(SELECT * FROM kept WHERE {late})" if late else "kept"
     rows = rows_sql(parts, source)
-    head = f"WITH {', '.join(_events(parts))} "
+    head = f"WITH {', '.join(_events(parts, as_live))} "
     if parts.arrange is not None:
         return head + arranging_sql(parts, parts.arrange, f"({rows})")
     order = '"__t", "__s", "__o"' + (', "__we"' if parts.windowed is not None else "")
     return f"{head}SELECT * FROM ({rows}) ORDER BY {order}"
 
 
-def _events(parts: Parts) -> list[str]:
-    """The CTE `kept`: the events that pass SAMPLE and WHERE."""
+def _events(parts: Parts, as_live: bool) -> list[str]:
+    """The CTE `kept`: the events that pass SAMPLE and WHERE; before it all of them, where they are asked for twice."""
     sampled, where = parts.sampled, parts.where
     conditions = []
-    source = "events"
+    found, source = [], "events"
+    if as_live and parts.group is not None and parts.group.filled is not None:
+        # Events can be read once only, and FILL asks for their times beside the rows.
+        found, source = [f"{ARRIVED} AS MATERIALIZED (SELECT * FROM events)"], ARRIVED
     if sampled is not None and sampled.per_second is not None:
         second = windows.floor_sql('"__t"', 1_000_000)
         rank = f'row_number() OVER (PARTITION BY {second} ORDER BY {sample_hash_sql(sampled)}, "__s", "__o")'
-        source = f"(SELECT * FROM events QUALIFY {rank} <= {sampled.per_second})"
+        source = f"(SELECT * FROM {source} QUALIFY {rank} <= {sampled.per_second})"
     elif sampled is not None:
         condition = sampling_sql(sampled)
         assert condition is not None
@@ -74,7 +79,7 @@ def _events(parts: Parts) -> list[str]:
     if where is not None:
         conditions.append(expression_sql(conjunction([where])))
     only = f" WHERE {' AND '.join(f'({condition})' for condition in conditions)}" if conditions else ""
-    return [f"kept AS (SELECT * FROM {source}{only})"]
+    return [*found, f"kept AS (SELECT * FROM {source}{only})"]
 
 
 def _windowed(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
@@ -101,7 +106,7 @@ def _filled(
     columns = "".join(f"{key}, " for key in pieces.key_names)
     last = "(SELECT max(we) FROM seen_in)"
     if as_live:
-        reached = 'SELECT min(t) FROM (SELECT max("__t") AS t FROM events GROUP BY "__s")'
+        reached = f'SELECT min(t) FROM (SELECT max("__t") AS t FROM {ARRIVED} GROUP BY "__s")'
         last = f"greatest({last}, ({reached}) - {parts.scan.lateness_us})"
     return [
         aggregated.replace("a AS (", "seen_in AS (", 1),

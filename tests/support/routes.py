@@ -87,7 +87,9 @@ def batched(plan: Plan, rounds: Sequence[Sequence[Raw]], kernel: Kernel) -> list
     splits = Splits(plan.scan.idle_timeout_us, plan.scan.max_ahead_us)
     decoder = Decoder(session, plan.scan.encoding, plan.scan.time, plan.scan.columns, splits=splits)
     tables = [decoder.decode(round).table for round in rounds if round] or [decoder.decode([]).table]
-    rows = session.run(plan.batch, {"events": pa.concat_tables(tables)})
+    # Stored events can be read once only.
+    reader = pa.concat_tables(tables).to_reader()
+    rows = session.run(plan.batch, {"events": reader})
     afterwards = Afterwards(plan.after_batch, session)
     found = [*afterwards.take(rows), *afterwards.end()]
     session.close()
