@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from mql import syntax
 from mql.detectors import DAY_US, Method, Parameter, method_hint, method_named
@@ -24,6 +23,7 @@ from mql.planner.expressions import Aggregate, Apply, Bound, Convert, Output, wa
 from mql.planner.logical import Detect, Logical, Track
 from mql.planner.physical import Window
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType
+from mql.zones import ZONES
 
 COLUMNS: tuple[tuple[str, DataType], ...] = (
     ("is_anomaly", BOOLEAN),
@@ -315,11 +315,9 @@ def _seasonal(
 
 
 def _check_zone(name: str, span: Span) -> None:
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        hint = "Write a name such as 'UTC' or 'America/New_York'."
-        raise MqlError(f'no time zone "{name}"', span, hint) from None
+    if name not in ZONES:
+        hint = did_you_mean(name, ZONES) or "Write a name such as 'UTC' or 'America/New_York'."
+        raise MqlError(f'no time zone "{name}"', span, hint)
 
 
 def _value(parameter: Parameter, node: syntax.Expression, scope: Scope) -> float | int | str:
