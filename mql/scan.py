@@ -13,19 +13,22 @@ TEXT_BYTES_MAX = 64 * 1024
 NESTING_MAX = 64
 WORDS_MAX = 6_000
 
+# No group is possessive: before Python 3.11.5 such a group goes wrong where something in it backtracks.
+
 # Whatever may open or close something, or hide a bracket or a quote in it.
 _SPECIAL = re.compile(r"""--[^\n]*|/\*|==?~\s*(?=/)|\[\s*(?=["'])|['"`()\[\]{}“”„«»‘’]""")
 _STRINGS = {
-    "'": re.compile(r"'(?:[^']|'')*+'"),
-    '"': re.compile(r'"(?:[^"]|"")*+"'),
-    "`": re.compile(r"`(?:[^`]|``)*+`"),
+    "'": re.compile(r"'[^']*+(?:''[^']*+)*'(?!')"),
+    '"': re.compile(r'"[^"]*+(?:""[^"]*+)*"(?!")'),
+    "`": re.compile(r"`[^`]*+(?:``[^`]*+)*`(?!`)"),
 }
-_REGEX = re.compile(r"/(?:[^/\\\n]|\\.)*+/")
-_KEY = re.compile(
-    r"""\[\s*(?:"(?:\\"(?!\s*\])|""|[^"])*+"|'(?:\\'(?!\s*\])|''|[^'])*+')\s*\]"""  # as KEY_STEP in the grammar
+_REGEX = re.compile(r"/[^/\\\n]*+(?:\\.[^/\\\n]*+)*/")
+_KEY = re.compile(  # as KEY_STEP in the grammar
+    r"""\[\s*(?:"[^"\\]*+(?:(?:\\"(?!\s*\])|\\(?!")|\\(?="\s*\])|"")[^"\\]*+)*\""""
+    r"""|'[^'\\]*+(?:(?:\\'(?!\s*\])|\\(?!')|\\(?='\s*\])|'')[^'\\]*+)*')\s*\]"""
 )
 _WORD = re.compile(r"""\w+|'[^']*+'|"[^"]*+"|\[\s*(?:'[^']*+'|"[^"]*+")\s*\]|[^\w\s]""")
-_COMMENT_OR_QUOTED = re.compile(r"""'[^']*+'|"[^"]*+"|`[^`]*+`|--[^\n]*|/\*(?:[^*]|\*(?!/))*+\*/""")
+_COMMENT_OR_QUOTED = re.compile(r"""'[^']*+'|"[^"]*+"|`[^`]*+`|--[^\n]*|/\*[^*]*+(?:\*(?!/)[^*]*+)*\*/""")
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _KINDS = {"'": "string", '"': "string", "`": "name in backticks"}
 
