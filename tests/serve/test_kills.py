@@ -126,7 +126,7 @@ def test_nothing_is_lost_or_doubled_however_often_it_is_killed(tmp_path: Path) -
         lost, doubled = rows - found[name], found[name] - rows
         assert not lost, f"{name}: {sum(lost.values())} lost, seed {SEED}: {list(lost)[:5]}"
         assert not doubled, f"{name}: {sum(doubled.values())} too many, seed {SEED}: {list(doubled)[:5]}"
-    # How many kills came between a row and the checkpoint behind it depends on the machine: told with -s, not asked for.
+    # How many kills came between a row and the checkpoint behind it is the machine's chance: told, not asked for.
     print(f"{sum('come again' in text for text in again)} of {KILLS} kills took rows back")
 
 
