@@ -14,7 +14,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import duckdb
@@ -29,10 +29,11 @@ from mql.exec.feed import From, Positions, Source
 from mql.exec.hub import Feed, Held, Hub, names_of
 from mql.exec.items import MAX_US, MIN_US, Barrier, Batch, Chunk, End, Raw, Watermark
 from mql.exec.kernel import Kernel, Session
+from mql.exec.operators.renumber import renumbered
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoded, Decoder
 from mql.exec.splits import Splits
-from mql.planner.physical import Partial, Plan, SelectRows, Start
+from mql.planner.physical import SPLITS_MAX, Partial, Plan, SelectRows, Start
 
 QUEUE_PER_WORKER = 2
 READ_BYTES = 16 << 20
@@ -46,9 +47,12 @@ class Stopped(Exception):
 
 
 class Backfill:
-    """One query's reading of history. Its methods block, on a thread of the query's own; `cancel` ends them."""
+    """One query's reading of a source's history, for one of its scans. Its methods block, on a thread of the query's
+    own; `cancel` ends them."""
 
-    def __init__(self, plan: Plan, source: Source, kernel: Kernel, letters: DeadLetters, workers: int) -> None:
+    def __init__(
+        self, plan: Plan, scan: int, source: Source, kernel: Kernel, letters: DeadLetters, workers: int
+    ) -> None:
         self.events = 0
         self.malformed = 0
         self.skipped = 0
@@ -58,6 +62,8 @@ class Backfill:
         self.ended = False
         self.room = threading.Event()
         self._plan = plan
+        self._scan = plan.scans[scan]
+        self._number = scan
         self._source = source
         self._info = source.info
         self._kernel = kernel
@@ -65,7 +71,7 @@ class Backfill:
         self._workers = workers
         self._stopping = threading.Event()
         self._running: Session | None = None
-        self._errors: list[Exception] = []
+        self.errors: list[Exception] = []
         self._guard = threading.Lock()
         self._covered = Covered()
         self._clock: Clock = SystemClock()
@@ -93,14 +99,19 @@ class Backfill:
         if running is not None:
             running.interrupt()
 
+    def runs(self, session: Session | None) -> None:
+        """The session of the statement that reads this, to be interrupted by `cancel`."""
+        self._running = session
+
     @property
     def stopping(self) -> bool:
         return self._stopping.is_set()
 
     # --- in one statement ------------------------------------------------------------------------------
 
-    def batch(self, bulk: Kernel, tell: Callable[[pa.Table], None], is_full: Callable[[], bool]) -> None:
-        """The answer in one statement over all of the history, decoded by several threads while it runs."""
+    @contextmanager
+    def decoding(self) -> Iterator[pa.RecordBatchReader]:
+        """All of the history, decoded by several threads while it is read; they have ended when this has."""
         since, until = self.bounds()
         parts = 1 if self._plan.as_live else self._workers
         decoded: queue.Queue[pa.Table | None] = queue.Queue(QUEUE_PER_WORKER * self._workers)
@@ -115,35 +126,20 @@ class Backfill:
             )
             for part in range(parts)
         ]
-        reader = pa.RecordBatchReader.from_batches(schema, self._drained(decoded, parts))
-        with self._session(bulk) as session, self._session(bulk) as other:
-            self._running = session
-            afterwards = Afterwards(self._plan.after_batch, other)
+        for thread in threads:
+            thread.start()
+        try:
+            yield pa.RecordBatchReader.from_batches(schema, self._drained(decoded, parts))
+        finally:
+            if self.errors:
+                self._stopping.set()
             for thread in threads:
-                thread.start()
-            try:
-                for batch in session.stream(self._plan.batch, {"events": reader}):
-                    self._wait_while(is_full)
-                    for table in afterwards.take(pa.Table.from_batches([batch])):
-                        tell(self._as_told(table))
-                for table in afterwards.end():
-                    tell(self._as_told(table))
-            except (duckdb.Error, pa.ArrowException) as error:
-                self._raise_own(error)
-            finally:
-                self._running = None
-                finished = not self._errors and not self.stopping
-                if not finished:
-                    self._stopping.set()
-                for thread in threads:
-                    thread.join(JOIN_S)
-        self._raise_own(None)
-        self.ended = True
+                thread.join(JOIN_S)
 
     def _decode_part(
         self, since: From, until: Positions | None, part: int, parts: int, decoded: queue.Queue[pa.Table | None]
     ) -> None:
-        splits = Splits(MAX_US, self._plan.scan.max_ahead_us) if self._plan.as_live else None
+        splits = Splits(MAX_US, self._scan.max_ahead_us) if self._plan.as_live else None
         try:
             with self._session(self._kernel) as session:
                 for found in self._history(session, since, until, part, parts, splits):
@@ -153,7 +149,7 @@ class Backfill:
         except Stopped:
             pass
         except Exception as error:  # told by the thread that runs the statement
-            self._errors.append(error)
+            self.errors.append(error)
         finally:
             try:
                 self._put(decoded, None)
@@ -165,6 +161,7 @@ class Backfill:
         intake = intake_of(self._plan)
         if intake is None or (intake.predicate is None and intake.sampling is None):
             return
+        table = renumbered(table, self._number * SPLITS_MAX)
         sampling, predicate = intake.sampling or "true", intake.predicate or "true"
         sql = (
             f"SELECT count(*) FILTER (WHERE ({sampling}) IS NOT TRUE) AS s, "
@@ -199,23 +196,11 @@ class Backfill:
                 continue
             yield from table.to_batches()
 
-    def _as_told(self, table: pa.Table) -> pa.Table:
-        """With the columns that the same rows have when they come out of the stages."""
-        result = self._plan.result
-        if not result.keyed:
-            return table.drop_columns(["_key"]) if "_key" in table.column_names else table
-        rows = table.num_rows
-        table = table.append_column("_revision", pa.array([0] * rows, pa.int64()))
-        table = table.append_column("_op", pa.array(["insert"] * rows, pa.string()))
-        return table.append_column("final", pa.array([True] * rows, pa.bool_()))
-
-    def _raise_own(self, error: Exception | None) -> None:
-        if self._errors:
-            raise self._errors[0]
+    def _raise_own(self) -> None:
+        if self.errors:
+            raise self.errors[0]
         if self.stopping:
-            raise Stopped from error
-        if error is not None:
-            raise error
+            raise Stopped
 
     # --- through the stages ----------------------------------------------------------------------------
 
@@ -226,7 +211,7 @@ class Backfill:
         """
         since, until = self.bounds()
         if self._plan.as_live:
-            self._feed(entries, since, until, Splits(MAX_US, self._plan.scan.max_ahead_us))
+            self._feed(entries, since, until, Splits(MAX_US, self._scan.max_ahead_us))
         else:
             threads = [
                 threading.Thread(target=self._feed_part, args=(channel, since, until, part, len(entries)), daemon=True)
@@ -236,7 +221,7 @@ class Backfill:
                 thread.start()
             for thread in threads:
                 thread.join()
-        self._raise_own(None)
+        self._raise_own()
         self.ended = True
         for channel in entries:
             channel.put(End())
@@ -246,13 +231,13 @@ class Backfill:
         try:
             with self._session(self._kernel) as session:
                 for found in self._history(session, since, until, part, parts, None):
-                    self._wait_while(lambda: channel.full)
+                    self.wait_while(lambda: channel.full)
                     if found.table.num_rows:
                         channel.put(Batch(found.table))
         except Stopped:
             pass
         except Exception as error:  # told by the thread that waits for this one
-            self._errors.append(error)
+            self.errors.append(error)
 
     def _feed(self, entries: Sequence[Channel], since: From, until: Positions | None, splits: Splits) -> None:
         """History in order, dealt to the entries in turn, with the watermarks that come of it."""
@@ -263,24 +248,28 @@ class Backfill:
             for found in self._history(session, since, until, 0, 1, splits):
                 channel = entries[turn % len(entries)]
                 turn += 1
-                self._wait_while(lambda: channel.full)  # noqa: B023 - waits at once
+                self.wait_while(lambda: channel.full)  # noqa: B023 - waits at once
                 if found.table.num_rows:
                     channel.put(Batch(found.table))
                 frontier = splits.frontier(0)
                 if frontier > MIN_US:
                     for each in entries:
-                        each.put(Watermark(frontier - self._plan.scan.lateness_us))
+                        each.put(Watermark(frontier - self._scan.lateness_us))
 
     # --- into the live stream --------------------------------------------------------------------------
 
-    def seam(self, hub: Hub, feed: Feed, on_phase: Callable[[Mapping[str, Any]], None]) -> None:
+    def seam(
+        self, hub: Hub, feed: Feed, on_phase: Callable[[Mapping[str, Any]], None], others: threading.Barrier
+    ) -> None:
         """History up to where the hub has attached the query, what the hub held meanwhile, and on live.
 
         Behind the last row of that a barrier with the number SEAM goes through the tasks; `feed.positions` are its
-        offsets.
+        offsets. Where the query has several sources, the first of them to have read its history waits for the others,
+        for behind the seam what comes can not wait.
         """
         since, _ = self.bounds()
-        splits = Splits(MAX_US, self._plan.scan.max_ahead_us)
+        splits = Splits(MAX_US, self._scan.max_ahead_us)
+        first = True
         while True:
             self._wait_until(feed.joined)
             until = dict(feed.positions)
@@ -290,6 +279,9 @@ class Backfill:
             feed.floors = {
                 row["split"]: row["reached"] for row in splits.snapshot().to_pylist() if row["reached"] > MIN_US
             }
+            if first:
+                self._meet(others)
+                first = False
             if self._drain(feed):
                 break
             # More came meanwhile than can be held: read on from here until we have caught up.
@@ -297,10 +289,16 @@ class Backfill:
             since = From(positions=until)
         self.ended = True
 
+    def _meet(self, others: threading.Barrier) -> None:
+        try:
+            others.wait()
+        except threading.BrokenBarrierError:
+            raise Stopped from None
+
     def _drain(self, feed: Feed) -> bool:
         """What was held goes on in its order; False where some of it had to be let go of."""
         for share, channel in enumerate(feed.channels):
-            self._wait_while(lambda: channel.full)  # noqa: B023 - waits at once
+            self.wait_while(lambda: channel.full)  # noqa: B023 - waits at once
             while True:
                 with feed.guard:
                     assert feed.held is not None
@@ -311,7 +309,7 @@ class Backfill:
                         break
                     table, frontier = waiting.pop(0)
                     feed.held.bytes -= table.nbytes
-                self._wait_while(lambda: channel.full)  # noqa: B023 - waits at once
+                self.wait_while(lambda: channel.full)  # noqa: B023 - waits at once
                 self._pass(feed, share, table, frontier)
         with feed.guard:
             assert feed.held is not None
@@ -334,7 +332,7 @@ class Backfill:
 
     def bounds(self) -> tuple[From, Positions | None]:
         """Where to begin and where to end, as the source understands it."""
-        scan = self._plan.scan
+        scan = self._scan
         since = from_of(scan.since, self._source)
         if scan.until.kind == "offset":
             assert scan.until.offset is not None
@@ -363,7 +361,7 @@ class Backfill:
 
     def _raws(self, since: From, until: Positions | None, part: int, parts: int) -> Iterator[Raw]:
         """Stored events; where a source ends but keeps nothing, what its reader gives until it has ended."""
-        names = names_of(self._plan.scan) if self._info.encoding == "columns" else None
+        names = names_of(self._scan) if self._info.encoding == "columns" else None
         if self._info.history:
             yield from self._source.history(since, until, part, parts, names)
             return
@@ -375,7 +373,7 @@ class Backfill:
             reader.close()
 
     def _decoder(self, session: Session, splits: Splits | None) -> Decoder:
-        scan = self._plan.scan
+        scan = self._scan
         envelope = tuple(field.name for field in self._info.envelope)
         prefilter = Prefilter(scan.needles) if scan.needles is not None and scan.encoding == "json" else None
         return Decoder(
@@ -392,7 +390,7 @@ class Backfill:
 
     # --- waiting ---------------------------------------------------------------------------------------
 
-    def _wait_while(self, full: Callable[[], bool]) -> None:
+    def wait_while(self, full: Callable[[], bool]) -> None:
         while full():
             if self.stopping:
                 raise Stopped
@@ -406,6 +404,66 @@ class Backfill:
         while not event.wait(WAIT_S):
             if self.stopping:
                 raise Stopped
+
+
+def answer(
+    plan: Plan,
+    readings: Sequence[Backfill],
+    bulk: Kernel,
+    tell: Callable[[pa.Table], None],
+    is_full: Callable[[], bool],
+) -> None:
+    """The answer to a query in one statement over the history that all of its scans read."""
+    session, other = bulk.session(), bulk.session()
+    afterwards = Afterwards(plan.after_batch, other)
+    with ExitStack() as stack:
+        stack.callback(session.close)
+        stack.callback(other.close)
+        tables = {name: stack.enter_context(one.decoding()) for name, one in zip(plan.tables, readings, strict=True)}
+        for one in readings:
+            one.runs(session)
+            stack.callback(one.runs, None)
+        try:
+            for batch in session.stream(plan.batch, tables):
+                readings[0].wait_while(is_full)
+                for table in afterwards.take(pa.Table.from_batches([batch])):
+                    tell(_as_told(plan, table))
+            for table in afterwards.end():
+                tell(_as_told(plan, table))
+        except (duckdb.Error, pa.ArrowException) as error:
+            why = _trouble(readings)
+            _cancel(readings)
+            raise (why or error) from error
+        except BaseException:
+            _cancel(readings)
+            raise
+    why = _trouble(readings)
+    if why is not None:
+        raise why
+    for one in readings:
+        one.ended = True
+
+
+def _trouble(readings: Sequence[Backfill]) -> Exception | None:
+    """What went wrong while the scans were read."""
+    own = next((error for one in readings for error in one.errors), None)
+    return own or (Stopped() if any(one.stopping for one in readings) else None)
+
+
+def _cancel(readings: Sequence[Backfill]) -> None:
+    for one in readings:
+        one.runs(None)
+        one.cancel()
+
+
+def _as_told(plan: Plan, table: pa.Table) -> pa.Table:
+    """With the columns that the same rows have when they come out of the stages."""
+    if not plan.result.keyed:
+        return table.drop_columns(["_key"]) if "_key" in table.column_names else table
+    rows = table.num_rows
+    table = table.append_column("_revision", pa.array([0] * rows, pa.int64()))
+    table = table.append_column("_op", pa.array(["insert"] * rows, pa.string()))
+    return table.append_column("final", pa.array([True] * rows, pa.bool_()))
 
 
 class Covered:

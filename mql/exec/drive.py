@@ -16,11 +16,13 @@ from mql.exec.operators import build
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoder
 from mql.exec.splits import Splits
-from mql.exec.state import Snapshot, snapshot_bytes, snapshot_from_bytes
-from mql.planner.physical import OperatorSpec, Plan
+from mql.exec.state import Snapshot, snapshot_bytes, snapshot_from_bytes, together
+from mql.planner.physical import SPLITS_MAX, OperatorSpec, Plan, Scan
 from mql.planner.placement import parallelism
 
 SECOND_US = 1_000_000
+Round = Sequence[Raw] | Mapping[str, Sequence[Raw]]
+"""What comes at once: of the one source, or of each by its name."""
 
 
 @dataclass(slots=True)
@@ -46,18 +48,11 @@ class Driver:
         self.out = Driven()
         self.now_us = now_us
         self._session = kernel.session()
-        self._splits = Splits(plan.scan.idle_timeout_us, plan.scan.max_ahead_us)
+        self._splits = tuple(Splits(scan.idle_timeout_us, scan.max_ahead_us) for scan in plan.scans)
         self._graph = connect(plan, [parallelism(stage, tasks) for stage in plan.stages], self._make, self._tell)
         self._decoders = tuple(
-            Decoder(
-                self._session,
-                plan.scan.encoding,
-                plan.scan.time,
-                plan.scan.columns,
-                splits=self._splits,
-                prefilter=None if plan.scan.needles is None else Prefilter(plan.scan.needles),
-            )
-            for _ in self._graph.entries
+            tuple(self._decoder(scan, splits) for _ in entries)
+            for scan, splits, entries in zip(plan.scans, self._splits, self._graph.feeds, strict=True)
         )
         self._states: dict[str, Mapping[int, State]] = {}
         self._positions: dict[int, int] = {}
@@ -66,31 +61,39 @@ class Driver:
         if restored is not None:
             self._restore(snapshot_from_bytes(restored))
 
-    def expect(self, splits: Sequence[int]) -> None:
+    def expect(self, splits: Sequence[int], scan: int = 0) -> None:
         """These splits will speak."""
-        self._splits.expect(splits, self.now_us)
+        self._splits[scan].expect(splits, self.now_us)
 
-    def feed(self, raws: Sequence[Raw], *, watermarks: bool = True) -> None:
+    def feed(self, round: Round, *, watermarks: bool = True) -> None:
         """One round: what came of each split goes to its task; then the watermark moves, and the clock by a second."""
-        count = len(self._graph.entries)
-        for at, decoder in enumerate(self._decoders):
-            mine = [raw for raw in raws if raw.split % count == at]
-            if not mine:
-                continue
-            decoded = decoder.decode(mine)
-            self.out.malformed.extend(decoded.malformed)
-            self._positions.update({raw.split: raw.next_offset for raw in mine})
-            self._graph.entries[at].put(Batch(decoded.table))
+        for number in range(len(self.plan.scans)):
+            self._feed(number, raws_of(self.plan, number, round))
+        self._run()
         if watermarks:
             self.watermark()
         self.now_us += SECOND_US
         self._to_all(Tick(self.now_us))
 
+    def _feed(self, number: int, raws: Sequence[Raw]) -> None:
+        decoders, entries = self._decoders[number], self._graph.feeds[number]
+        for at, decoder in enumerate(decoders):
+            mine = [raw for raw in raws if raw.split % len(decoders) == at]
+            if not mine:
+                continue
+            decoded = decoder.decode(mine)
+            self.out.malformed.extend(decoded.malformed)
+            self._positions.update({raw.split + number * SPLITS_MAX: raw.next_offset for raw in mine})
+            entries[at].put(Batch(decoded.table))
+
     def watermark(self) -> None:
-        """The watermark that the splits allow, now."""
-        frontier = self._splits.frontier(self.now_us)
-        if frontier > MIN_US:
-            self._to_all(Watermark(frontier - self.plan.scan.lateness_us))
+        """The watermarks that the splits allow, now."""
+        for scan, splits, entries in zip(self.plan.scans, self._splits, self._graph.feeds, strict=True):
+            frontier = splits.frontier(self.now_us)
+            if frontier > MIN_US:
+                for channel in entries:
+                    channel.put(Watermark(frontier - scan.lateness_us))
+        self._run()
 
     def snapshot(self, epoch: int) -> bytes:
         """Sends a barrier through and gives what everybody knew as it passed."""
@@ -98,7 +101,8 @@ class Driver:
         self._to_all(Barrier(epoch))
         names = {task.name for task in self._graph.tasks}
         assert set(self._states) == names, "a barrier was lost"
-        return snapshot_bytes(Snapshot(self._states, self._splits.snapshot(), self._positions))
+        reached = together(splits.snapshot() for splits in self._splits)
+        return snapshot_bytes(Snapshot(self._states, reached, self._positions))
 
     def finish(self) -> Driven:
         """The input is over."""
@@ -124,6 +128,10 @@ class Driver:
                     task.step()
                     moved = True
 
+    def _decoder(self, scan: Scan, splits: Splits) -> Decoder:
+        prefilter = None if scan.needles is None else Prefilter(scan.needles)
+        return Decoder(self._session, scan.encoding, scan.time, scan.columns, splits=splits, prefilter=prefilter)
+
     def _make(self, stage: int, task: int, spec: OperatorSpec) -> Operator:
         return build(spec, self._session)
 
@@ -143,18 +151,21 @@ class Driver:
     def _restore(self, snapshot: Snapshot) -> None:
         for task in self._graph.tasks:
             task.pipeline.restore(snapshot.tasks.get(task.name, {}))
-        if snapshot.splits is not None:
-            self._splits.restore(snapshot.splits, self.now_us)
+        for number, splits in enumerate(self._splits):
+            mine = snapshot.of_scan(number)
+            if mine.splits is not None:
+                splits.restore(mine.splits, self.now_us)
         self._positions = dict(snapshot.positions)
 
 
 def drive(
-    plan: Plan, rounds: Sequence[Sequence[Raw]], kernel: Kernel, tasks: int = 1, *, restart_every: int | None = None
+    plan: Plan, rounds: Sequence[Round], kernel: Kernel, tasks: int = 1, *, restart_every: int | None = None
 ) -> Driven:
     """Runs a plan over rounds of raw batches to its end. `restart_every`: after so many rounds it is stopped, put
     into bytes, and goes on from them in tasks made anew."""
     driver = Driver(plan, kernel, tasks)
-    driver.expect(sorted({raw.split for round in rounds for raw in round}))
+    for number in range(len(plan.scans)):
+        driver.expect(sorted({raw.split for round in rounds for raw in raws_of(plan, number, round)}), number)
     watermarks = not plan.scan.bounded or plan.as_live
     before: list[Driven] = []
     for number, round in enumerate(rounds, 1):
@@ -173,3 +184,8 @@ def drive(
         out.late,
         out.ended,
     )
+
+
+def raws_of(plan: Plan, scan: int, round: Round) -> Sequence[Raw]:
+    """What a round holds for one of the plan's scans."""
+    return round.get(plan.scans[scan].source, ()) if isinstance(round, Mapping) else round if scan == 0 else ()

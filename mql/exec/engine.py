@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow as pa
 from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, did_you_mean
 from mql.exec.analyze import LIVE_S, analyzed
-from mql.exec.backfill import Backfill, held_for
+from mql.exec.backfill import Backfill, answer, held_for
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.collect import Collector
 from mql.exec.deadletters import DeadLetters
@@ -161,7 +162,7 @@ class Engine:
                 return self._asker(found, compiled, options, joins=True)
             execution = self._begin(compiled, options)
             asker = self._asker(execution, compiled, options)
-            if is_shareable(options) and execution.feed is not None:
+            if is_shareable(options) and execution.feeds:
                 self._joinable[compiled.plan.hash] = execution
         return asker
 
@@ -194,7 +195,7 @@ class Engine:
             execution = Execution(plan, self._runtime, self._clock, results, options)
             execution.private = wait_for_readers
             execution.on_over = self._forget
-            self._begin_live(execution, self.source(plan.scan.source), snapshot)
+            self._begin_live(execution, [self.source(scan.source) for scan in plan.scans], snapshot)
             return self._asker(execution, compiled, options)
 
     def rows(
@@ -303,80 +304,88 @@ class Engine:
 
     def _begin(self, compiled: Compiled, options: Options) -> Execution:
         plan = compiled.plan
-        source = self.source(plan.scan.source)
-        bounded = plan.scan.bounded or source.info.bounded
+        sources = tuple(self.source(scan.source) for scan in plan.scans)
+        bounded = plan.scan.bounded or sources[0].info.bounded
         results = Results(secrets.token_hex(4), keep_all=bounded or plan.scan.since.kind != "live")
         execution = Execution(plan, self._runtime, self._clock, results, options)
         execution.on_over = self._forget
         if bounded and options.route != "stream":
-            self._begin_batch(execution, source)
+            self._begin_batch(execution, sources)
         elif bounded:
-            self._begin_stream(execution, source)
+            self._begin_stream(execution, sources)
         else:
-            self._begin_live(execution, source)
+            self._begin_live(execution, sources)
         return execution
 
-    def _begin_live(self, execution: Execution, source: Source, restored: Snapshot | None = None) -> None:
+    def _begin_live(self, execution: Execution, sources: Sequence[Source], restored: Snapshot | None = None) -> None:
         plan = execution.plan
-        hub = self._hub(source, plan.scan, restored)
-        self._connect(execution, len(hub.shares), restored)
+        parts = [None if restored is None else restored.of_scan(number) for number in range(len(plan.scans))]
+        hubs = tuple(self._hub(*one) for one in zip(sources, plan.scans, parts, strict=True))
+        self._connect(execution, [len(hub.shares) for hub in hubs], restored)
         assert execution.graph is not None
-
-        def on_trouble(trouble: str | None) -> None:
-            execution.trouble = trouble
-
         join_at = execution.join_at if restored is None else goes_on
-        feed = Feed(plan.scan, execution.graph.entries, execution.lost.add, join_at, on_trouble)
-        feed.may_drop = restored is None
-        execution.hub, execution.feed = hub, feed
+        feeds = []
+        for number, (scan, entries) in enumerate(zip(plan.scans, execution.graph.feeds, strict=True)):
+            feed = Feed(scan, entries, execution.lost.add, join_at, partial(execution.on_trouble, number))
+            feed.may_drop = restored is None
+            feed.others = partial(execution.others_us, feed) if len(hubs) > 1 else None
+            feeds.append(feed)
+        execution.hubs, execution.feeds = hubs, tuple(feeds)
         execution.state = "running"
-        if plan.scan.since.kind == "live" or restored is not None:
+        has_history = plan.scan.since.kind != "live" and restored is None
+        if has_history:
+            for hub, feed in zip(hubs, feeds, strict=True):
+                feed.held = held_for(len(hub.shares))
+            execution.backfills = self._backfills(plan, sources)
+            execution.state = "backfilling"
+        for hub, feed in zip(hubs, feeds, strict=True):
             hub.attach(feed)
+        for hub in hubs:
             hub.begin()
-            return
-        feed.held = held_for(len(hub.shares))
-        backfill = Backfill(plan, source, self._kernel, self._letters[plan.scan.source], self._runtime.workers)
-        execution.backfill = backfill
-        execution.state = "backfilling"
-        hub.attach(feed)
-        hub.begin()
+        if has_history:
+            for number in range(len(hubs)):
+                self._spawn(execution, partial(self._cross_the_seam, execution, number))
 
-        def go() -> None:
-            backfill.seam(hub, feed, lambda data: execution.results.say(Phase(data)))
+    def _cross_the_seam(self, execution: Execution, scan: int) -> None:
+        """One of the query's scans, from its history into the live stream; the last to get there says so."""
+        backfill, hub, feed = execution.backfills[scan], execution.hubs[scan], execution.feeds[scan]
+        backfill.seam(hub, feed, lambda data: execution.results.say(Phase(data)), execution.caught_up)
+        if all(one.ended for one in execution.backfills):
             execution.go_live()
 
-        self._spawn(execution, go)
+    def _backfills(self, plan: Plan, sources: Sequence[Source]) -> tuple[Backfill, ...]:
+        return tuple(
+            Backfill(plan, number, source, self._kernel, self._letters[scan.source], self._runtime.workers)
+            for number, (scan, source) in enumerate(zip(plan.scans, sources, strict=True))
+        )
 
-    def _begin_batch(self, execution: Execution, source: Source) -> None:
+    def _begin_batch(self, execution: Execution, sources: Sequence[Source]) -> None:
         plan = execution.plan
         bulk = self._bulk_kernel()
-        backfill = Backfill(plan, source, self._kernel, self._letters[plan.scan.source], self._runtime.workers)
-        execution.backfill = backfill
+        backfills = execution.backfills = self._backfills(plan, sources)
         execution.state = "running"
-        execution.results.on_room = backfill.room.set
+        execution.results.on_room = backfills[0].room.set
         session = self._kernel.session()
         collector = Collector(execution.results, plan.result, 1, session, execution.end, execution.options.max_rows)
 
         def go() -> None:
             try:
-                backfill.batch(bulk, collector.rows, lambda: execution.results.full)
+                answer(plan, backfills, bulk, collector.rows, lambda: execution.results.full)
                 execution.end("done")
             finally:
                 collector.close()
 
         self._spawn(execution, go)
 
-    def _begin_stream(self, execution: Execution, source: Source) -> None:
+    def _begin_stream(self, execution: Execution, sources: Sequence[Source]) -> None:
         self._connect(execution, self._runtime.workers)
-        graph = execution.graph
-        assert graph is not None
-        plan = execution.plan
-        backfill = Backfill(plan, source, self._kernel, self._letters[plan.scan.source], self._runtime.workers)
-        execution.backfill = backfill
+        assert execution.graph is not None
+        execution.backfills = self._backfills(execution.plan, sources)
         execution.state = "running"
-        self._spawn(execution, lambda: backfill.stream(graph.entries))
+        for backfill, entries in zip(execution.backfills, execution.graph.feeds, strict=True):
+            self._spawn(execution, partial(backfill.stream, entries))
 
-    def _connect(self, execution: Execution, splits: int, restored: Snapshot | None = None) -> None:
+    def _connect(self, execution: Execution, splits: int | Sequence[int], restored: Snapshot | None = None) -> None:
         """Makes the plan's tasks, as they were where they are restored, and has them hosted where is least to do."""
         plan = execution.plan
         placement = place(plan, splits, self._runtime.workers, self._runtime.load())
@@ -422,8 +431,8 @@ class Engine:
                 self._runtime.host(task, worker, sessions.get((number, at)) or self._runtime.session())
 
     def _placement(self, plan: Plan) -> Placement:
-        source = self.source(plan.scan.source)
-        return place(plan, self._shares(source), self._runtime.workers, self._runtime.load())
+        shares = [self._shares(self.source(scan.source)) for scan in plan.scans]
+        return place(plan, shares, self._runtime.workers, self._runtime.load())
 
     def _hub(self, source: Source, scan: Scan, restored: Snapshot | None) -> Hub:
         """The hub that reads this source for queries like this one; a new one where there is none.
@@ -544,4 +553,4 @@ def is_shareable(options: Options) -> bool:
 
 
 def reads(asker: Running, source: str) -> bool:
-    return asker.execution.plan.scan.source == source
+    return any(scan.source == source for scan in asker.execution.plan.scans)

@@ -16,10 +16,15 @@ Tell = Callable[[int, Item], None]
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """`entries[t]` feeds task t of the first stage."""
+    """`feeds[n][t]` feeds task t of the stage that reads scan n."""
 
     stages: tuple[tuple[Task, ...], ...]
-    entries: tuple[Channel, ...]
+    feeds: tuple[tuple[Channel, ...], ...]
+
+    @property
+    def entries(self) -> tuple[Channel, ...]:
+        """The lines into the tasks of all scans."""
+        return tuple(channel for feed in self.feeds for channel in feed)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -39,23 +44,31 @@ def connect(
     is_full: Callable[[], bool] = lambda: False,
 ) -> Graph:
     """The tasks of a plan, `counts[s]` of them for stage s. `make` gives the operator for a task (stage, number)."""
-    entries = tuple(Channel() for _ in range(counts[0]))
-    reads: Sequence[Sequence[Channel]] = [(channel,) for channel in entries]
-    stages: list[tuple[Task, ...]] = []
-    for stage, following in zip(plan.stages, [*plan.stages[1:], None], strict=True):
+    feeds: dict[int, tuple[Channel, ...]] = {}
+    reads: dict[int, list[list[Channel]]] = {}
+    outlets = [Outlet(bind_task(tell, at), is_full) for at in range(counts[-1])]
+    ways: dict[int, Sequence[Exchange]] = {len(plan.stages) - 1: outlets}
+    for stage in plan.stages:
         count = counts[stage.number]
-        if following is None:
-            ways: Sequence[Exchange] = [Outlet(bind_task(tell, at), is_full) for at in range(count)]
-            after: Sequence[Sequence[Channel]] = ()
-        else:
-            ways, after = lines(following, count, counts[following.number])
+        if stage.input == "scan":
+            feeds[stage.scan] = tuple(Channel() for _ in range(count))
+        reads[stage.number] = [[channel] for channel in feeds[stage.scan]] if stage.input == "scan" else _none(count)
+        for before in stage.inputs:
+            ways[before], into = lines(stage, counts[before], count)
+            for mine, more in zip(reads[stage.number], into, strict=True):
+                mine.extend(more)
+    stages = []
+    for stage in plan.stages:
         tasks = []
-        for at in range(count):
+        for at in range(counts[stage.number]):
             operators = tuple(make(stage.number, at, spec) for spec in stage.operators)
-            tasks.append(Task(f"{stage.number}.{at}", operators, reads[at], ways[at]))
+            tasks.append(Task(f"{stage.number}.{at}", operators, reads[stage.number][at], ways[stage.number][at]))
         stages.append(tuple(tasks))
-        reads = after
-    return Graph(tuple(stages), entries)
+    return Graph(tuple(stages), tuple(feeds[scan] for scan in range(len(plan.scans))))
+
+
+def _none(count: int) -> list[list[Channel]]:
+    return [[] for _ in range(count)]
 
 
 def lines(stage: Stage, writers: int, readers: int) -> tuple[Sequence[Exchange], Sequence[Sequence[Channel]]]:

@@ -60,6 +60,8 @@ class Feed:
     `positions`: from where on it gets events, by split, as far as its shares have attached it. `floors`: by split,
     the event time that had been reached before this hub read it, which the hub's own `__m` does not know. `passed`:
     where the last barrier went in, by split. A feed that may not drop makes the hub wait for it, as long as it takes.
+    `others`: how far the query's other sources have come, where it has several; `aside_us`: up to where this one, of
+    which nothing had come yet, let them go on without it.
     """
 
     scan: Scan
@@ -80,6 +82,8 @@ class Feed:
     shedding: set[int] = field(default_factory=set)
     guard: threading.Lock = field(default_factory=threading.Lock)
     may_drop: bool = True
+    others: Callable[[], int] | None = None
+    aside_us: int = MIN_US
     passed: dict[int, int] = field(default_factory=dict)
     reached: dict[int, pa.Table] = field(default_factory=dict)
     _barriers: dict[int, int] = field(default_factory=dict)
@@ -170,7 +174,15 @@ class Feed:
         self.mark(share, frontier_us)
 
     def send(self, share: int, table: pa.Table) -> None:
-        self.channels[share].put(Batch(self._raised(table) if self.floors else table))
+        self.channels[share].put(Batch(self._raised(table) if self.floors or self.aside_us > MIN_US else table))
+
+    def stand_aside(self, share: int) -> None:
+        """Nothing has ever come: the other sources of the query do not wait for this one. What comes of it after all
+        is late for windows that were closed without it."""
+        reached = MIN_US if self.others is None else self.others()
+        if reached > MIN_US:
+            self.aside_us = max(self.aside_us, reached + self.scan.lateness_us)
+            self.mark(share, self.aside_us)
 
     def mark(self, share: int, frontier_us: int) -> None:
         """The watermark, where it has moved."""
@@ -196,7 +208,7 @@ class Feed:
         """`__m` with what history had reached; once the hub has come so far by itself, that is forgotten."""
         splits = table.column(SPLIT).to_numpy()
         earlier = table.column(EARLIER).to_numpy()
-        raised = earlier.copy()
+        raised = np.maximum(earlier, self.aside_us)
         for split, floor in list(self.floors.items()):
             mine = splits == split
             if mine.any():
@@ -376,10 +388,13 @@ class Share:
             self._attach()
             self._hand_on(decoder, raws)
         else:
-            frontier = self.hub.splits.frontier(self.hub.clock.now_us())
+            now_us = self.hub.clock.now_us()
+            frontier = self.hub.splits.frontier(now_us)
             for feed in self._feeds:
                 if feed.held is None:
                     feed.mark(self.number, frontier)
+                    if frontier == MIN_US and feed.others is not None and self.hub.splits.silent(now_us):
+                        feed.stand_aside(self.number)
         if self.reader.ended:
             self._end()
 

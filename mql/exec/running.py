@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,9 @@ from mql.exec.items import MAX_US, MIN_US, State, Tick
 from mql.exec.results import Cursor, Reading, Results, cursor_of
 from mql.exec.runtimes import Runtime
 from mql.exec.splits import Splits
-from mql.exec.state import Snapshot
-from mql.planner.physical import CountWindows, Final, Plan, SelectRows
+from mql.exec.state import Snapshot, together
+from mql.exec.task import Task
+from mql.planner.physical import SPLITS_MAX, CountWindows, Final, Plan, SelectRows
 
 TICK_US = 100_000
 PROGRESS_US = 1_000_000
@@ -67,9 +68,11 @@ class Execution:
         self.ended_us: int | None = None
         self.graph: Graph | None = None
         self.collector: Collector | None = None
-        self.hub: Hub | None = None
-        self.feed: Feed | None = None
-        self.backfill: Backfill | None = None
+        self.hubs: tuple[Hub, ...] = ()
+        self.feeds: tuple[Feed, ...] = ()
+        self.backfills: tuple[Backfill, ...] = ()
+        self.caught_up = threading.Barrier(len(plan.scans))
+        """Where scans that have read their history wait for each other."""
         self.not_before_us = MIN_US
         self.private = False
         """It waits for its reader, so nobody else may be one."""
@@ -89,7 +92,8 @@ class Execution:
             for spec in stage.operators
             if isinstance(spec, Final)
         ) or any(stage.parallel == "one" and plan.result.keyed for stage in plan.stages)
-        self._drift: Drift | None = None
+        self._drifts: tuple[Drift, ...] = ()
+        self._troubles: dict[int, str | None] = {}
         self._next_tick_us = 0
         self._next_progress_us = 0
         self._rate = 0.0
@@ -121,10 +125,11 @@ class Execution:
         self.lost.tell(self.results)
         self.results.finish(frame)
         self._whole.set()
-        if self.backfill is not None:
-            self.backfill.cancel()
-        if self.hub is not None and self.feed is not None:
-            self.hub.detach(self.feed)
+        self.caught_up.abort()
+        for backfill in self.backfills:
+            backfill.cancel()
+        for hub, feed in zip(self.hubs, self.feeds, strict=True):
+            hub.detach(feed)
         if self.graph is not None:
             self._runtime.release(self.graph.tasks)
         if self.collector is not None:
@@ -151,15 +156,24 @@ class Execution:
             self.end("timeout")
 
     def _look_for_drift(self) -> None:
-        """The source's events may have changed their shape; the query does not, and says so."""
-        if self.hub is None:
-            return
-        shape = self.hub.source.info.shape
-        if self._drift is None:
-            self._drift = Drift(self.plan.scan, shape)
-        detail = self._drift.look(shape)
-        if detail is not None:
-            self.results.say(Warn({"code": "shape-drift", "detail": detail}))
+        """A source's events may have changed their shape; the query does not, and says so."""
+        shapes = [hub.source.info.shape for hub in self.hubs]
+        if not self._drifts:
+            self._drifts = tuple(Drift(scan, shape) for scan, shape in zip(self.plan.scans, shapes, strict=False))
+        for drift, shape in zip(self._drifts, shapes, strict=False):
+            detail = drift.look(shape)
+            if detail is not None:
+                self.results.say(Warn({"code": "shape-drift", "detail": detail}))
+
+    def on_trouble(self, scan: int, trouble: str | None) -> None:
+        """Why nothing comes of one of its sources, or that all is well again."""
+        self._troubles[scan] = trouble
+        self.trouble = next((one for one in self._troubles.values() if one is not None), None)
+
+    def others_us(self, feed: Feed) -> int:
+        """How far the watermarks of the other sources have come, of those that have one."""
+        others = [other.watermark_us for other in self.feeds if other is not feed and other.watermark_us > MIN_US]
+        return min(others, default=MIN_US)
 
     def go_live(self) -> None:
         """History is done: from now on the ring lets go of what slow readers have not had."""
@@ -172,18 +186,23 @@ class Execution:
 
     def snapshot(self, timeout_s: float = 30.0) -> Snapshot:
         """What the running query knows, and the offsets up to which it knows it. One at a time; live queries only."""
-        assert self.feed is not None
-        assert self.hub is not None
+        assert self.feeds
         with self._snapshots:
             self._epoch += 1
             self._states = {}
             self.barrier_at = None
             self._whole.clear()
-            self.feed.ask_barrier(self._epoch)
+            for feed in self.feeds:
+                feed.ask_barrier(self._epoch)
             if not self._whole.wait(timeout_s) or self.over:
                 raise MqlError("the query ended, or gave no snapshot in time", code="no-snapshot")
-            splits = Splits.together(self.feed.reached.values())
-            return Snapshot(dict(self._states), splits, dict(self.feed.passed))
+            splits = together(Splits.together(feed.reached.values()) for feed in self.feeds)
+            positions = {
+                split + scan * SPLITS_MAX: offset
+                for scan, feed in enumerate(self.feeds)
+                for split, offset in feed.passed.items()
+            }
+            return Snapshot(dict(self._states), splits, positions)
 
     def on_snapshot(self, task: str, epoch: int, states: Mapping[int, State]) -> None:
         if epoch == self._epoch:
@@ -192,8 +211,12 @@ class Execution:
 
     def on_barrier(self, epoch: int) -> None:
         """A barrier has passed all tasks."""
-        if epoch == SEAM and self.feed is not None:
-            self.results.say(Phase({"phase": "live", "share": 1.0, "offsets": dict(self.feed.positions)}))
+        if epoch == SEAM and self.feeds:
+            several = {
+                scan.source: dict(feed.positions) for scan, feed in zip(self.plan.scans, self.feeds, strict=True)
+            }
+            offsets = several if len(self.feeds) > 1 else dict(self.feeds[0].positions)
+            self.results.say(Phase({"phase": "live", "share": 1.0, "offsets": offsets}))
         elif epoch == self._epoch:
             self.barrier_at = self.results.place
             self._look_whether_whole()
@@ -215,21 +238,21 @@ class Execution:
 
     def has_begun(self) -> bool:
         """Events have come: whoever joins now is late."""
-        return self.feed is None or self.feed.seen > 0 or self.over
+        return not self.feeds or any(feed.seen > 0 for feed in self.feeds) or self.over
 
     def frontier_us(self) -> int:
         """The event time before which this run has seen events already."""
-        return self.hub.newest_us if self.hub is not None else MIN_US
+        return max((hub.newest_us for hub in self.hubs), default=MIN_US)
 
     # --- what became of events -------------------------------------------------------------------------
 
     def ledger(self) -> Mapping[str, int]:
         """events = emitted_from + filtered + late + malformed + sampled + skipped + dropped + in_state."""
-        feed, backfill = self.feed, self.backfill
-        malformed = (feed.malformed if feed else 0) + (backfill.malformed if backfill else 0)
-        skipped = (feed.skipped if feed else 0) + (backfill.skipped if backfill else 0)
-        dropped = feed.dropped if feed else 0
-        decoded = (feed.seen if feed else 0) + (backfill.decoded if backfill else 0)
+        feeds, backfills = self.feeds, self.backfills
+        malformed = sum(feed.malformed for feed in feeds) + sum(backfill.malformed for backfill in backfills)
+        skipped = sum(feed.skipped for feed in feeds) + sum(backfill.skipped for backfill in backfills)
+        dropped = sum(feed.dropped for feed in feeds)
+        decoded = sum(feed.seen for feed in feeds) + sum(backfill.decoded for backfill in backfills)
         filtered = late = sampled = in_state = taken = 0
         if self.graph is not None:
             for task in self.graph.tasks:
@@ -238,11 +261,11 @@ class Execution:
                     filtered += counts.filtered
                     late += counts.late
                     sampled += counts.sampled
-            first = next((stage for stage in self.graph.stages if stage[0].operators), ())
-            taken = sum(task.counts[0].seen for task in first)
+            taken = sum(task.counts[0].seen for task in self._first_tasks(self.graph))
             in_state += max(0, decoded - dropped - taken)
-        elif backfill is not None:
-            filtered, sampled = backfill.filtered, backfill.sampled
+        else:
+            filtered = sum(backfill.filtered for backfill in backfills)
+            sampled = sum(backfill.sampled for backfill in backfills)
         gone = filtered + late + sampled + dropped + in_state
         return {
             "events": decoded + malformed + skipped,
@@ -269,9 +292,11 @@ class Execution:
             "lag_ms": self._lag_ms(watermark),
             "trouble": self.trouble,
         }
-        if self.backfill is not None and not self.backfill.ended:
-            data["share"] = round(self.backfill.share, 4)
-            data["eta_s"] = self.backfill.eta_s
+        reading = [backfill for backfill in self.backfills if not backfill.ended]
+        if reading:
+            slowest = min(reading, key=lambda backfill: backfill.share)
+            data["share"] = round(slowest.share, 4)
+            data["eta_s"] = slowest.eta_s
         return data
 
     def status(self) -> Mapping[str, Any]:
@@ -286,7 +311,7 @@ class Execution:
         }
 
     def watermark_us(self) -> int | None:
-        found = self.feed.watermark_us if self.feed is not None else MIN_US
+        found = min((feed.watermark_us for feed in self.feeds), default=MIN_US)
         if self.collector is not None:
             found = max(found, self.collector.watermark_us)
         return found if MIN_US < found < MAX_US else None
@@ -304,6 +329,15 @@ class Execution:
             return pa.table({})
         rows = pa.concat_tables(tables, promote_options="default")
         return renamed_late(rows.slice(max(0, rows.num_rows - n)))
+
+    def _first_tasks(self, graph: Graph) -> Iterator[Task]:
+        """The tasks that take events in: of each scan's stages the first with operators."""
+        if len(graph.feeds) == 1:
+            yield from next((stage for stage in graph.stages if stage[0].operators), ())
+            return
+        for stage, tasks in zip(self.plan.stages, graph.stages, strict=True):
+            if stage.input == "scan":
+                yield from tasks
 
     def _lag_ms(self, watermark: int | None) -> float | None:
         if watermark is None or self.over:
@@ -463,7 +497,7 @@ class Running:
             "emit": plan.result.emit,
             "keyed": plan.result.keyed,
             "windowed": plan.result.windowed,
-            "bounded": self.execution.feed is None,
+            "bounded": not self.execution.feeds,
             "warnings": list(plan.warnings),
         }
 
@@ -485,6 +519,8 @@ def renamed_late(rows: pa.Table) -> pa.Table:
 def is_joinable(plan: Plan) -> bool:
     """Whether somebody who asks later may share the execution: rows as they come, and windows of time."""
     specs = [spec for stage in plan.stages for spec in stage.operators]
+    if len(plan.scans) > 1:
+        return False
     if plan.result.windowed:
         return not any(isinstance(spec, CountWindows) for spec in specs)
     return all(isinstance(spec, SelectRows) for spec in specs)

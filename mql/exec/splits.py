@@ -104,6 +104,13 @@ class Splits:
             self._frontier = max(self._frontier, reached)
             return self._frontier
 
+    def silent(self, now_us: int) -> bool:
+        """None of them has ever spoken, for longer than is waited for any."""
+        with self._guard:
+            return all(
+                not state.spoken and now_us - state.heard_us >= self._idle_timeout_us for state in self._splits.values()
+            )
+
     def _by_clock(self, now_us: int) -> int:
         """The frontier while every split is silent: where those that spoke last had come, plus the time since."""
         spoken = [state for state in self._splits.values() if state.spoken and state.reached > MIN_US]

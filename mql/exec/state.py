@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from mql.exec.items import State
+from mql.planner.physical import SPLITS_MAX
 
 MAGIC = b"MQLSTATE1\n"
 _DIGEST_BYTES = 32
@@ -28,11 +29,31 @@ class BadState(Exception):
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a plan knew at a barrier: the operators' states by task name and operator number, how far its splits had
-    come, and the next offset of each."""
+    come, and the next offset of each. The splits of the scan n are numbered from n * SPLITS_MAX on."""
 
     tasks: Mapping[str, Mapping[int, State]] = field(default_factory=dict)
     splits: pa.Table | None = None
     positions: Mapping[int, int] = field(default_factory=dict)
+
+    def of_scan(self, scan: int) -> Snapshot:
+        """What belongs to the splits of one of the plan's scans, with the numbers that these have there."""
+        first = scan * SPLITS_MAX
+        positions = {split - first: offset for split, offset in self.positions.items() if split // SPLITS_MAX == scan}
+        if self.splits is None:
+            return Snapshot(self.tasks, None, positions)
+        rows = [row for row in self.splits.to_pylist() if row["split"] // SPLITS_MAX == scan]
+        mine = [{**row, "split": row["split"] - first} for row in rows]
+        return Snapshot(self.tasks, pa.Table.from_pylist(mine, schema=self.splits.schema), positions)
+
+
+def together(parts: Iterable[pa.Table]) -> pa.Table:
+    """How far the splits of each of a plan's scans had come, as one table."""
+    return pa.concat_tables([_raised(table, number * SPLITS_MAX) for number, table in enumerate(parts)])
+
+
+def _raised(table: pa.Table, first: int) -> pa.Table:
+    rows = [{**row, "split": row["split"] + first} for row in table.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def snapshot_bytes(snapshot: Snapshot) -> bytes:

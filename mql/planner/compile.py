@@ -72,7 +72,7 @@ def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) ->
     return Plan(
         text=text,
         hash=hashlib.sha256(repr((logical, bound.as_live)).encode()).hexdigest()[:32],
-        scan=_scan(parts, late_matters),
+        scans=(_scan(parts, late_matters),),
         stages=stages_of(parts, late_matters),
         result=Result(bound.columns, keyed, _is_windowed(parts), speak.kind),
         batch=batch_sql(parts, bound.as_live),

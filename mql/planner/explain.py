@@ -21,6 +21,7 @@ from mql.planner.physical import (
     Partial,
     Plan,
     RateSample,
+    Renumber,
     RunningMedian,
     SelectRows,
     Sessions,
@@ -99,7 +100,7 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("each batch", spec.sql)]
         case Partial():
             return [("each batch", spec.sql), *((f"each batch, bag {i}", sql) for i, sql in enumerate(spec.bags))]
-        case RateSample():
+        case RateSample() | Renumber():
             return []
         case CountWindows():
             return [("as rows are released", spec.number), ("then", spec.partial), ("full windows", spec.close)]
@@ -179,6 +180,8 @@ def _stage_line(stage: Stage) -> str:
 
 def operator_name(spec: OperatorSpec) -> str:
     match spec:
+        case Renumber(first):
+            return f"number splits from {first}"
         case SelectRows():
             return "filter and project"
         case Partial(window):

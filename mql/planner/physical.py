@@ -14,6 +14,8 @@ from mql.schema import DataType, Path
 
 ROWS = "rows"
 """The port of ordinary rows and of the main partial table; bags travel on ports bag0, bag1, …"""
+SPLITS_MAX = 1 << 20
+"""Where a plan reads several sources, the splits of its scan n have the numbers from n * SPLITS_MAX on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,13 @@ class Window:
 
 
 NO_WINDOW = Window("none")
+
+
+@dataclass(frozen=True, slots=True)
+class Renumber:
+    """Adds `first` to the numbers of the splits: so events of several sources are told apart, and have one order."""
+
+    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +291,8 @@ class Sessions:
 
 
 OperatorSpec = (
-    SelectRows
+    Renumber
+    | SelectRows
     | Partial
     | RateSample
     | CountWindows
@@ -301,13 +311,21 @@ OperatorSpec = (
 class Stage:
     """The longest run without an exchange. `input`: `scan`, `hash` (by column __h), `gather` or `forward`.
 
-    `parallel`: `splits` (as many tasks as the source gives), `any` (as many as workers), `one`.
+    `parallel`: `splits` (as many tasks as the source gives), `any` (as many as workers), `one`. `scan`: which of the
+    plan's scans it reads. `of`: the stages that it reads; where left out, the one before.
     """
 
     number: int
     input: str
     parallel: str
     operators: tuple[OperatorSpec, ...]
+    scan: int = 0
+    of: tuple[int, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The numbers of the stages that it reads."""
+        return () if self.input == "scan" else self.of or (self.number - 1,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,14 +348,14 @@ class Plan:
 
     `hash` is equal for queries that mean the same (names normalised, AND in any order, parameters' values): they
     share one execution. `batch` is the one SQL statement that answers the query over stored events, in the table
-    `events` (decoded columns); its rows go through the operators `after_batch`. `as_live`: a bounded input is judged
-    late or not as if it came live, so `__m` counts.
+    `events` (decoded columns; `events0`, `events1`, … where there are several scans); its rows go through the operators
+    `after_batch`. `as_live`: a bounded input is judged late or not as if it came live, so `__m` counts.
     `warnings` are told in the result's meta. `explain` is the form that the text asks for instead of rows.
     """
 
     text: str
     hash: str
-    scan: Scan
+    scans: tuple[Scan, ...]
     stages: tuple[Stage, ...]
     result: Result
     batch: str
@@ -345,3 +363,13 @@ class Plan:
     as_live: bool = False
     warnings: tuple[str, ...] = ()
     explain: str | None = None
+
+    @property
+    def scan(self) -> Scan:
+        """The first of the scans; all of them read the same stretch of time."""
+        return self.scans[0]
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """What the batch statement calls the decoded events of each scan."""
+        return ("events",) if len(self.scans) == 1 else tuple(f"events{i}" for i in range(len(self.scans)))

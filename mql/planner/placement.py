@@ -19,18 +19,26 @@ class Placement:
         return sum(len(stage) for stage in self.stages)
 
 
-def place(plan: Plan, splits: int, workers: int, load: Sequence[float] = ()) -> Placement:
+def place(plan: Plan, splits: int | Sequence[int], workers: int, load: Sequence[float] = ()) -> Placement:
     """Tasks that hand to each other sit on one worker, where they need not wait for another's thread; each such chain
-    goes to the worker with the least load (of equal ones, the first).
+    goes to the worker with the least load (of equal ones, the first). `splits`: of each scan, or of every one alike.
 
-    A stage that may have any number of tasks gets as many as read the source: they have no more to do.
+    A stage that may have any number of tasks gets as many as read the sources: they have no more to do.
     """
-    assert splits > 0
+    each = [splits] * len(plan.scans) if isinstance(splits, int) else list(splits)
+    assert min(each) > 0
     assert workers > 0
     loads = [*load, *[0.0] * workers][:workers]
-    chains = min(splits, workers)
+    chains = min(sum(each), workers)
     order = sorted(range(workers), key=lambda worker: (loads[worker], worker))[:chains]
-    return Placement(tuple(tuple(order[: parallelism(stage, chains)]) for stage in plan.stages))
+
+    def workers_of(stage: Stage) -> tuple[int, ...]:
+        if stage.input != "scan":
+            return tuple(order[: parallelism(stage, chains)])
+        first = sum(each[: stage.scan])
+        return tuple(order[(first + at) % chains] for at in range(parallelism(stage, min(each[stage.scan], workers))))
+
+    return Placement(tuple(workers_of(stage) for stage in plan.stages))
 
 
 def parallelism(stage: Stage, chains: int) -> int:

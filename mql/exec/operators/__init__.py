@@ -14,6 +14,7 @@ from mql.exec.operators.final import FinalOperator
 from mql.exec.operators.held import HeldOperator
 from mql.exec.operators.partial import PartialOperator
 from mql.exec.operators.rate_sample import RateSampleOperator
+from mql.exec.operators.renumber import RenumberOperator
 from mql.exec.operators.running_median import RunningMedianOperator
 from mql.exec.operators.select_rows import SelectRowsOperator
 from mql.exec.operators.sessions import SessionsOperator
@@ -28,6 +29,7 @@ from mql.planner.physical import (
     OperatorSpec,
     Partial,
     RateSample,
+    Renumber,
     RunningMedian,
     SelectRows,
     Sessions,
@@ -38,6 +40,8 @@ from mql.planner.physical import (
 def build(spec: OperatorSpec, session: Session) -> Operator:
     """The operator that does what the specification says, computing on this session."""
     match spec:
+        case Renumber():
+            return RenumberOperator(spec, session)
         case SelectRows():
             return SelectRowsOperator(spec, session)
         case Partial():
