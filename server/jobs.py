@@ -217,6 +217,9 @@ def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
         raise MqlError("EXPLAIN is no job", hint="Ask it as a query.")
     if not spec.keeps_checkpoints:
         return
+    if len(plan.scans) > 1:
+        hint = "Ask for at_most_once, or make a job of each source."
+        raise MqlError("a job over several sources keeps no checkpoints yet", hint=hint, code="no-guarantee")
     source = engine.source(plan.scan.source)
     info = source.info
     if info.bounded:

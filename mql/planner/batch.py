@@ -19,6 +19,7 @@ from mql.planner.lower import (
     sample_hash_sql,
     sampling_sql,
 )
+from mql.planner.several import events_sql
 from mql.planner.sql import expression_sql
 
 ARRIVED = "arrived"
@@ -44,7 +45,7 @@ def batch_sql(parts: Parts, as_live: bool) -> str:
         final = result_sql(parts, group)
     elif parts.arrange is not None:
         final = arranging_sql(parts, parts.arrange, f"({final})")
-    return f"WITH {', '.join([*_events(parts, as_live), *ctes])} {final}"
+    return f"WITH {', '.join([*events_sql(parts.scan), *_events(parts, as_live), *ctes])} {final}"
 
 
 def _rows(parts: Parts, as_live: bool) -> str:
@@ -53,7 +54,7 @@ def _rows(parts: Parts, as_live: bool) -> str:
         late = f"NOT ({row_late_sql(parts)})"
     source = f"(SELECT * FROM kept WHERE {late})" if late else "kept"
     rows = rows_sql(parts, source)
-    head = f"WITH {', '.join(_events(parts, as_live))} "
+    head = f"WITH {', '.join([*events_sql(parts.scan), *_events(parts, as_live)])} "
     if parts.arrange is not None:
         return head + arranging_sql(parts, parts.arrange, f"({rows})")
     order = '"__t", "__s", "__o"' + (', "__we"' if parts.windowed is not None else "")

@@ -40,16 +40,17 @@ from mql.planner.logical import (
     Arrange,
     Filter,
     Group,
+    Input,
     Logical,
     Project,
     Sample,
     Sampled,
-    Scan,
     SortKey,
     Speak,
     Windowed,
 )
 from mql.planner.physical import LIVE, Start, Window
+from mql.planner.reading import bind_from
 from mql.planner.windowing import bind_cuts, bind_fill, bind_window, window_outputs
 from mql.planner.windows import NUMBER
 from mql.schema import BIGINT, BOOLEAN, DATE, DOUBLE, INTERVAL, JSON, NULL, TIMESTAMP, VARCHAR, DataType, Path
@@ -82,16 +83,17 @@ class BoundQuery:
 def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     """Look up and check everything a query says. MqlError tells what can't be."""
     _refuse_what_is_missing(query)
-    info = _source(query, catalog, given)
+    read = bind_from(query, catalog, given.params)
+    info = read.info
     opened: set[Path] = set()
-    scope = _scope(query, info, given, opened)
+    scope = read.scope(given.params, opened)
     settings = _settings(query, scope)
     since, until = _bounds(query, info, scope, given)
     lateness = info.lateness_us if query.lateness is None else constant_duration(query.lateness, scope)
     _at_least(lateness, 0, "LATENESS", query.lateness)
     window = bind_window(query, scope)
 
-    plan: Logical = Scan(info, since, until, lateness)
+    plan: Logical = read.input(since, until, lateness)
     if query.sample is not None:
         plan = Sample(plan, _sample(query.sample, scope))
     where = [] if query.where is None else [bind_condition(query.where, _without_aggregates(scope, "WHERE"))]
@@ -137,8 +139,6 @@ def _refuse_what_is_missing(query: syntax.Query) -> None:
     for clause, name, hint in refused:
         if clause:
             raise MqlError(f'"{name}" is not supported yet', _span_of(clause), hint, code="not-supported")
-    if len(query.sources) > 1:
-        raise MqlError("several sources in FROM are not supported yet", query.sources[1].span, code="not-supported")
     if query.anomaly is None and query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
         raise MqlError(f'"EMIT {query.emit.kind.upper()}" needs an ANOMALY clause', query.emit.span)
 
@@ -148,52 +148,6 @@ def _span_of(clause: object) -> Span | None:
     if isinstance(first, tuple):
         first = first[1]
     return getattr(first, "span", None)
-
-
-def _source(query: syntax.Query, catalog: Catalog, given: Given) -> SourceInfo:
-    if not query.sources:
-        implied = catalog.default or (next(iter(catalog.sources)) if len(catalog.sources) == 1 else None)
-        if implied is None:
-            raise MqlError("the query names no source", query.span, _known_sources(catalog) or "Add FROM and a source.")
-        return catalog.sources[implied]
-    ref = query.sources[0]
-    if isinstance(ref, syntax.SubqueryRef):
-        raise MqlError("a query in FROM is not supported yet", ref.span, code="not-supported")
-    name = ref.name or ref.path or ""
-    if ref.param is not None:
-        value = given.params.get(ref.param)
-        if not isinstance(value, str):
-            raise MqlError(f'parameter "{ref.param}" must name a source', ref.span)
-        name = value
-    found = catalog.sources.get(name)
-    if found is None and catalog.piped is not None and ref.path is None:
-        found = catalog.sources[catalog.piped]
-    if found is not None:
-        return found
-    if ref.path is not None:
-        declared = "A server opens only what its operator declared; ask a declared source, or use the command line."
-        raise MqlError(f'no source "{name}"', ref.span, declared, code="unknown-source")
-    hint = did_you_mean(name, catalog.sources) or _known_sources(catalog)
-    raise MqlError(f'no source "{name}"', ref.span, hint, code="unknown-source")
-
-
-def _known_sources(catalog: Catalog) -> str | None:
-    names = ", ".join(f'"{name}"' for name in sorted(catalog.sources)[:10])
-    return f"There are: {names}." if names else "No source is declared yet."
-
-
-def _scope(query: syntax.Query, info: SourceInfo, given: Given, opened: set[Path]) -> Scope:
-    aliases = frozenset(
-        name for ref in query.sources if isinstance(ref, syntax.SourceRef) for name in (ref.alias, ref.name) if name
-    )
-    return Scope(
-        shape=info.shape,
-        source_name=info.name,
-        params=given.params,
-        aliases=aliases,
-        calls={"source": Constant(info.name, VARCHAR)},
-        opened=opened,
-    )
 
 
 def _settings(query: syntax.Query, scope: Scope) -> dict[str, Any]:
@@ -757,7 +711,7 @@ def _speak(query: syntax.Query, plan: Logical, window: Window, grouped: bool, sc
 
 def _ends(plan: Logical) -> bool:
     node = plan
-    while not isinstance(node, Scan):
+    while not isinstance(node, Input):
         node = node.input
     return node.until.kind != "live"
 

@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mql import syntax
-from mql.catalog import Catalog
+from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError
 from mql.parser import parse
+from mql.planner import logical
 from mql.planner.batch import batch_sql
 from mql.planner.binder import BoundQuery, Given, bind
-from mql.planner.logical import Logical
+from mql.planner.logical import Logical, scans_of
 from mql.planner.lower import Parts, after_batch, keeps_top, parts_of, stages_of
 from mql.planner.needles import needles
 from mql.planner.physical import Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
+from mql.planner.several import over_sources
 from mql.planner.standins import with_properties
 
 
@@ -56,14 +58,14 @@ def compile_forms(
         bound = bind(tree, catalog, Given(params or {}, now_us, early_us))
     except MqlError as error:
         raise error.in_text(text) from None
-    logical = bound.plan
+    top = bound.plan
     for rule in RULES:
-        logical = rule(logical)
-    return Compiled(tree, logical, _plan(text, tree, logical, bound))
+        top = rule(top)
+    return Compiled(tree, top, _plan(text, tree, top, bound))
 
 
-def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) -> Plan:
-    parts = parts_of(logical)
+def _plan(text: str, tree: syntax.Query, top: Logical, bound: BoundQuery) -> Plan:
+    parts = parts_of(top)
     ends = parts.scan.until.kind != "live"
     late_matters = not ends or bound.as_live
     speak = parts.speak
@@ -71,9 +73,9 @@ def _plan(text: str, tree: syntax.Query, logical: Logical, bound: BoundQuery) ->
     keyed = keeps_top(parts) or (parts.group is not None and replaces)
     return Plan(
         text=text,
-        hash=hashlib.sha256(repr((logical, bound.as_live)).encode()).hexdigest()[:32],
-        scans=(_scan(parts, late_matters),),
-        stages=stages_of(parts, late_matters),
+        hash=hashlib.sha256(repr((top, bound.as_live)).encode()).hexdigest()[:32],
+        scans=tuple(_scan(parts, scan, late_matters) for scan in scans_of(parts.scan)),
+        stages=over_sources(stages_of(parts, late_matters), parts.scan),
         result=Result(bound.columns, keyed, _is_windowed(parts), speak.kind),
         batch=batch_sql(parts, bound.as_live),
         after_batch=after_batch(parts),
@@ -88,8 +90,8 @@ def _is_windowed(parts: Parts) -> bool:
     return parts.window is not None and parts.window.kind not in ("none", "session", "sliding")
 
 
-def _scan(parts: Parts, late_matters: bool) -> Scan:
-    scan, info = parts.scan, parts.scan.info
+def _scan(parts: Parts, scan: logical.Scan, late_matters: bool) -> Scan:
+    info = scan.info
     return Scan(
         source=info.name,
         encoding=info.encoding,
@@ -100,14 +102,13 @@ def _scan(parts: Parts, late_matters: bool) -> Scan:
         max_ahead_us=info.max_ahead_us,
         since=scan.since,
         until=scan.until,
-        needles=_needles(parts, late_matters),
+        needles=_needles(parts, info, late_matters),
         shape_version=info.shape.version,
     )
 
 
-def _needles(parts: Parts, late_matters: bool) -> Needles | None:
+def _needles(parts: Parts, info: SourceInfo, late_matters: bool) -> Needles | None:
     """What lets the scan skip events unread. One that is skipped has no known time, and is in no rate sample."""
-    info = parts.scan.info
     filled = late_matters and parts.group is not None and parts.group.filled is not None
     by_rate = parts.sampled is not None and parts.sampled.per_second is not None
     if parts.where is None or info.encoding != "json" or by_rate or filled:

@@ -56,7 +56,9 @@ def summary(compiled: Compiled) -> str:
     """What is read, what comes out and when, in a few lines."""
     plan = compiled.plan
     scan = plan.scan
-    names = ", ".join("/".join(path) for path, _ in scan.columns) or "none"
+    sources = ", ".join(one.source for one in plan.scans)
+    paths = dict.fromkeys("/".join(path) for one in plan.scans for path, _ in one.columns)
+    names = ", ".join(paths) or "none"
     columns = ", ".join(f"{name} {type}" for name, type in plan.result.columns)
     needles = ""
     if scan.needles is not None:
@@ -69,7 +71,7 @@ def summary(compiled: Compiled) -> str:
         "every": "all open groups",
     }[plan.result.emit]
     return (
-        f"source     {scan.source}, since {show_start(scan.since)}, until {show_start(scan.until)}, "
+        f"source     {sources}, since {show_start(scan.since)}, until {show_start(scan.until)}, "
         f"lateness {show_us(scan.lateness_us)}\n"
         f"reads      {names}{needles}\n"
         f"gives      {columns}\n"
@@ -175,7 +177,8 @@ def laid_out(sql: str) -> str:
 def _stage_line(stage: Stage) -> str:
     tasks = {"splits": "one task a split", "any": "one task a worker", "one": "one task"}[stage.parallel]
     operators = " -> ".join(operator_name(spec) for spec in stage.operators) or "decode"
-    return f"stage {stage.number}  {stage.input:7s}{tasks:18s}{operators}"
+    of = f"  (of {' and '.join(str(number) for number in stage.of)})" if stage.of else ""
+    return f"stage {stage.number}  {stage.input:7s}{tasks:18s}{operators}{of}"
 
 
 def operator_name(spec: OperatorSpec) -> str:

@@ -37,6 +37,34 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """The events of several sources as those of one, `info`; the numbers of their splits tell which they are of."""
+
+    scans: tuple[Scan, ...]
+    info: SourceInfo
+
+    @property
+    def since(self) -> Start:
+        return self.scans[0].since
+
+    @property
+    def until(self) -> Start:
+        return self.scans[0].until
+
+    @property
+    def lateness_us(self) -> int:
+        return self.scans[0].lateness_us
+
+    @property
+    def columns(self) -> tuple[tuple[Path, DataType], ...]:
+        return self.scans[0].columns
+
+
+Input = Scan | Merge
+"""What a plan reads."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     input: Logical
     sampled: Sampled
@@ -166,14 +194,14 @@ class Speak:
     revise_us: int = 0
 
 
-Logical = Scan | Sample | Filter | Group | Windowed | Detect | Track | Project | Arrange | Speak
+Logical = Scan | Merge | Sample | Filter | Group | Windowed | Detect | Track | Project | Arrange | Speak
 
 
 def chain(node: Logical) -> Iterator[Logical]:
-    """The nodes from the top (what is told) down to the scan."""
+    """The nodes from the top (what is told) down to what is read."""
     while True:
         yield node
-        if isinstance(node, Scan):
+        if isinstance(node, Input):
             return
         node = node.input
 
@@ -185,12 +213,21 @@ def find(node: Logical, kind: type) -> Logical | None:
 
 def with_input(node: Logical, below: Logical) -> Logical:
     """The same node over another input."""
-    return node if isinstance(node, Scan) else replace(node, input=below)
+    return node if isinstance(node, Input) else replace(node, input=below)
+
+
+def scans_of(node: Input) -> tuple[Scan, ...]:
+    """The scans that a plan reads, in their order."""
+    return (node,) if isinstance(node, Scan) else node.scans
 
 
 def show(node: Logical) -> str:
     """The plan as EXPLAIN LOGICAL prints it: one node a line, inputs indented."""
-    return "\n".join(f"{'  ' * depth}{_line(found)}" for depth, found in enumerate(chain(node)))
+    lines = [f"{'  ' * depth}{_line(found)}" for depth, found in enumerate(chain(node))]
+    for found in chain(node):
+        if isinstance(found, Input) and not isinstance(found, Scan):
+            lines.extend(f"{'  ' * len(lines)}{_line(scan)}" for scan in scans_of(found))
+    return "\n".join(lines)
 
 
 def _line(node: Logical) -> str:
@@ -198,6 +235,8 @@ def _line(node: Logical) -> str:
         case Scan():
             columns = ", ".join("/".join(path) for path, _ in node.columns) or "nothing but the time"
             return f"scan {node.info.name} [{columns}] since {show_start(node.since)} until {show_start(node.until)}"
+        case Merge():
+            return "merge"
         case Sample():
             return f"sample {show_sampled(node.sampled)}"
         case Filter():

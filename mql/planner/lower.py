@@ -14,7 +14,9 @@ from mql.planner.logical import (
     Detect,
     Filter,
     Group,
+    Input,
     Logical,
+    Merge,
     Project,
     Sample,
     Sampled,
@@ -51,7 +53,7 @@ PLACE = (TIME, '"__s"', '"__o"')
 class Parts:
     """The nodes of a logical plan, each at most once, in the order in which rows pass them."""
 
-    scan: Scan
+    scan: Input
     sampled: Sampled | None
     where: Bound | None
     windowed: Windowed | None
@@ -82,7 +84,7 @@ def parts_of(top: Logical) -> Parts:
     below: list[Bound] = []
     for node in chain(top):
         match node:
-            case Scan():
+            case Scan() | Merge():
                 scan = node
             case Sample():
                 sampled = node.sampled

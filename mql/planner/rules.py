@@ -10,7 +10,9 @@ from mql.planner.logical import (
     Arrange,
     Filter,
     Group,
+    Input,
     Logical,
+    Merge,
     Project,
     Sample,
     Scan,
@@ -25,7 +27,7 @@ Rule = Callable[[Logical], Logical]
 
 def normalise_predicates(top: Logical) -> Logical:
     """Conditions that say the same look the same, so that equal queries find each other."""
-    if isinstance(top, Scan):
+    if isinstance(top, Input):
         return top
     below = normalise_predicates(top.input)
     if isinstance(top, Filter):
@@ -46,9 +48,13 @@ RULES: tuple[Rule, ...] = (normalise_predicates, read_only_what_is_used)
 
 
 def _with_columns(node: Logical, columns: tuple[tuple[Path, DataType], ...]) -> Logical:
-    if isinstance(node, Scan):
-        return replace(node, columns=columns)
-    return with_input(node, _with_columns(node.input, columns))
+    match node:
+        case Scan():
+            return replace(node, columns=columns)
+        case Merge():
+            return replace(node, scans=tuple(replace(scan, columns=columns) for scan in node.scans))
+        case _:
+            return with_input(node, _with_columns(node.input, columns))
 
 
 def _expressions(node: Logical) -> Iterator[Bound]:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.golden import all_cases
+from support.golden import Case, all_cases
 from support.random_queries import SHAPE, normal
 from support.routes import catalog, plan_of, raws, settled
 
+from mql.catalog import Catalog
 from mql.exec.drive import Driver
 from mql.exec.kernel import Kernel
 
@@ -29,14 +30,20 @@ def test_every_golden_case_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
     cases = all_cases()
     first = []
     for number, case in enumerate(cases):
-        plan = plan_of(case.query, catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"))
+        plan = plan_of(case.query, catalog_of(case))
         driver = Driver(plan, KERNEL, 2)
         half = len(case.events) // 2
-        for at, (split, text) in enumerate(case.events[:half]):
-            driver.feed(raws([(split, at, text)]), watermarks=False)
+        for at, (source, split, text) in enumerate(case.events[:half]):
+            driver.feed({source: raws([(split, at, text)])}, watermarks=False)
         (tmp_path / f"{number}.state").write_bytes(driver.snapshot(1))
-        rest = [[split, at + half, text] for at, (split, text) in enumerate(case.events[half:])]
-        about = {"query": case.query, "lateness_us": case.lateness_us, "events": rest, "ended": driver.out.ended}
+        rest = [[source, split, at + half, text] for at, (source, split, text) in enumerate(case.events[half:])]
+        about = {
+            "query": case.query,
+            "lateness_us": case.lateness_us,
+            "names": case.sources,
+            "events": rest,
+            "ended": driver.out.ended,
+        }
         (tmp_path / f"{number}.json").write_text(json.dumps(about))
         first.append(driver.out.tables)
         driver.close()
@@ -44,9 +51,13 @@ def test_every_golden_case_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
     support = str(Path(__file__).parent.parent)
     done = subprocess.run([sys.executable, "-c", GO_ON, support, *paths], capture_output=True, text=True, check=True)
     for case, before, after in zip(cases, first, json.loads(done.stdout), strict=True):
-        plan = plan_of(case.query, catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"))
+        plan = plan_of(case.query, catalog_of(case))
         here = json.loads(json.dumps([row for table in before for row in table.to_pylist()], default=str))
         assert normal(settled(plan, [*here, *after])) == spelled(case.rows), case.id
+
+
+def catalog_of(case: Case) -> Catalog:
+    return catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s", names=case.sources)
 
 
 def spelled(rows: tuple[str, ...]) -> list[tuple[str, ...]]:

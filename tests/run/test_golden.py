@@ -12,6 +12,7 @@ from support.golden import GOLDEN, Case, all_cases, as_json, read, with_rows, wr
 from support.random_queries import SHAPE, normal
 from support.routes import as_live, batched, catalog, plan_of, raws, streamed
 
+from mql.catalog import Catalog
 from mql.exec.items import Raw
 from mql.exec.kernel import Kernel
 
@@ -19,9 +20,13 @@ CASES = all_cases()
 KERNEL = Kernel()
 
 
-def rounds_of(case: Case) -> list[list[Raw]]:
+def rounds_of(case: Case) -> list[dict[str, list[Raw]]]:
     """One event a round, in the order of the case: every event can be the border of a batch."""
-    return [raws([(split, at, text)]) for at, (split, text) in enumerate(case.events)]
+    return [{source: raws([(split, at, text)])} for at, (source, split, text) in enumerate(case.events)]
+
+
+def catalog_of(case: Case, *, bounded: bool) -> Catalog:
+    return catalog(SHAPE, bounded=bounded, lateness_us=case.lateness_us, unit="s", names=case.sources)
 
 
 def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -50,7 +55,7 @@ def expected(lines: tuple[str, ...]) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_a_case_gives_its_rows_by_every_route(case: Case) -> None:
     rounds = rounds_of(case)
-    bounded = plan_of(case.query, catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"))
+    bounded = plan_of(case.query, catalog_of(case, bounded=True))
     want = expected(case.rows)
     assert compared(batched(bounded, rounds, KERNEL)) == want
     for tasks in (1, 4):
@@ -59,8 +64,8 @@ def test_a_case_gives_its_rows_by_every_route(case: Case) -> None:
     if case.live is None:
         return
     want = expected(case.live)
-    live = plan_of(case.query, catalog(SHAPE, bounded=False, lateness_us=case.lateness_us, unit="s"))
-    judged = plan_of(as_live(case.query), catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"))
+    live = plan_of(case.query, catalog_of(case, bounded=False))
+    judged = plan_of(as_live(case.query), catalog_of(case, bounded=True))
     for tasks in (1, 4):
         assert compared(streamed(live, rounds, KERNEL, tasks)) == want
     assert compared(streamed(live, rounds, KERNEL, 2, restart_every=1)) == want
@@ -75,7 +80,7 @@ if "MQL_ACCEPT" in os.environ:
         for path in sorted(GOLDEN.glob("*.case")):
             cases = []
             for case in read(path):
-                bounded = plan_of(case.query, catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s"))
+                bounded = plan_of(case.query, catalog_of(case, bounded=True))
                 rows = plain(batched(bounded, rounds_of(case), KERNEL))
                 cases.append(with_rows(case, [as_json(row) for row in rows]))
             write(path, cases)

@@ -1,8 +1,9 @@
 """Golden cases: a query, events in, rows out, in text files that are read like code.
 
-A file holds cases; a case is `== what it shows`, the query, and sections: `-- source` with settings (lateness, splits
-by `@split` in the events), `-- events`, `-- rows` (what every route gives), `-- live` (what the live routes give
-where rows come too late). MQL_ACCEPT=1 writes the rows that the batch gives.
+A file holds cases; a case is `== what it shows`, the query, and sections: `-- source` with settings (lateness; the
+names of sources, `sources=a,b`, else there is one called `events`), `-- events` (whose source and split may stand first
+in them, as `@source` and `@split`), `-- rows` (what every route gives), `-- live` (what the live routes give where rows
+come too late). MQL_ACCEPT=1 writes the rows that the batch gives.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 @dataclass(frozen=True)
 class Case:
-    """One case. Events are texts with the number of their split."""
+    """One case. Events are texts with their source and the number of their split."""
 
     file: str
     title: str
     query: str
     lateness_us: int
-    events: tuple[tuple[int, str], ...]
+    sources: tuple[str, ...]
+    events: tuple[tuple[str, int, str], ...]
     rows: tuple[str, ...]
     live: tuple[str, ...] | None
     sections: tuple[tuple[str, str], ...]
@@ -75,21 +77,25 @@ def _case(file: str, part: str) -> Case:
     sections.append((name, "\n".join(lines).strip("\n")))
     by_name = dict(sections)
     settings = dict(pair.split("=") for pair in by_name.get("source", "").split())
+    sources = tuple(settings.get("sources", "events").split(","))
     return Case(
         file,
         title.strip(),
         by_name["query"],
         round(float(settings.get("lateness", "5s").removesuffix("s")) * 1e6),
-        tuple(_event(line) for line in by_name["events"].split("\n") if line),
+        sources,
+        tuple(_event(line, sources[0]) for line in by_name["events"].split("\n") if line),
         tuple(line for line in by_name.get("rows", "").split("\n") if line),
         tuple(line for line in by_name["live"].split("\n") if line) if "live" in by_name else None,
         tuple((name, text) for name, text in sections if text or name in ("rows", "live")),
     )
 
 
-def _event(line: str) -> tuple[int, str]:
-    found = re.match(r'\{"@split": (\d+), ', line)
-    return (int(found[1]), "{" + line[found.end() :]) if found else (0, line)
+def _event(line: str, source: str) -> tuple[str, int, str]:
+    found = re.match(r'\{("@source": "(\w+)", )?("@split": (\d+), )?', line)
+    if found is None or found.end() == 1:
+        return source, 0, line
+    return found[2] or source, int(found[4] or 0), "{" + line[found.end() :]
 
 
 def _text(case: Case) -> str:

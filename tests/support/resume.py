@@ -18,11 +18,13 @@ KERNEL = Kernel()
 def resume(path: Path) -> list[dict[str, Any]]:
     """The rows that come after the snapshot at `path`.state, of the query and the events in `path`.json."""
     about = json.loads(path.with_suffix(".json").read_text())
-    plan = plan_of(about["query"], catalog(SHAPE, bounded=True, lateness_us=about["lateness_us"], unit="s"))
+    lateness_us, names = about["lateness_us"], about["names"]
+    among = catalog(SHAPE, bounded=True, lateness_us=lateness_us, unit="s", names=names)
+    plan = plan_of(about["query"], among)
     driver = Driver(plan, KERNEL, 2, restored=path.with_suffix(".state").read_bytes())
     driver.out.ended = about["ended"]
-    for split, at, text in about["events"]:
-        driver.feed(raws([(split, at, text)]), watermarks=False)
+    for source, split, at, text in about["events"]:
+        driver.feed({source: raws([(split, at, text)])}, watermarks=False)
     out = driver.finish()
     driver.close()
     return [row for table in out.tables for row in table.to_pylist()]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
 from mql.catalog import Catalog, SourceInfo, TimeRule
 from mql.exec.afterwards import Afterwards
-from mql.exec.drive import drive
+from mql.exec.drive import Round, drive, raws_of
 from mql.exec.items import Raw, Rows
 from mql.exec.kernel import Kernel
 from mql.exec.scan import Decoder
@@ -22,17 +23,19 @@ AHEAD_US = 10**18
 """Events of tests lie anywhere in time: none is too far ahead."""
 
 
-def catalog(shape: Shape, *, bounded: bool, lateness_us: int, unit: str = "ms") -> Catalog:
-    """One source, `events`, whose time is the property `ts`."""
+def catalog(
+    shape: Shape, *, bounded: bool, lateness_us: int, unit: str = "ms", names: Sequence[str] = ("events",)
+) -> Catalog:
+    """Sources whose time is the property `ts`; one, `events`, where no names are given."""
     info = SourceInfo(
-        "events",
+        "",
         shape,
         time=TimeRule(("ts",), unit),
         lateness_us=lateness_us,
         max_ahead_us=AHEAD_US,
         bounded=bounded,
     )
-    return Catalog({"events": info})
+    return Catalog({name: replace(info, name=name) for name in names})
 
 
 def plan_of(text: str, catalog: Catalog, **given: Any) -> Plan:
@@ -57,7 +60,7 @@ def raws(events: Sequence[tuple[int, int, str]]) -> list[Raw]:
 
 
 def streamed(
-    plan: Plan, rounds: Sequence[Sequence[Raw]], kernel: Kernel, tasks: int = 1, restart_every: int | None = None
+    plan: Plan, rounds: Sequence[Round], kernel: Kernel, tasks: int = 1, restart_every: int | None = None
 ) -> list[dict[str, Any]]:
     """The rows that a stream ends with: of keyed rows the last revision of each key, less the deleted."""
     out = drive(plan, rounds, kernel, tasks, restart_every=restart_every)
@@ -81,15 +84,18 @@ def settled(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in names} for row in last.values() if row["_op"] != "delete"]
 
 
-def batched(plan: Plan, rounds: Sequence[Sequence[Raw]], kernel: Kernel) -> list[dict[str, Any]]:
+def batched(plan: Plan, rounds: Sequence[Round], kernel: Kernel) -> list[dict[str, Any]]:
     """The rows of the plan's one statement over all events."""
     session = kernel.session()
-    splits = Splits(plan.scan.idle_timeout_us, plan.scan.max_ahead_us)
-    decoder = Decoder(session, plan.scan.encoding, plan.scan.time, plan.scan.columns, splits=splits)
-    tables = [decoder.decode(round).table for round in rounds if round] or [decoder.decode([]).table]
-    # Stored events can be read once only.
-    reader = pa.concat_tables(tables).to_reader()
-    rows = session.run(plan.batch, {"events": reader})
+    readers = {}
+    for number, (name, scan) in enumerate(zip(plan.tables, plan.scans, strict=True)):
+        splits = Splits(scan.idle_timeout_us, scan.max_ahead_us)
+        decoder = Decoder(session, scan.encoding, scan.time, scan.columns, splits=splits)
+        parts = [part for round in rounds if (part := raws_of(plan, number, round))]
+        tables = [decoder.decode(part).table for part in parts] or [decoder.decode([]).table]
+        # Stored events can be read once only.
+        readers[name] = pa.concat_tables(tables).to_reader()
+    rows = session.run(plan.batch, readers)
     afterwards = Afterwards(plan.after_batch, session)
     found = [*afterwards.take(rows), *afterwards.end()]
     session.close()
