@@ -23,6 +23,7 @@ from server.routes.replays import REPLAYS
 from server.routes.route import EVENTS, Route
 from server.settings import Settings, check_reach, sources_of
 from server.shared import SHARED, Shared
+from server.silences import SILENCES
 
 log = logging.getLogger("server")
 
@@ -81,6 +82,7 @@ def make_app(engine: Engine, settings: Settings) -> web.Application:
     app[REPLAYS] = {}
     app[KEEPER] = Keeper(settings)
     app[JOBS] = Jobs(engine, app[KEEPER])
+    app[SILENCES] = app[JOBS].silences
     for route in ROUTES:
         add_route(app, route)
     app.on_response_prepare.append(add_headers)

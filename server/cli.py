@@ -525,6 +525,89 @@ def logs(name: str, server: str, lines: int) -> None:
     exit_by(work)
 
 
+@main.group()
+def silence() -> None:
+    """Say when, and about what, a server's jobs are to wake nobody; episodes are recorded none the less."""
+
+
+@silence.command("list")
+@JOBS_AT
+@click.option("--job", metavar="NAME", help="Only those about this job.")
+def list_silences(server: str, job: str | None) -> None:
+    """List silences: name, whether it is on, when, and about what."""
+
+    def work() -> int:
+        from server.remote import call
+
+        for one in call(server, "GET", "/v1/silences", params={} if job is None else {"job": job})["silences"]:
+            when = f"{one['starts'] or ''} .. {one['ends'] or ''}"
+            if one["every"]:
+                when = f"{', '.join(one['every'])} at {one['at']} {one['timezone']} for {one['for']:g} s"
+            about = [
+                *one["jobs"],
+                *(f"{key}={value}" for part in ("labels", "keys") for key, value in one[part].items()),
+            ]
+            told = [one["name"], "on" if one["holds"] else "off", when, " ".join(about), one["comment"]]
+            click.echo("\t".join(told).rstrip())
+        return 0
+
+    exit_by(work)
+
+
+@silence.command("new")
+@click.argument("name")
+@JOBS_AT
+@click.option("--job", "jobs", multiple=True, metavar="PATTERN", help="Jobs it is about; * for any part [all].")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only jobs with this label.")
+@click.option("--key", "keys", multiple=True, metavar="COLUMN=PATTERN", help="Only rows with this value.")
+@click.option("--starts", metavar="TIME", help="2026-01-31T02:00:00Z [now].")
+@click.option("--ends", metavar="TIME", help="Until when.")
+@click.option("--for", "lasts", metavar="TIME", help="For how long: 2h, 90m.")
+@click.option("--every", multiple=True, metavar="DAY", help="day, or mon … sun: a maintenance window that comes again.")
+@click.option("--at", metavar="HH:MM", help="When it begins on such a day.")
+@click.option("--timezone", metavar="ZONE", help="Whose clock [UTC].")
+@click.option("--comment", default="", help="Why.")
+def new_silence(
+    name: str, server: str, jobs: Sequence[str], labels: Sequence[str], keys: Sequence[str], **said: Any
+) -> None:
+    """Make a silence, or with --every a maintenance window."""
+    body: dict[str, Any] = {"name": name, "labels": pairs_of(labels, "--label"), "keys": pairs_of(keys, "--key")}
+    body |= {"jobs": list(jobs)} if jobs else {}
+    said["for"] = said.pop("lasts")
+    body |= {key: list(value) if isinstance(value, tuple) else value for key, value in said.items() if value}
+
+    def work() -> int:
+        from server.remote import call
+
+        made = call(server, "POST", "/v1/silences", body)
+        click.echo(f"{name} is made, and {'on' if made['holds'] else 'not on'} now")
+        return 0
+
+    exit_by(work)
+
+
+@silence.command("delete")
+@click.argument("name")
+@JOBS_AT
+def delete_silence(name: str, server: str) -> None:
+    """Take a silence away."""
+
+    def work() -> int:
+        from server.remote import call
+
+        call(server, "DELETE", f"/v1/silences/{name}")
+        return 0
+
+    exit_by(work)
+
+
+def pairs_of(pairs: Sequence[str], option: str) -> dict[str, str]:
+    """`name=value`, as texts."""
+    if any("=" not in pair for pair in pairs):
+        raise click.BadParameter("write NAME=VALUE", param_hint=option)
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
 # --- serving -----------------------------------------------------------------------------------------------
 
 

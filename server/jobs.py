@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import pyarrow as pa
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,11 +32,12 @@ from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, RowsFrame, S
 from mql.exec.results import cursor_of
 from mql.exec.state import Snapshot
 from mql.learn import parse_type
-from mql.planner.physical import Plan
+from mql.planner.physical import Anomaly, Plan
 from mql.schema import Field as Property
 from server.keeping import Keeper
 from server.resultlog import Keep, Length, LogReading, ResultLog
 from server.settings import Bytes, Seconds
+from server.silences import SILENCED
 from server.store import Store, StoredJob
 from server.templates import SINKS_MAX, Label, ParamName, Sink, parse_template, values_of
 from server.webhook import Target, Webhook, check_target
@@ -113,6 +115,7 @@ class Jobs:
         self.engine = engine
         self.keeper = keeper
         self.clock = clock or SystemClock()
+        self.silences = keeper.silences(self.clock)
         self._jobs: dict[str, Job] = {}
         self._guard = threading.RLock()
         self._closed = False
@@ -339,9 +342,12 @@ class Job:
     def columns(self) -> Sequence[tuple[str, str]]:
         running = self.running
         if running is not None:
-            return running.columns
-        bound = self.jobs.bound(self.spec)
-        return [(name, str(type)) for name, type in self.jobs.engine.plan(bound.query, bound.values).result.columns]
+            plan = running.execution.plan
+        else:
+            bound = self.jobs.bound(self.spec)
+            plan = self.jobs.engine.plan(bound.query, bound.values)
+        own = [(name, str(type)) for name, type in plan.result.columns]
+        return [*own, (SILENCED, "VARCHAR")] if has_episodes(plan) else own
 
     def read(self, cursor: str | None, *, live: bool) -> LogReading:
         reading = self.log.reading(self.meta(), cursor, live=live)
@@ -461,6 +467,7 @@ class Run:
         self.asked: Future[tuple[Snapshot, int]] | None = None
         self.adopted = adopted
         self.looks: Mapping[str, Any] | None = None
+        self.has_episodes = False
         self.due_s = 0.0
         self.synced_s = 0.0
 
@@ -513,6 +520,7 @@ class Run:
         job = self.job
         subscription = running.subscribe(on_lag="drop")
         job.running, job.ring = running, subscription.ring
+        self.has_episodes = has_episodes(running.execution.plan)
         job.runs()
         self.due_s = self.clock.monotonic_s() + self.spec.checkpoint_every
         leaving_s: float | None = None
@@ -547,7 +555,7 @@ class Run:
         for frame in frames:
             match frame:
                 case RowsFrame(table, cursor):
-                    self._mark(cursor, self.log.append(table))
+                    self._mark(cursor, self.log.append(self._silenced(table)))
                 case Seal(data, cursor):
                     self._mark(cursor, self.log.note("seal", data))
                 case Gap(data) if self.spec.keeps_checkpoints:
@@ -563,6 +571,12 @@ class Run:
                 case _:
                     pass
         return None
+
+    def _silenced(self, rows: pa.Table) -> pa.Table:
+        """Rows of episodes with the silence that keeps them from alerting, if there is one."""
+        if not self.has_episodes:
+            return rows
+        return self.job.jobs.silences.marked(self.job.name, self.job.spec.labels, rows)
 
     def _mark(self, cursor: str, length: Length) -> None:
         """Notes how long the log was after which frame, for the checkpoint that is to come."""
@@ -643,6 +657,13 @@ def as_it_looked(info: SourceInfo, looks: Mapping[str, Any]) -> SourceInfo:
     fields = tuple(Property(name, parse_type(type)) for name, type in looks["fields"])
     shape = replace(info.shape, fields=fields, open=looks["open"])
     return replace(info, shape=shape, time=TimeRule(None if path is None else tuple(path), unit))
+
+
+def has_episodes(plan: Plan) -> bool:
+    """Whether a detector is among its operators; a name that the query uses itself stays the query's."""
+    names = {name for name, _ in plan.result.columns}
+    specs = (spec for stage in plan.stages for spec in stage.operators)
+    return SILENCED not in names and any(isinstance(spec, Anomaly) for spec in specs)
 
 
 def nothing() -> None:

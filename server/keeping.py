@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aiohttp import web
 
+from mql.exec.clock import Clock, SystemClock
 from server.settings import Settings
+from server.silences import Silences
 from server.store import Store, default_path, open_store
 from server.webhook import Reach
 
@@ -18,6 +22,7 @@ class Keeper:
         self.data_dir = settings.base_dir / settings.data_dir
         self.reach = Reach(settings.server.webhooks.allowed, settings.server.webhooks.plain)
         self._url = settings.store
+        self._declared = settings.silences
         self._store: Store | None = None
         self._guard = threading.Lock()
 
@@ -31,6 +36,20 @@ class Keeper:
             if self._store is None:
                 self._store = open_store(self._url, self.data_dir)
             return self._store
+
+    def silences(self, clock: Clock | None = None) -> Silences:
+        """The silences of the configuration and of the store."""
+
+        def stored() -> Sequence[Mapping[str, Any]]:
+            return self.open().silences() if self.has_something else ()
+
+        def add(name: str, spec: Mapping[str, Any]) -> None:
+            self.open().add_silence(name, spec)
+
+        def drop(name: str) -> None:
+            self.open().delete_silence(name)
+
+        return Silences(self._declared, clock or SystemClock(), stored, add, drop)
 
     def close(self) -> None:
         with self._guard:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mql.errors import MqlError, did_you_mean
 from mql.exec.feed import Source
+from server.silences import Silence
 from sources.declared import load_sources
 from sources.strict_yaml import Document, parse_yaml, read_yaml
 
@@ -98,9 +99,20 @@ class Settings(Said):
     server: Server = Server()
     default: str | None = Field(default=None, description="the source of a query without FROM")
     sources: Mapping[str, Any] = Field(default_factory=dict)
+    silences: tuple[Silence, ...] = Field(default=(), max_length=200, description="when nobody is to be woken")
     base_dir: Path = Field(default=Path(), exclude=True)
     store: str | None = Field(default=None, description="the database of templates and jobs; a file if left out")
     data_dir: Path = Field(default=Path(".mql"), description="where archives and followed positions are kept")
+
+    @field_validator("silences")
+    @classmethod
+    def have_a_time(cls, silences: tuple[Silence, ...]) -> tuple[Silence, ...]:
+        for one in silences:
+            if one.starts is None and not one.every:
+                raise ValueError(f'silence "{one.name}" says no starts')
+        if len({one.name for one in silences}) < len(silences):
+            raise ValueError("two silences have one name")
+        return silences
 
 
 def load_settings(path: Path) -> tuple[Settings, Sequence[Source]]:
@@ -160,6 +172,8 @@ def names_in(location: tuple[int | str, ...]) -> Iterable[str]:
             return Server.model_fields
         case ("server", "webhooks"):
             return Webhooks.model_fields
+        case ("silences", _):
+            return [field.alias or name for name, field in Silence.model_fields.items()]
         case _:
             return Limits.model_fields
 

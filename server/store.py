@@ -1,4 +1,5 @@
-"""What the server remembers: templates with their versions, jobs, their runs and logs, and who changed what.
+"""What the server remembers: templates with their versions, jobs, their runs and logs, silences, and who
+changed what.
 
 SQLite in the data directory, or any database that SQLAlchemy speaks to; tested on SQLite and PostgreSQL. Calls block.
 Times are microseconds since the epoch.
@@ -95,10 +96,18 @@ CHANGES = Table(
     Column("action", String(20), nullable=False),
     Column("detail", Text, nullable=False),
 )
+SILENCES = Table(
+    "silences",
+    METADATA,
+    Column("name", String(100), primary_key=True),
+    Column("spec", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
 SCHEMA = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
 
 MIGRATIONS: tuple[tuple[int, Callable[[Connection], None]], ...] = (
     (1, lambda connection: METADATA.create_all(connection, [TEMPLATES, JOBS, RUNS, LOGS, CHANGES])),
+    (2, lambda connection: METADATA.create_all(connection, [SILENCES])),
 )
 """What each version of the schema adds to the one before."""
 
@@ -252,6 +261,27 @@ class Store:
         """Notes that somebody started, stopped, paused it."""
         with self._change("job", name, action):
             pass
+
+    # --- silences --------------------------------------------------------------------------------------
+
+    def add_silence(self, name: str, spec: Mapping[str, Any]) -> None:
+        """A new silence; MqlError where the name is taken."""
+        try:
+            with self._change("silence", name, "create", spec) as (connection, now_us):
+                row = {"name": name, "spec": json.dumps(spec), "created_us": now_us}
+                connection.execute(insert(SILENCES).values(**row))
+        except IntegrityError:
+            hint = "Take another name."
+            raise MqlError(f'there is a silence "{name}" already', hint=hint, code="silence-exists") from None
+
+    def delete_silence(self, name: str) -> None:
+        with self._change("silence", name, "delete") as (connection, _):
+            connection.execute(delete(SILENCES).where(SILENCES.c.name == name))
+
+    def silences(self) -> Sequence[Mapping[str, Any]]:
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(SILENCES.c.spec).order_by(SILENCES.c.name)).all()
+        return tuple(json.loads(row.spec) for row in rows)
 
     # --- runs and logs ---------------------------------------------------------------------------------
 

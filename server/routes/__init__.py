@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.routes import health, jobs, pages, queries, replays, sources, templates
+from server.routes import health, jobs, pages, queries, replays, silences, sources, templates
 from server.routes.route import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -11,6 +11,7 @@ ROUTES: tuple[Route, ...] = (
     *sources.ROUTES,
     *templates.ROUTES,
     *jobs.ROUTES,
+    *silences.ROUTES,
     *health.ROUTES,
     *pages.ROUTES,
 )
