@@ -15,7 +15,7 @@ from mql.errors import MqlError
 from mql.exec.clock import SystemClock
 from mql.exec.feed import From, Source
 from mql.exec.items import Chunk, Raw
-from mql.planner.binder import instant_us
+from mql.planner.bounds import instant_us
 from mql.planner.constants import duration_us
 from server.exits import OK, say
 from server.local import House, source_of

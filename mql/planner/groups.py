@@ -1,0 +1,151 @@
+"""Groups: GROUP BY, DISTINCT, HAVING, and what may be said of a group's row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mql import syntax
+from mql.aggregates import OWN
+from mql.errors import MqlError
+from mql.planner.anomaly import Grouped, bind_anomaly, is_tracking, outputs_of, with_columns, zeros_of
+from mql.planner.binding import Scope, bind_condition, bind_expression, constant_int
+from mql.planner.collecting import Collector, calls_aggregate, without_aggregates
+from mql.planner.expressions import Aggregate, Bound, Column, Constant, EventMeta, Output, children, with_children
+from mql.planner.logical import Arrange, Filter, Group, Logical, Project, SortKey
+from mql.planner.physical import Window
+from mql.planner.selecting import name_of, select_items, sort_expression, with_window_columns
+from mql.planner.windowing import bind_cuts, bind_fill, window_outputs
+from mql.planner.windows import NUMBER
+from mql.schema import BIGINT, DataType
+
+
+def is_grouped(query: syntax.Query) -> bool:
+    """Whether rows are told of groups, not of events."""
+    if query.group_by or query.having is not None or query.distinct:
+        return True
+    if query.anomaly is not None and not is_tracking(query):
+        return True
+    expressions = [item.expression for item in query.select] + [order.expression for order in query.order_by]
+    return any(calls_aggregate(expression) for expression in expressions)
+
+
+def bind_grouped(
+    query: syntax.Query, plan: Logical, window: Window, scope: Scope, collector: Collector
+) -> tuple[Logical, tuple[tuple[str, DataType], ...]]:
+    """The nodes from the groups up to the select list, and the columns that come of them."""
+    keys = _keys(query, scope)
+    if window.kind == "several":
+        window = replace(window, by=f"k{len(keys)}")
+        keys = (*keys, Output(NUMBER, BIGINT))
+        scope = replace(scope, outputs={**scope.outputs, **window_outputs(window)})
+    spoken = {key: i for i, key in enumerate(keys)}
+
+    def finish(bound: Bound) -> Bound:
+        return _behind_group(bound, spoken, collector, OWN.name if window.kind == "sliding" else "first")
+
+    judged = outputs_of(scope) if query.anomaly is not None else {}
+    inside = replace(scope, outputs={**scope.outputs, **judged})
+    items = tuple((name, finish(bound)) for name, bound in select_items(query.select, inside))
+    shown = with_window_columns(items, window)
+    named = _names(query, items)
+    after = replace(scope, outputs={**scope.outputs, **named}, outputs_first=True)
+    having = None if query.having is None else finish(bind_condition(query.having, after))
+    judging = replace(after, outputs={**judged, **after.outputs})
+    order = tuple(
+        SortKey(finish(sort_expression(item, items, judging)), item.descending, bool(item.nulls_first))
+        for item in query.order_by
+    )
+    per = () if query.limit is None else tuple(finish(bind_expression(item, judging)) for item in query.limit.per)
+    if window.kind == "several":
+        per = (Output(window.by, BIGINT), *per)
+    below = plan
+    detect = None
+    if query.anomaly is not None:
+        detect = bind_anomaly(query.anomaly, query.emit, below, after, Grouped(keys, window, collector.calls, finish))
+        shown = with_columns(shown)
+    begins, ends = bind_cuts(query, replace(without_aggregates(scope, "WINDOW"), outputs={}))
+    plan = Group(plan, window, keys, tuple(collector.calls), begins, ends, bind_fill(query, window, scope))
+    if having is not None:
+        plan = Filter(plan, having)
+    if detect is not None:
+        plan = replace(detect, input=plan, zeros=zeros_of(collector.calls))
+    if order or query.limit is not None:
+        limit = None if query.limit is None else constant_int(query.limit.count, scope, 0)
+        plan = Arrange(plan, order, limit, per, window.kind not in ("none", "session", "sliding"))
+    return Project(plan, shown), tuple((name, bound.type) for name, bound in shown)
+
+
+def _keys(query: syntax.Query, scope: Scope) -> tuple[Bound, ...]:
+    """GROUP BY: expressions, ordinals of the select list, select aliases. DISTINCT groups by all that is selected."""
+    plain = replace(without_aggregates(scope, "GROUP BY"), outputs={})
+    found: list[Bound] = []
+    aliases = {item.alias: item.expression for item in query.select if item.alias}
+    for node in query.group_by:
+        expression = node
+        if isinstance(node, syntax.Literal) and isinstance(node.value, int) and not isinstance(node.value, bool):
+            if not 1 <= node.value <= len(query.select):
+                raise MqlError(
+                    f"there is no column {node.value}", node.span, f"The select list has {len(query.select)}."
+                )
+            expression = query.select[node.value - 1].expression
+        elif isinstance(node, syntax.Property) and len(node.steps) == 1:
+            first = node.steps[0]
+            assert isinstance(first, syntax.Key)
+            if first.name in aliases and scope.shape.field(first.name) is None:
+                expression = aliases[first.name]
+            elif first.name in ("window_start", "window_end", "window_name") and first.name in scope.outputs:
+                continue
+        if calls_aggregate(expression):
+            raise MqlError("GROUP BY can not take an aggregate", node.span)
+        bound = bind_expression(expression, plain)
+        if bound not in found and not isinstance(bound, Constant):
+            found.append(bound)
+    if query.distinct and not query.group_by and not any(calls_aggregate(item.expression) for item in query.select):
+        outer = replace(plain, outputs=scope.outputs)
+        for _, bound in select_items(query.select, outer):
+            if bound not in found and not isinstance(bound, Constant | Output):
+                found.append(bound)
+    return tuple(found)
+
+
+def _behind_group(bound: Bound, keys: Mapping[Bound, int], collector: Collector, single: str) -> Bound:
+    """The expression over a group's row: keys by their column, of other properties a single value (their first)."""
+    if bound in keys:
+        return Output(f"k{keys[bound]}", bound.type)
+    match bound:
+        case Column() | EventMeta():
+            return collector.add(Aggregate(single, (bound,), bound.type))
+        case _:
+            inside = children(bound)
+            return (
+                with_children(bound, tuple(_behind_group(part, keys, collector, single) for part in inside))
+                if inside
+                else bound
+            )
+
+
+def _names(query: syntax.Query, items: tuple[tuple[str, Bound], ...]) -> dict[str, Bound]:
+    """The names under which HAVING and ORDER BY find a select item: its own, its text, Mantis' `COUNT(a)`."""
+    found: dict[str, Bound] = {}
+    by_name = dict(items)
+    for item in query.select:
+        name = item.alias or name_of(item) if not isinstance(item.expression, syntax.Star) else None
+        if name is None or name not in by_name:
+            continue
+        for spelled in (item.text, _mantis_name(item.expression), name):
+            if spelled:
+                found[spelled] = by_name[name]
+    return found
+
+
+def _mantis_name(node: syntax.Expression) -> str | None:
+    """`COUNT(a)`, `SUM(n.v)`: how the Mantis dialect calls an aggregate's column."""
+    if not isinstance(node, syntax.Call) or len(node.args) > 1:
+        return None
+    if not node.args or isinstance(node.args[0], syntax.Star):
+        return f"{node.name.upper()}(*)"
+    argument = node.args[0]
+    if not isinstance(argument, syntax.Property):
+        return None
+    return f"{node.name.upper()}({name_of(syntax.SelectItem(argument))})"

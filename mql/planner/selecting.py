@@ -1,0 +1,139 @@
+"""The select list: names, expressions, `*`; and the rows of a query without groups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mql import syntax
+from mql.errors import MqlError, Span
+from mql.planner.anomaly import bind_tracking
+from mql.planner.binding import Scope, bind_expression, constant_int
+from mql.planner.collecting import without_aggregates
+from mql.planner.expressions import Bound, Column, Constant, Output
+from mql.planner.logical import Arrange, Logical, Project, SortKey, Windowed
+from mql.planner.physical import Window
+from mql.planner.windowing import window_outputs
+from mql.schema import BIGINT, BOOLEAN, NULL, VARCHAR, DataType
+
+
+def bind_plain(
+    query: syntax.Query, plan: Logical, window: Window, scope: Scope
+) -> tuple[Logical, tuple[tuple[str, DataType], ...]]:
+    """The nodes from the windows up to the select list of a query without groups, and the columns that come of them."""
+    if window.kind in ("count", "session", "sliding"):
+        what = {"count": "window of events", "session": "session", "sliding": "sliding window"}[window.kind]
+        raise MqlError(f"a {what} needs an aggregate", query.windows[0].span, "Add count(*) or another one.")
+    if window.kind != "none":
+        if query.windows[0].fill is not None:
+            raise MqlError("FILL needs an aggregate", query.windows[0].fill.span, "Add count(*) or another one.")
+        plan = Windowed(plan, window)
+    if query.anomaly is not None:
+        plan = bind_tracking(query, plan, without_aggregates(scope, "ANOMALY"))
+    scope = replace(without_aggregates(scope, "SELECT"), outputs=window_outputs(window))
+    items = select_items(query.select, scope)
+    items = with_window_columns(items, window)
+    ordering = replace(scope, outputs={**scope.outputs, **dict(items)}, outputs_first=False)
+    plan = _arrange(query, plan, ordering, items, window)
+    columns = tuple((name, bound.type) for name, bound in items)
+    return Project(plan, items), columns if query.anomaly is None else (*columns, ("anomalous", BOOLEAN))
+
+
+def select_items(select: tuple[syntax.SelectItem, ...], scope: Scope) -> tuple[tuple[str, Bound], ...]:
+    """Names and expressions; of two of one name the last one counts, as in the Mantis dialect."""
+    found: dict[str, Bound] = {}
+    for item in select:
+        for name, bound in _expanded(item, scope):
+            found[name] = _presentable(bound)
+    return tuple(found.items())
+
+
+def _expanded(item: syntax.SelectItem, scope: Scope) -> list[tuple[str, Bound]]:
+    """`*` and `e[^'p']` are several columns, everything else is one."""
+    expression = item.expression
+    if isinstance(expression, syntax.Star):
+        if not scope.shape.fields and scope.shape.open:
+            return [(item.alias or "event", bind_expression(_whole(expression.span), scope))]
+        return [(field.name, Column((field.name,), field.type)) for field in scope.shape.fields]
+    if isinstance(expression, syntax.Property) and isinstance(expression.steps[-1], syntax.Prefix):
+        return _by_prefix(expression, scope)
+    return [(item.alias or name_of(item), bind_expression(expression, scope))]
+
+
+def _whole(span: Span) -> syntax.Property:
+    return syntax.Property((syntax.Key("e"),), span)
+
+
+def _by_prefix(node: syntax.Property, scope: Scope) -> list[tuple[str, Bound]]:
+    prefix = node.steps[-1]
+    assert isinstance(prefix, syntax.Prefix)
+    if len(node.steps) != 2:
+        raise MqlError("a prefix stands only at the top of an event", node.span, "Write e[^'name'].")
+    return [
+        (field.name, Column((field.name,), field.type))
+        for field in scope.shape.fields
+        if field.name.startswith(prefix.text)
+    ]
+
+
+def name_of(item: syntax.SelectItem) -> str:
+    """A column without an alias is called by its text; a property by its path, a literal by its value."""
+    expression = item.expression
+    match expression:
+        case syntax.Property(steps):
+            first, *rest = steps
+            assert isinstance(first, syntax.Key)
+            is_root = first.name == "e" and first.style == "bare" and bool(rest)
+            is_root = (
+                is_root and isinstance(rest[0], syntax.Key | syntax.Index) and getattr(rest[0], "style", "") != "dot"
+            )
+            shown = list(rest) if is_root else list(steps)
+            if all(isinstance(step, syntax.Key) for step in shown):
+                return ".".join(step.name for step in shown if isinstance(step, syntax.Key))
+            return item.text
+        case syntax.Literal(str(value)):
+            return value
+        case _:
+            return item.text
+
+
+def _presentable(bound: Bound) -> Bound:
+    """A column of no type at all (null) is told as text."""
+    return Constant(None, VARCHAR) if bound.type == NULL else bound
+
+
+def with_window_columns(items: tuple[tuple[str, Bound], ...], window: Window) -> tuple[tuple[str, Bound], ...]:
+    """Rows of windows say which, unless the select list does."""
+    if window.kind == "none":
+        return items
+    outputs = window_outputs(window)
+    told = {bound for _, bound in items}
+    if told & {outputs["window_start"], outputs["window_end"]}:
+        outputs = {name: bound for name, bound in outputs.items() if name == "window_name" and bound not in told}
+    names = {name for name, _ in items}
+    return (*((name, bound) for name, bound in outputs.items() if name not in names), *items)
+
+
+def sort_expression(order: syntax.Order, items: tuple[tuple[str, Bound], ...], scope: Scope) -> Bound:
+    """What ORDER BY goes by: an expression, or a column by its number."""
+    node = order.expression
+    if isinstance(node, syntax.Literal) and isinstance(node.value, int) and not isinstance(node.value, bool):
+        if not 1 <= node.value <= len(items):
+            raise MqlError(f"there is no column {node.value}", node.span, f"The select list has {len(items)}.")
+        return items[node.value - 1][1]
+    return bind_expression(node, scope)
+
+
+def _arrange(
+    query: syntax.Query, plan: Logical, scope: Scope, items: tuple[tuple[str, Bound], ...], window: Window
+) -> Logical:
+    if not query.order_by and query.limit is None:
+        return plan
+    order = tuple(
+        SortKey(sort_expression(item, items, scope), item.descending, bool(item.nulls_first)) for item in query.order_by
+    )
+    limit = None if query.limit is None else constant_int(query.limit.count, scope, 0)
+    per = () if query.limit is None else tuple(bind_expression(item, scope) for item in query.limit.per)
+    per_window = window.kind != "none" and bool(order or per)
+    if per_window and window.kind == "several":
+        per = (Output(window.by, BIGINT), *per)
+    return Arrange(plan, order, limit, per, per_window)

@@ -1,0 +1,86 @@
+"""EMIT: when rows are told, and what can not be."""
+
+from __future__ import annotations
+
+from mql import syntax
+from mql.errors import MqlError
+from mql.planner.binding import Scope, constant_duration
+from mql.planner.groups import is_grouped
+from mql.planner.logical import Input, Logical, Speak
+from mql.planner.physical import Start, Window
+
+DEFAULT_EVERY_US = 1_000_000
+
+
+def bind_speak(
+    query: syntax.Query, plan: Logical, window: Window, grouped: bool, scope: Scope, early_us: int | None
+) -> Speak:
+    """When the rows of the plan are told. MqlError tells what has no meaning."""
+    emit = query.emit
+    every = early = None
+    if emit is not None and emit.every is not None:
+        every = _positive(emit.every, scope)
+    if emit is not None and emit.early is not None:
+        early = _positive(emit.early, scope)
+    if not grouped:
+        kind = "rows" if emit is None or emit.kind == "final" else emit.kind
+        return Speak(plan, kind, every, None)
+    kind = emit.kind if emit is not None else ("changes" if window.kind == "none" else "final")
+    if query.anomaly is not None:
+        if emit is not None and (kind in ("changes", "every") or early is not None):
+            hint = "Write EMIT EPISODES, EMIT ANOMALIES or EMIT ALL."
+            raise MqlError("ANOMALY judges windows that are final", emit.span, hint)
+        return Speak(plan, "final", None, None)
+    if kind == "final" and window.kind == "none" and not _ends(plan):
+        hint = "Add a WINDOW, or write EMIT CHANGES EVERY 1s."
+        raise MqlError("a stream without windows never has final groups", emit.span if emit else None, hint)
+    if window.kind in ("count", "session", "sliding") and (kind != "final" or early is not None):
+        what = {"count": "a window of events is told when it is full", "session": "a session is told when it is over"}
+        told = what.get(window.kind, "a sliding window is told once, with its event")
+        raise MqlError(told, emit.span if emit else None, "Leave EMIT out.")
+    if kind in ("changes", "every"):
+        every = every or DEFAULT_EVERY_US
+    if (
+        kind == "final"
+        and early is None
+        and emit is None
+        and window.kind not in ("none", "count", "session", "sliding")
+    ):
+        early = None if query.windows[0].fill is not None else early_us
+    return Speak(plan, kind, every, early if kind == "final" else None)
+
+
+def _ends(plan: Logical) -> bool:
+    node = plan
+    while not isinstance(node, Input):
+        node = node.input
+    return node.until.kind != "live"
+
+
+def check_revisions(query: syntax.Query, emit: syntax.Emit, window: Window) -> None:
+    """Rows are revised where each window has rows of its own that nothing else rests on."""
+    if window.kind not in ("tumbling", "hopping", "cumulate", "several") or not is_grouped(query):
+        hint = "Add an aggregate and a window such as WINDOW TUMBLING 10s; without a window EMIT CHANGES tells them."
+        raise MqlError("REVISIONS needs groups in windows of time", emit.span, hint)
+    for clause, name in ((query.order_by, "ORDER BY"), (query.limit, "LIMIT"), (query.anomaly, "ANOMALY")):
+        if clause:
+            raise MqlError(f"{name} can not follow rows that are revised", emit.span, f"Leave {name} or REVISIONS out.")
+
+
+def _positive(node: syntax.Expression, scope: Scope) -> int:
+    us = constant_duration(node, scope)
+    if us < 50_000:
+        raise MqlError("rows are told at most every 50ms", node.span)
+    return us
+
+
+def check_order(query: syntax.Query, since: Start, until: Start, window: Window) -> None:
+    """Refuses an order of rows that never ends."""
+    if query.order_by and query.limit is None and window.kind == "none" and until.kind == "live":
+        hint = "Add LIMIT n for a list of the top that is kept up to date, or a WINDOW."
+        raise MqlError("ORDER BY over a stream without end needs a LIMIT", query.order_by[0].expression.span, hint)
+    if (query.order_by or query.limit) and window.kind in ("session", "sliding") and until.kind == "live":
+        hint = "Ask a stretch of history for the first of them: SINCE '-1h' UNTIL NOW."
+        raise MqlError(
+            f"{window.kind} windows have no end in common to order or count them by", query.windows[0].span, hint
+        )
