@@ -1,15 +1,16 @@
 """How often detectors alarm on nothing, what the ratio method finds among 50,000 keys, and how fast all of it is.
 
-    python bench/anomaly.py noise|ratio|speed [--keys N] [--gate]
+    python bench/anomaly.py noise|ratio|explain|speed [--keys N] [--gate]
 
 `noise`: flags per million windows of pure noise, per law and method. `ratio`: an hour of requests of many keys, some of
-which break (seed 7): false alarms, and how many of the incidents that a person could have seen are found. `speed`:
-milliseconds for one window of all keys.
+which break (seed 7): false alarms, and how many of the incidents that a person could have seen are found. `explain`:
+how often an incident's sub-group is the first that EXPLAIN BY tells. `speed`: milliseconds for one window of all keys.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from mql.exec.detectors.auto import Auto
+from mql.exec.detectors.contributors import Deviation, Usual
 from mql.exec.detectors.counting import Count, Ratio
 from mql.exec.detectors.cusum import Cusum
 from mql.exec.detectors.des import Des
@@ -169,6 +172,54 @@ def show_ratio(keys: int, gate: bool) -> None:
             sys.exit("the ratio method is worse than it was")
 
 
+# --- explanations ----------------------------------------------------------------------------------------
+
+SUBGROUPS = 50
+KINDS = 5
+
+
+def explained(seed: int) -> str:
+    """One incident in one of 50 countries, on all devices or on one of five: `first` where it is told first, `below`
+    where others come before it, `silent` where no episode opens. What is right is the very sub-group, not a part."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.lognormal(3, 0.7, (SUBGROUPS, KINDS))
+    base = rng.beta(4, 1996, (SUBGROUPS, KINDS))
+    country, device = int(rng.integers(SUBGROUPS)), int(rng.integers(KINDS))
+    whole = bool(rng.integers(2))
+    side = slice(None) if whole else device
+    sizes[country, side] = np.maximum(sizes[country, side], 40 if whole else 120)
+    planted = f"country={country}" if whole else f"country={country}, device={device}"
+    names = [json.dumps([str(i), str(j)]) for i in range(SUBGROUPS) for j in range(KINDS)]
+    watch, usual = Watch(Ratio(phi=10_000), Rule(), Limits(fill=False)), Usual(True)
+    for at in range(50):
+        n = rng.poisson(sizes)
+        rate = base.copy()
+        if at >= 40:
+            rate[country, side] += 0.6
+        k = rng.binomial(n, np.minimum(rate, 1))
+        told = watch.step(Rows(at, 0, ["all"], np.array([float(k.sum())]), np.array([float(n.sum())])))
+        assert told is not None
+        amounts, parts = ({name: float(v) for name, v in zip(names, x.ravel(), strict=True) if v} for x in (k, n))
+        if told.hit[0]:
+            deviation = Deviation(amounts, parts, float(told.expected[0]), int(told.way[0]))
+            found = usual.explain("all", deviation, ("country", "device"), 3)
+            return "first" if found and found[0].what == planted else "below"
+        maps = [pa.array([list(part.items())], pa.map_(pa.string(), pa.float64())) for part in (amounts, parts)]
+        usual.learn(at, ["all"], maps[0], maps[1])
+    return "silent"
+
+
+def show_explained(seeds: int, gate: bool) -> None:
+    outcomes = [explained(seed) for seed in range(seeds)]
+    told = len(outcomes) - outcomes.count("silent")
+    print(
+        f"an incident in one of {SUBGROUPS} countries, on all or one of {KINDS} devices, {seeds} seeds: "
+        f"{told} told, {outcomes.count('first')} of them with the planted sub-group first"
+    )
+    if gate and outcomes.count("first") < 0.95 * seeds:
+        sys.exit("incidents are explained worse than they were")
+
+
 # --- speed -----------------------------------------------------------------------------------------------
 
 
@@ -209,7 +260,7 @@ def show_speed(keys: int, gate: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("noise", "ratio", "speed"))
+    parser.add_argument("what", choices=("noise", "ratio", "explain", "speed"))
     parser.add_argument("--keys", type=int)
     parser.add_argument("--gate", action="store_true", help="exit 1 where a figure is worse than promised")
     given = parser.parse_args(arguments)
@@ -218,6 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             show_noise()
         case "ratio":
             show_ratio(given.keys or 50_000, given.gate)
+        case "explain":
+            show_explained(given.keys or 200, given.gate)
         case _:
             show_speed(given.keys or 100_000, given.gate)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mql.schema import BIGINT, BOOLEAN, DOUBLE, DataType, ListOf, MapOf
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, VARCHAR, DataType, ListOf, MapOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,15 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class Bag:
-    """`value` is what is kept of a row; `merge` puts two counts of one value together (`sum`, or `max`). `empty` is the
-    result of a group that has no value at all."""
+    """`value` is what is kept of a row; `merge` puts two counts of one value together (`sum`, or `max`), as `type`.
+    `empty` is the result of a group that has no value at all."""
 
     result: str
     value: str = "{0}"
     count: str = "count(*)"
     merge: str = "sum"
     empty: str = "NULL"
+    type: str = "BIGINT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,7 +437,18 @@ UNMOVED_BY_DISTINCT = frozenset(("min", "max", "bool_and", "bool_or", "bit_and",
 OWN = AggregateRow("@own", 1, "any", "same", _by_order("first", "arg_min", "").how, "{0}", "A row's own value.")
 """What a property outside of aggregates is in a sliding window, which has one row for each event. No text names it."""
 
-_BY_NAME = {name: row for row in (*AGGREGATES, OWN) for name in (row.name, *row.aliases)}
+SUMS = AggregateRow(
+    "@sums",
+    2,
+    "any",
+    MapOf(VARCHAR, DOUBLE),
+    Bag("map(list(v ORDER BY v), list(n ORDER BY v))", count="sum({1})::DOUBLE", type="DOUBLE"),
+    "",
+    "A map from each value of the first argument to the sum of the second.",
+)
+"""How EXPLAIN BY adds up the parts of a sum. No text names it."""
+
+_BY_NAME = {name: row for row in (*AGGREGATES, OWN, SUMS) for name in (row.name, *row.aliases)}
 
 
 def aggregate_names() -> tuple[str, ...]:

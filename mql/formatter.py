@@ -66,7 +66,7 @@ _PLAIN_NAME = re.compile(r"[^\W\d]\w*")
 _PLAIN_SOURCE = re.compile(r"[^\W\d]\w*([.:-]\w+)*")
 # Words that stand in backticks where they are names: the reserved ones, and those that begin a clause or an option.
 _KEYWORDS = frozenset(
-    {"advance", "all", "among", "analyze", "and", "anomaly", "as", "asc", "asof", "between", "both", "by"}
+    {"advance", "alert", "all", "among", "analyze", "and", "anomaly", "as", "asc", "asof", "between", "both", "by"}
     | {"case", "cast", "changes", "cross", "cumulate", "current", "date", "desc", "direction", "distinct"}
     | {"earliest", "early", "else", "emit", "end", "episodes", "estimate", "events", "every", "exists"}
     | {"explain", "extract", "extrapolate", "false", "fill", "filter", "final", "first", "following", "for"}
@@ -75,7 +75,7 @@ _KEYWORDS = frozenset(
     | {"not", "now", "null", "nulls", "of", "offset", "on", "or", "order", "outer", "over", "partition", "per"}
     | {"percent", "physical", "preceding", "qualify", "range", "rearm", "relative", "replay", "right", "rows"}
     | {"sample", "select", "session", "settings", "since", "size", "slide", "sliding", "sql", "start", "then"}
-    | {"timestamp", "timezone", "transform", "true", "try_cast", "tumble", "tumbling", "unbounded", "union"}
+    | {"timestamp", "timezone", "top", "transform", "true", "try_cast", "tumble", "tumbling", "unbounded", "union"}
     | {"until", "using", "warmup", "when", "where", "window", "windows", "with", "within"}
 )
 
@@ -251,8 +251,14 @@ def _anomaly(anomaly: Anomaly) -> str:
         match name, value:
             case "for", needed:
                 text += f" FOR {_option(needed)} OF {_option(options['of'])} WINDOWS"
-            case "of", _:
+            case "of" | "budget_per" | "top", _:
                 pass
+            case "warmup_from", length:
+                text += f" WARMUP FROM HISTORY {_option(length)}"
+            case "budget", alerts:
+                text += f" ALERT BUDGET {_option(alerts)} PER {_option(options['budget_per'])}"
+            case "explain_by", by:
+                text += f" EXPLAIN BY {_option(by)}" + (f" TOP {_option(options['top'])}" if "top" in options else "")
             case "limit", most:
                 text += f" LIMIT {_option(most)} PER WINDOW"
             case "rearm" | "rearm_windows", quiet:
@@ -264,7 +270,7 @@ def _anomaly(anomaly: Anomaly) -> str:
 
 def _before_by(text: str) -> str:
     """In brackets what ends like the beginning of a clause: `order` before BY."""
-    return f"({text})" if re.search(r"\b(group|order|partition)$", text, re.IGNORECASE) else text
+    return f"({text})" if re.search(r"\b(group|order|partition|explain)$", text, re.IGNORECASE) else text
 
 
 def _option(value: Expression | str | tuple[Expression, ...]) -> str:

@@ -625,6 +625,18 @@ class _Builder:
     def anomaly_value(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         return [("relative_to", kids[1])]
 
+    def anomaly_from(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
+        return [("warmup_from", self.value(kids[0]))]
+
+    def anomaly_budget(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
+        return [("budget", self.value(kids[0])), ("budget_per", kids[1].lower().split()[1])]
+
+    def anomaly_explain(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
+        *by, last = kids
+        if not isinstance(last, Token):
+            return [("explain_by", tuple(kids))]
+        return [("explain_by", tuple(by)), ("top", self.value(last))]
+
     def anomaly_skip(self, kids: Kids, span: Span) -> list[tuple[str, Any]]:
         return [("skip", "missing")]
 

@@ -415,7 +415,8 @@ class Anomaly:
 
     direction, transform: a word in lower case; by, among, minimum: expressions; history, warmup, rearm: a length of
     time, or history_windows, warmup_windows, rearm_windows: a count; for, of: counts, both or neither; relative_to:
-    an expression; limit: rows per window.
+    an expression; limit: rows per window; warmup_from: a length of history; budget: a number of alerts per budget_per
+    (hour, day, week); explain_by: expressions, of which the top so many are told.
     """
 
     on: Expression

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from mql import syntax
 from mql.detectors import DAY_US, Method, Parameter, method_hint, method_named
 from mql.errors import MqlError, Span, did_you_mean
+from mql.formatter import format_expression
 from mql.functions import is_number
 from mql.planner.binding import (
     Scope,
@@ -19,13 +20,23 @@ from mql.planner.binding import (
     constant_int,
     constant_number,
 )
-from mql.planner.expressions import Aggregate, Apply, Bound, Convert, Output, walk
+from mql.planner.expressions import Aggregate, Apply, Bound, Convert, Output, conjunction, walk
 from mql.planner.logical import Detect, Logical, Track
-from mql.planner.physical import Window
-from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType
+from mql.planner.physical import Explained, Window
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType, ListOf, MapOf, StructOf
 from mql.zones import ZONES
 
-COLUMNS: tuple[tuple[str, DataType], ...] = (
+Columns = tuple[tuple[str, DataType], ...]
+CONTRIBUTOR: Columns = (
+    ("what", VARCHAR),
+    ("share", DOUBLE),
+    ("lift", DOUBLE),
+    ("value", DOUBLE),
+    ("expected", DOUBLE),
+)
+"""A sub-group, its share of the deviation, how many times what was expected it has, and both numbers."""
+
+COLUMNS: Columns = (
     ("is_anomaly", BOOLEAN),
     ("score", DOUBLE),
     ("direction", VARCHAR),
@@ -42,6 +53,9 @@ COLUMNS: tuple[tuple[str, DataType], ...] = (
 )
 """What the clause adds to every row; `duration` in seconds."""
 
+CONTRIBUTORS: tuple[str, DataType] = ("contributors", ListOf(StructOf(CONTRIBUTOR)))
+"""What EXPLAIN BY adds: the sub-groups that explain the deviation, the most telling first."""
+
 COUNTS = frozenset(("count", "count_if", "approx_count_distinct"))
 ZEROS = COUNTS | {"sum", "rate"}
 """Aggregates that are 0 in a window without events."""
@@ -50,37 +64,47 @@ TTL_WINDOWS = 1000
 OF_MAX = 64
 SIGMAS_MIN = 3
 PEERS_NEEDED, PEERS_OF = 14, 20
+DIMENSIONS_MAX = 5
+TOP, TOP_MAX = 3, 20
 
 Finish = Callable[[Bound], Bound]
 
 
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """What the clause needs to know of the GROUP BY before it."""
+    """What the clause needs to know of the GROUP BY before it. `add` has one more aggregate computed; `plain` is what
+    an expression over single events may refer to."""
 
     keys: tuple[Bound, ...]
     window: Window
     calls: Sequence[Aggregate]
     finish: Finish
+    add: Callable[[Aggregate], Bound]
+    plain: Scope
 
 
-def outputs_of(scope: Scope) -> dict[str, Bound]:
+def columns_of(node: syntax.Anomaly) -> Columns:
+    """The columns that the clause adds, as it is written."""
+    return (*COLUMNS, CONTRIBUTORS) if "explain_by" in dict(node.options) else COLUMNS
+
+
+def outputs_of(scope: Scope, columns: Columns) -> dict[str, Bound]:
     """The clause's columns, for SELECT and ORDER BY; a property of the same name comes first."""
     return {
         name: Output(name, type)
-        for name, type in COLUMNS
+        for name, type in columns
         if scope.shape.field(name) is None and name not in scope.outputs
     }
 
 
-def with_columns(items: tuple[tuple[str, Bound], ...]) -> tuple[tuple[str, Bound], ...]:
+def with_columns(items: tuple[tuple[str, Bound], ...], columns: Columns) -> tuple[tuple[str, Bound], ...]:
     """The select list with those of the clause's columns that it does not use; one whose name is taken gets
     "anomaly_" before it."""
     own = {part for _, bound in items for part in walk(bound)}
     taken = {name for name, _ in items}
     added = tuple(
         (f"anomaly_{name}" if name in taken else name, Output(name, type))
-        for name, type in COLUMNS
+        for name, type in columns
         if Output(name, type) not in own
     )
     return (*items, *added)
@@ -98,6 +122,9 @@ def bind_anomaly(
     if window.kind not in ("tumbling", "hopping"):
         what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
         raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")
+    for option, name in (("budget", "ALERT BUDGET"), ("warmup_from", "WARMUP FROM HISTORY")):
+        if option in options:
+            raise MqlError(f'"{name}" is not supported yet', node.span, "Leave it out.", code="not-supported")
     value, of, relative = _measure(node, options, scope, grouped)
     method = _method(node, options, value, of, relative, grouped)
     given = _parameters(method, node, options, window, scope)
@@ -138,6 +165,7 @@ def bind_anomaly(
         emit="all" if emit is None or emit.kind == "final" else emit.kind,
         max_gap=max(silence, 1),
         ttl=TTL_WINDOWS,
+        explained=_explained(node, options, value, of, scope, grouped),
     )
 
 
@@ -350,6 +378,81 @@ def _within(parameter: Parameter, value: float, span: Span, scale: str | None = 
         limits = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
         raise MqlError(f'"{parameter.name}" can not be {scale or f"{value:g}"}', span, f"It may be {limits}.")
     return value
+
+
+# --- what explains it ------------------------------------------------------------------------------------
+
+
+def _explained(
+    node: syntax.Anomaly,
+    options: Mapping[str, object],
+    value: Bound,
+    of: Bound | None,
+    scope: Scope,
+    grouped: Grouped,
+) -> Explained | None:
+    """EXPLAIN BY: the parts of the measure are added up for each sub-group beside the groups themselves."""
+    if "explain_by" not in options:
+        return None
+    items = _several(options["explain_by"])
+    if len(items) > DIMENSIONS_MAX:
+        hint = f"Name at most {DIMENSIONS_MAX}."
+        raise MqlError(f"EXPLAIN BY names {len(items)} dimensions", items[DIMENSIONS_MAX].span, hint)
+    top = constant_int(_expression(options["top"]), scope, 1, TOP_MAX) if "top" in options else TOP
+    values = []
+    for item in items:
+        bound = bind_expression(item, grouped.plain)
+        if bound in grouped.keys:
+            hint = "Each group is explained by what is inside of it: name a property that is not in GROUP BY."
+            raise MqlError("EXPLAIN BY names a key of the groups", item.span, hint)
+        values.append(Convert(bound, VARCHAR))
+    listed = Apply("list", tuple(values), ListOf(VARCHAR))
+    cell = Convert(Apply("to_json", (listed,), JSON), VARCHAR)
+    parts = _parts(value, grouped) if of is None else (_part(value, grouped), _part(of, grouped))
+    found = [None if part is None else _split(part, cell) for part in parts]
+    if found[0] is None or (len(found) > 1 and found[1] is None):
+        hint = "Watch a count, a sum, a rate, an average, or a ratio of counts: count_if(ms > 500) / count(*)."
+        raise MqlError("EXPLAIN BY needs a number whose parts add up", node.on.span, hint)
+    numbers = [int(output.name[1:]) for call in found if call and isinstance(output := grouped.add(call), Output)]
+    call = _aggregate(value, grouped)
+    unit = grouped.window.size / 1e6 if call is not None and call.name == "rate" else 1.0
+    names = tuple(_called(item) for item in items)
+    return Explained(names, top, numbers[0], numbers[1] if len(numbers) > 1 else None, unit)
+
+
+def _part(bound: Bound, grouped: Grouped) -> Aggregate | None:
+    return _aggregate(bound, grouped)
+
+
+def _parts(value: Bound, grouped: Grouped) -> tuple[Aggregate | None, ...]:
+    """The aggregates that the measure is made of; an average is a sum over a count."""
+    call = _part(value, grouped)
+    if call is not None and call.name == "avg" and not call.distinct:
+        return replace(call, name="sum"), replace(call, name="count")
+    return (call,)
+
+
+def _split(call: Aggregate, cell: Bound) -> Aggregate | None:
+    """The same amount for each sub-group; None where amounts of sub-groups do not add up to that of the group."""
+    conditions = [] if call.filter is None else [call.filter]
+    if call.distinct or call.name not in ("count", "count_if", "sum", "rate"):
+        return None
+    if call.name == "count_if":
+        conditions.append(call.args[0])
+    elif call.name == "count" and call.args:
+        conditions.append(Apply("is_not_null", call.args, BOOLEAN))
+    elif call.args:
+        return Aggregate("@sums", (cell, *call.args), MapOf(VARCHAR, DOUBLE), filter=call.filter)
+    only = conjunction(conditions) if conditions else None
+    return Aggregate("histogram", (cell,), MapOf(VARCHAR, BIGINT), filter=only)
+
+
+def _called(node: syntax.Expression) -> str:
+    """What a dimension is called: by its path, or its text."""
+    if isinstance(node, syntax.Property) and all(isinstance(step, syntax.Key) for step in node.steps):
+        steps = [step.name for step in node.steps if isinstance(step, syntax.Key)]
+        return ".".join(steps[1:] if steps[0] == "e" and len(steps) > 1 else steps)
+    return format_expression(node)
 
 
 # --- the other options -----------------------------------------------------------------------------------

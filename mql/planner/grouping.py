@@ -24,6 +24,7 @@ class ValueCounts:
     value: str
     count: str
     merge: str
+    type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,8 @@ def grouping(group: Group) -> Grouping:
                 results.append(_typed(fill(finished), call))
                 bag_of.append(None)
                 empty.append("NULL")
-            case Bag(result, of, count, merge, of_none):
-                bag = ValueCounts(fill(of), fill(count), merge)
+            case Bag(result, of, count, merge, of_none, type):
+                bag = ValueCounts(fill(of), fill(count), merge, type)
                 if bag not in bags:
                     bags.append(bag)
                 results.append(_typed(fill(result), call))
@@ -161,7 +162,7 @@ def merge_sql(pieces: Grouping) -> str:
 def merge_bag_sql(pieces: Grouping, bag: ValueCounts) -> str:
     group = ["p", "e", *pieces.key_names, "v"]
     return (
-        f'SELECT {", ".join(group)}, {bag.merge}(n)::BIGINT AS n, any_value("__h") AS "__h" '
+        f'SELECT {", ".join(group)}, {bag.merge}(n)::{bag.type} AS n, any_value("__h") AS "__h" '
         f"FROM state GROUP BY {', '.join(group)}"
     )
 
@@ -180,7 +181,9 @@ def finished_sql(pieces: Grouping, window: Window, grouped: bool, only: str) -> 
     parts.append(f"m AS (SELECT {', '.join(merged)} FROM s{group_clause(at, window, grouped)})")
     for number, bag in enumerate(pieces.bags):
         parts.append(f"s{number} AS ({expanded_sql(window, f'bag{number}', only)})")
-        counted = f"SELECT {', '.join(at)}, v, {bag.merge}(n)::BIGINT AS n FROM s{number} GROUP BY {', '.join(at)}, v"
+        counted = (
+            f"SELECT {', '.join(at)}, v, {bag.merge}(n)::{bag.type} AS n FROM s{number} GROUP BY {', '.join(at)}, v"
+        )
         parts.extend(bag_result_sql(pieces, number, counted, at))
     parts.append(f"a AS ({joined_sql(pieces, at, window, results_sql(pieces))})")
     return parts

@@ -8,7 +8,15 @@ from dataclasses import replace
 from mql import syntax
 from mql.aggregates import OWN
 from mql.errors import MqlError
-from mql.planner.anomaly import Grouped, bind_anomaly, is_tracking, outputs_of, with_columns, zeros_of
+from mql.planner.anomaly import (
+    Grouped,
+    bind_anomaly,
+    columns_of,
+    is_tracking,
+    outputs_of,
+    with_columns,
+    zeros_of,
+)
 from mql.planner.binding import Scope, bind_condition, bind_expression, constant_int
 from mql.planner.collecting import Collector, calls_aggregate, without_aggregates
 from mql.planner.expressions import Aggregate, Bound, Column, Constant, EventMeta, Output, children, with_children
@@ -44,7 +52,7 @@ def bind_grouped(
     def finish(bound: Bound) -> Bound:
         return _behind_group(bound, spoken, collector, OWN.name if window.kind == "sliding" else "first")
 
-    judged = outputs_of(scope) if query.anomaly is not None else {}
+    judged = {} if query.anomaly is None else outputs_of(scope, columns_of(query.anomaly))
     inside = replace(scope, outputs={**scope.outputs, **judged})
     items = tuple((name, finish(bound)) for name, bound in select_items(query.select, inside))
     shown = with_window_columns(items, window)
@@ -62,8 +70,10 @@ def bind_grouped(
     below = plan
     detect = None
     if query.anomaly is not None:
-        detect = bind_anomaly(query.anomaly, query.emit, below, after, Grouped(keys, window, collector.calls, finish))
-        shown = with_columns(shown)
+        plain = replace(without_aggregates(scope, "EXPLAIN BY"), outputs={})
+        grouped = Grouped(keys, window, collector.calls, finish, collector.add, plain)
+        detect = bind_anomaly(query.anomaly, query.emit, below, after, grouped)
+        shown = with_columns(shown, columns_of(query.anomaly))
     begins, ends = bind_cuts(query, replace(without_aggregates(scope, "WINDOW"), outputs={}))
     plan = Group(plan, window, keys, tuple(collector.calls), begins, ends, bind_fill(query, window, scope))
     if having is not None:

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from mql.catalog import SourceInfo
 from mql.planner.expressions import Aggregate, Bound, Constant
-from mql.planner.physical import Start, Window
+from mql.planner.physical import Explained, Start, Window
 from mql.schema import DataType, Path
 
 
@@ -139,6 +139,7 @@ class Detect:
     emit: str
     max_gap: int
     ttl: int
+    explained: Explained | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,9 +333,11 @@ def show_detect(node: Detect) -> str:
     measure = show_bound(node.value) + ("" if node.of is None else f" of {show_bound(node.of)}")
     share = " of the window's sum" if node.relative else ""
     limit = "" if node.limit is None else f", at most {node.limit} a window"
+    by = node.explained
+    explained = "" if by is None else f", explained by the top {by.top} of {', '.join(by.dimensions)}"
     return (
         f"detect {node.direction} in {measure}{share} by {node.method} ({given}), "
-        f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}"
+        f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}{explained}"
     )
 
 

@@ -424,7 +424,9 @@ def counted_sql(pieces: g.Grouping, window: Window) -> list[str]:
     parts.append("m AS (SELECT * FROM m0)")
     for number, bag in enumerate(pieces.bags):
         parts.append(f"s{number} AS ({expanded(f'bag{number}')})")
-        values = f"SELECT {', '.join(at)}, v, {bag.merge}(n)::BIGINT AS n FROM s{number} GROUP BY {', '.join(at)}, v"
+        values = (
+            f"SELECT {', '.join(at)}, v, {bag.merge}(n)::{bag.type} AS n FROM s{number} GROUP BY {', '.join(at)}, v"
+        )
         parts.extend(g.bag_result_sql(pieces, number, values, at))
     results = g.results_sql(pieces)
     parts.append(f"a0 AS ({g.joined_sql(pieces, at, window, [*results, 'm.tmin', 'm.tmax'])})")
@@ -542,6 +544,7 @@ def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
         endless=until.kind == "live",
         ends_us=until.us if until.kind == "time" else None,
         seed=_seed(parts, detect, group),
+        explained=detect.explained,
     )
 
 
@@ -556,12 +559,14 @@ def _seed(parts: Parts, detect: Detect, group: Group) -> str:
         if start.kind == "time"
     }
     conditions = [] if parts.where is None else [one for one in conjuncts(parts.where) if one not in bounds]
+    by = detect.explained
+    hidden = () if by is None else (by.amounts, by.sizes)
     told = [
         parts.scan.info.name,
         show_window(group.window),
         *(expression_sql(key) for key in group.keys),
         "|",
-        *(show_aggregate(call) for call in group.aggregates),
+        *(show_aggregate(call) for i, call in enumerate(group.aggregates) if i not in hidden),
         "|",
         *(expression_sql(one) for one in (*conditions, parts.having or TRUE, detect.value, detect.of or TRUE)),
         f"{detect.method} {detect.direction} {detect.needed} {detect.out_of}",

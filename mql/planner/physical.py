@@ -217,6 +217,21 @@ class TakeFirst:
 
 
 @dataclass(frozen=True, slots=True)
+class Explained:
+    """How an episode's rows tell which sub-groups explain it: the `top` so many, by the values of `dimensions`.
+
+    The aggregates of the numbers `amounts` and `sizes` are maps from a sub-group, a JSON list of its values, to its
+    part of the measure, which is amounts over sizes, or amounts over `unit` where there are no sizes.
+    """
+
+    dimensions: tuple[str, ...]
+    top: int
+    amounts: int
+    sizes: int | None
+    unit: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Anomaly:
     """Judge the rows of each window once all of them are there; rows come with k…, a…, __ws, __we, __id (the group),
     __x (the value), __having and, where the query needs them, __n (the denominator), __ok (MINIMUM holds), __among.
@@ -249,6 +264,7 @@ class Anomaly:
     endless: bool
     ends_us: int | None
     seed: str
+    explained: Explained | None = None
 
 
 @dataclass(frozen=True, slots=True)

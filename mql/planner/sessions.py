@@ -170,7 +170,7 @@ def merging(group: Group, pieces: g.Grouping, finish: Finish) -> Sessions:
     for number, bag in enumerate(pieces.bags):
         ctes.append(f"s{number} AS (SELECT *, last + {gap} AS we FROM ({joined(f'bag{number}', over)}))")
         grouped = f"{', '.join(at)}, v"
-        counted = f"SELECT {grouped}, {bag.merge}(n)::BIGINT AS n FROM s{number} GROUP BY {grouped}"
+        counted = f"SELECT {grouped}, {bag.merge}(n)::{bag.type} AS n FROM s{number} GROUP BY {grouped}"
         ctes.extend(g.bag_result_sql(pieces, number, counted, at))
     ctes.append(f"a AS ({g.joined_sql(pieces, at, group.window, g.results_sql(pieces))})")
     place = f'ws AS p, {NEVER}::BIGINT AS e, {listed}any_value("__h") AS "__h"'
@@ -182,7 +182,7 @@ def merging(group: Group, pieces: g.Grouping, finish: Finish) -> Sessions:
         close=finish(ctes),
         fold=f"SELECT {place}, {', '.join(folded)} FROM ({joined('state', f'NOT {over}')}) GROUP BY {listed}ws",
         fold_bags=tuple(
-            f"SELECT {place}, v, {bag.merge}(n)::BIGINT AS n FROM ({joined('state', f'NOT {over}')}) "
+            f"SELECT {place}, v, {bag.merge}(n)::{bag.type} AS n FROM ({joined('state', f'NOT {over}')}) "
             f"GROUP BY {listed}ws, v"
             for bag in pieces.bags
         ),

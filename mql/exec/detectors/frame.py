@@ -170,6 +170,10 @@ class Keys:
         self._last = (names, found)
         return found, np.array(new, np.int64) if new else _NO_SLOTS
 
+    def find(self, names: Sequence[str]) -> Ints:
+        """The slots of those that are known, -1 for the others."""
+        return np.fromiter(map(self._slots.get, names, _NONE), np.int64, len(names))
+
     def drop(self, slots: Ints) -> None:
         self._last = None
         for slot in slots.tolist():

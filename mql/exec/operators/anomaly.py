@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mql.exec.detectors import detector
+from mql.exec.detectors.contributors import Cells, Deviation, Usual, cells_of
 from mql.exec.detectors.episodes import CLOSED, GOES_ON, NOT_OPEN, OPENED, WORSE, Rule
 from mql.exec.detectors.frame import Flags, Floats, Ints
 from mql.exec.detectors.watch import Guard, Limits, Rows, Told, Watch
 from mql.exec.items import MAX_US, MIN_US, Batch, End, Item, State, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, number_state
-from mql.planner.physical import Anomaly
+from mql.planner.physical import Anomaly, Explained
 
 PHASES = {OPENED: "open", GOES_ON: "update", WORSE: "update", CLOSED: "close"}
 TOLD_ROWS = 10_000
 """Rows of several windows are told together, at most about so many."""
+EXPLAINED_MAX = 1_000
+"""Rows of one window that are explained; LIMIT keeps them fewer."""
+CONTRIBUTORS = pa.list_(
+    pa.struct(
+        [
+            ("what", pa.string()),
+            *((name, pa.float64()) for name in ("share", "lift", "value", "expected")),
+        ]
+    )
+)
 
 
 class AnomalyOperator(Base):
@@ -36,6 +48,8 @@ class AnomalyOperator(Base):
         self._warmup = made.warmup
         self._held = Pile(session, None)
         self._known = Known(spec.keys)
+        by = spec.explained
+        self._usual = None if by is None else Usual(by.sizes is not None)
         self._closed_us = MIN_US
 
     def on_batch(self, batch: Batch) -> Iterable[Item]:
@@ -66,6 +80,8 @@ class AnomalyOperator(Base):
             found["held"] = held
         if known is not None:
             found["known"] = known
+        if self._usual is not None:
+            found["usual"] = self._usual.save()
         return found
 
     def restore(self, state: State) -> None:
@@ -78,6 +94,8 @@ class AnomalyOperator(Base):
             self._watch.load(state["watch"], None if numbers["number"] == MIN_US else numbers["number"])
         if "known" in state:
             self._known.load(state["known"], self._watch)
+        if self._usual is not None and "usual" in state:
+            self._usual.load(state["usual"])
 
     # --- windows ---------------------------------------------------------------------------------------
 
@@ -134,6 +152,7 @@ class AnomalyOperator(Base):
         if table is not None:
             self._known.learn(table, self._watch)
         found = self._told(judged, table)
+        self._learn_parts(judged, table)
         self._watch.forget_more()
         self._known.forget(self._watch)
         return found
@@ -215,9 +234,47 @@ class AnomalyOperator(Base):
             "reason": pa.array(self._reasons(judged, wanted), pa.string()),
             "__more": pa.array(np.full(len(wanted), judged.suppressed)),
         }
+        if self._spec.explained is not None:
+            columns["contributors"] = self._contributors(self._spec.explained, judged, wanted, table)
         for name, column in columns.items():
             rows = rows.append_column(name, column)
         return rows
+
+    # --- what explains it ------------------------------------------------------------------------------
+
+    def _learn_parts(self, judged: Told, table: pa.Table | None) -> None:
+        """What is usual of sub-groups is learned from windows in which their group is not unusual."""
+        by = self._spec.explained
+        if by is None or self._usual is None or table is None:
+            return
+        usual = (judged.row >= 0) & ~judged.hit & ((judged.phase == NOT_OPEN) | (judged.phase == CLOSED))
+        rows = np.sort(judged.row[usual])
+        if not len(rows):
+            return
+        told = table.take(pa.array(rows))
+        groups = told.column("__id").to_pylist()
+        amounts, sizes = _map_of(told, by.amounts), None if by.sizes is None else _map_of(told, by.sizes)
+        self._usual.learn(judged.number, groups, amounts, sizes)
+
+    def _contributors(self, by: Explained, judged: Told, wanted: Ints, table: pa.Table | None) -> pa.Array:
+        """Of unusual windows in episodes, the sub-groups that explain them."""
+        assert self._usual is not None
+        found: list[list[dict[str, object]] | None] = []
+        for line in wanted.tolist():
+            phase, row = judged.phase[line], int(judged.row[line])
+            if not judged.hit[line] or phase in (NOT_OPEN, CLOSED) or len(found) >= EXPLAINED_MAX:
+                found.append(None)
+                continue
+            amounts: Cells = {}
+            sizes: Cells | None = None if by.sizes is None else {}
+            if row >= 0 and table is not None:
+                amounts = cells_of(table.column(f"a{by.amounts}"), row)
+                sizes = None if by.sizes is None else cells_of(table.column(f"a{by.sizes}"), row)
+            expected = float(self._unscaled(judged.expected[line : line + 1])[0]) * by.unit
+            told = Deviation(amounts, sizes, expected, int(judged.way[line]))
+            group = self._watch.named(int(judged.slots[line]))
+            found.append([asdict(one) for one in self._usual.explain(group, told, by.dimensions, by.top)])
+        return pa.array(found, CONTRIBUTORS)
 
     def _wanted(self, judged: Told) -> Flags:
         """Which lines are told, by what EMIT says."""
@@ -355,6 +412,10 @@ _NOTHING = np.empty(0)
 
 def _floats(table: pa.Table, name: str) -> Floats:
     return np.asarray(table.column(name).to_numpy(), np.float64)
+
+
+def _map_of(table: pa.Table, number: int) -> pa.Array:
+    return table.column(f"a{number}").combine_chunks()
 
 
 def _flags(table: pa.Table, name: str) -> Flags:
