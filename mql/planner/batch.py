@@ -1,34 +1,64 @@
 """From the logical plan to one SQL statement over stored events: how a query is answered over history.
 
 The statement reads the table `events`: decoded columns with __t, __s, __o (and __m, where lateness is judged as if
-the events came live).
+the events came live); where there are several scans, a table for each. What a query reads of another query is a
+statement in the statement.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import assert_never
+
 from mql.planner import fill, sessions, sliding, windows
 from mql.planner import grouping as g
 from mql.planner.expressions import conjunction
-from mql.planner.logical import Filled, Group
+from mql.planner.logical import (
+    Derived,
+    Filled,
+    Group,
+    Input,
+    Logical,
+    Merge,
+    Scan,
+    Union,
+    first_number,
+    inputs_of,
+    numbered,
+)
 from mql.planner.lower import (
     Parts,
     arranging_sql,
+    event_time,
+    has_events,
+    parts_of,
     result_sql,
     row_late_sql,
     rows_sql,
     sample_hash_sql,
     sampling_sql,
 )
-from mql.planner.several import events_sql
-from mql.planner.sql import expression_sql
+from mql.planner.physical import SPLITS_MAX
+from mql.planner.sql import column_name, expression_sql, quote_identifier
 
 ARRIVED = "arrived"
+PLACED = ('"__t"', '"__s"', '"__o"', '"__a"', '"__m"')
 
 
-def batch_sql(parts: Parts, as_live: bool) -> str:
+def batch_sql(top: Logical, as_live: bool) -> str:
     """The one statement. `as_live`: rows that a live query would have called late are left out."""
+    return _query(top, as_live, first_number(top))
+
+
+def _query(top: Logical, as_live: bool, scan: int | None) -> str:
+    """The statement for one query. `scan`: the number of the first of its scans, where the plan has several."""
+    parts = parts_of(top)
+    read = read_sql(parts.scan, as_live, scan)
+    as_live = as_live and has_events(parts.scan)
+    kept = _events(parts, as_live, read.table)
+    head = f"WITH {', '.join([*read.ctes, *kept])}"
     if parts.group is None:
-        return _rows(parts, as_live)
+        return f"{head} {_rows(parts, as_live)}"
     group = parts.group
     pieces = g.grouping(group)
     match group.window.kind:
@@ -45,7 +75,7 @@ def batch_sql(parts: Parts, as_live: bool) -> str:
         final = result_sql(parts, group)
     elif parts.arrange is not None:
         final = arranging_sql(parts, parts.arrange, f"({final})")
-    return f"WITH {', '.join([*events_sql(parts.scan), *_events(parts, as_live), *ctes])} {final}"
+    return f"{head}, {', '.join(ctes)} {final}"
 
 
 def _rows(parts: Parts, as_live: bool) -> str:
@@ -54,21 +84,72 @@ def _rows(parts: Parts, as_live: bool) -> str:
         late = f"NOT ({row_late_sql(parts)})"
     source = f"(SELECT * FROM kept WHERE {late})" if late else "kept"
     rows = rows_sql(parts, source)
-    head = f"WITH {', '.join([*events_sql(parts.scan), *_events(parts, as_live)])} "
     if parts.arrange is not None:
-        return head + arranging_sql(parts, parts.arrange, f"({rows})")
+        return arranging_sql(parts, parts.arrange, f"({rows})")
+    if parts.inner:
+        return rows
     order = '"__t", "__s", "__o"' + (', "__we"' if parts.windowed is not None else "")
-    return f"{head}SELECT * FROM ({rows}) ORDER BY {order}"
+    return f"SELECT * FROM ({rows}) ORDER BY {order}"
 
 
-def _events(parts: Parts, as_live: bool) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A table of what a query reads, decoded, with the CTEs that make it."""
+
+    ctes: tuple[str, ...]
+    table: str
+
+
+def read_sql(node: Input, as_live: bool, scan: int | None) -> Source:
+    """What a query reads, as a table."""
+    match node:
+        case Scan():
+            if scan is None:
+                return Source((), "events")
+            numbered_events = f'SELECT * REPLACE (("__s" + {scan * SPLITS_MAX})::INTEGER AS "__s") FROM events{scan}'
+            return Source((f"scan{scan} AS ({numbered_events})",), f"scan{scan}")
+        case Merge() | Union():
+            return _together(node, as_live, scan)
+        case Derived(query):
+            table = f"rows{scan or 0}"
+            return Source((f"{table} AS ({_as_events(node, query, as_live, scan)})",), table)
+        case _:
+            assert_never(node)
+
+
+def _together(node: Merge | Union, as_live: bool, scan: int | None) -> Source:
+    """The rows of several tables that have the same columns."""
+    sources = [read_sql(one, as_live, number) for one, number in numbered(inputs_of(node), scan)]
+    columns = ", ".join([*_names(node), *PLACED])
+    rows = " UNION ALL ".join(f"SELECT {columns} FROM {source.table}" for source in sources)
+    table = f"all{scan or 0}"
+    return Source((*(cte for source in sources for cte in source.ctes), f"{table} AS ({rows})"), table)
+
+
+def _as_events(node: Derived, query: Logical, as_live: bool, scan: int | None) -> str:
+    """The rows of a query as events, as the operator for that makes them."""
+    rows = _query(query, as_live, scan)
+    group = parts_of(query).group
+    if group is None:
+        return rows
+    time = {"window": '"__we" - 1', "end": '"__we"', "own": '"__t"', "none": "0::BIGINT"}[event_time(group.window)]
+    place = [f'{time} AS "__t"', f'{(scan or 0) * SPLITS_MAX}::INTEGER AS "__s"', '"__place" AS "__o"']
+    beside = [f'{time} AS "__a"', f'{windows.NEVER} AS "__m"']
+    return f"SELECT {', '.join([*_names(node), *place, *beside])} FROM ({rows})"
+
+
+def _names(node: Input) -> list[str]:
+    return [quote_identifier(column_name(path)) for path, _ in node.columns]
+
+
+def _events(parts: Parts, as_live: bool, source: str) -> list[str]:
     """The CTE `kept`: the events that pass SAMPLE and WHERE; before it all of them, where they are asked for twice."""
     sampled, where = parts.sampled, parts.where
     conditions = []
-    found, source = [], "events"
+    found = []
     if as_live and parts.group is not None and parts.group.filled is not None:
         # Events can be read once only, and FILL asks for their times beside the rows.
-        found, source = [f"{ARRIVED} AS MATERIALIZED (SELECT * FROM events)"], ARRIVED
+        found, source = [f"{ARRIVED} AS MATERIALIZED (SELECT * FROM {source})"], ARRIVED
     if sampled is not None and sampled.per_second is not None:
         second = windows.floor_sql('"__t"', 1_000_000)
         rank = f'row_number() OVER (PARTITION BY {second} ORDER BY {sample_hash_sql(sampled)}, "__s", "__o")'

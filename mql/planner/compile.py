@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mql import syntax
@@ -13,12 +13,11 @@ from mql.parser import parse
 from mql.planner import logical
 from mql.planner.batch import batch_sql
 from mql.planner.binder import BoundQuery, Given, bind
-from mql.planner.logical import Logical, scans_of
+from mql.planner.logical import Derived, Input, Logical, inputs_of
 from mql.planner.lower import Parts, after_batch, keeps_top, parts_of, stages_of
 from mql.planner.needles import needles
 from mql.planner.physical import Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
-from mql.planner.several import over_sources
 from mql.planner.standins import with_properties
 
 
@@ -74,10 +73,10 @@ def _plan(text: str, tree: syntax.Query, top: Logical, bound: BoundQuery) -> Pla
     return Plan(
         text=text,
         hash=hashlib.sha256(repr((top, bound.as_live)).encode()).hexdigest()[:32],
-        scans=tuple(_scan(parts, scan, late_matters) for scan in scans_of(parts.scan)),
-        stages=over_sources(stages_of(parts, late_matters), parts.scan),
+        scans=tuple(_scans(top, late_matters)),
+        stages=stages_of(top, late_matters),
         result=Result(bound.columns, keyed, _is_windowed(parts), speak.kind),
-        batch=batch_sql(parts, bound.as_live),
+        batch=batch_sql(top, bound.as_live),
         after_batch=after_batch(parts),
         as_live=bound.as_live,
         warnings=bound.warnings,
@@ -90,7 +89,25 @@ def _is_windowed(parts: Parts) -> bool:
     return parts.window is not None and parts.window.kind not in ("none", "session", "sliding")
 
 
-def _scan(parts: Parts, scan: logical.Scan, late_matters: bool) -> Scan:
+def _scans(top: Logical, late_matters: bool, above: bool = False) -> Iterator[Scan]:
+    """What is read, in the order of the scans' numbers. `above`: to the queries above it, time matters."""
+    parts = parts_of(top)
+    needs_time = above or parts.window is not None or parts.arrange is not None
+
+    def of(node: Input) -> Iterator[Scan]:
+        match node:
+            case logical.Scan():
+                yield _scan(parts, node, late_matters, needs_time)
+            case Derived(query):
+                yield from _scans(query, late_matters, needs_time)
+            case _:
+                for one in inputs_of(node):
+                    yield from of(one)
+
+    yield from of(parts.scan)
+
+
+def _scan(parts: Parts, scan: logical.Scan, late_matters: bool, needs_time: bool) -> Scan:
     info = scan.info
     return Scan(
         source=info.name,
@@ -102,17 +119,17 @@ def _scan(parts: Parts, scan: logical.Scan, late_matters: bool) -> Scan:
         max_ahead_us=info.max_ahead_us,
         since=scan.since,
         until=scan.until,
-        needles=_needles(parts, info, late_matters),
+        needles=_needles(parts, info, late_matters, needs_time),
         shape_version=info.shape.version,
     )
 
 
-def _needles(parts: Parts, info: SourceInfo, late_matters: bool) -> Needles | None:
+def _needles(parts: Parts, info: SourceInfo, late_matters: bool, needs_time: bool) -> Needles | None:
     """What lets the scan skip events unread. One that is skipped has no known time, and is in no rate sample."""
     filled = late_matters and parts.group is not None and parts.group.filled is not None
     by_rate = parts.sampled is not None and parts.sampled.per_second is not None
     if parts.where is None or info.encoding != "json" or by_rate or filled:
         return None
-    time_matters = late_matters and (parts.window is not None or parts.arrange is not None)
+    time_matters = late_matters and needs_time
     envelope = frozenset(field.name for field in info.envelope)
     return needles(parts.where, time_matters and info.time.path is not None, envelope)

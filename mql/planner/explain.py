@@ -13,6 +13,7 @@ from mql.planner.lower import parts_of
 from mql.planner.physical import (
     Anomaly,
     Arranging,
+    AsEvents,
     CountWindows,
     Fill,
     Final,
@@ -102,7 +103,7 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("each batch", spec.sql)]
         case Partial():
             return [("each batch", spec.sql), *((f"each batch, bag {i}", sql) for i, sql in enumerate(spec.bags))]
-        case RateSample() | Renumber():
+        case RateSample() | Renumber() | AsEvents():
             return []
         case CountWindows():
             return [("as rows are released", spec.number), ("then", spec.partial), ("full windows", spec.close)]
@@ -185,6 +186,8 @@ def operator_name(spec: OperatorSpec) -> str:
     match spec:
         case Renumber(first):
             return f"number splits from {first}"
+        case AsEvents():
+            return "rows as events"
         case SelectRows():
             return "filter and project"
         case Partial(window):

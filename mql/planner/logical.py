@@ -1,8 +1,21 @@
-"""The logical plan: what a query means, before anybody decides how it runs. A tree of frozen nodes that prints."""
+"""The logical plan: what a query means, before anybody decides how it runs. A tree of frozen nodes that prints.
+
+Each query (SELECT … FROM …) is a chain of nodes, from Speak at its top down to an *input*: what FROM reads. An input
+has a shape (`info`), event times and places, and the `columns` that are read of it, whatever it is made of:
+
+    Scan      the events of a source
+    Merge     those of several sources as one (FROM a, b)
+    Derived   the rows of another query, a chain of its own (a query in FROM, a name of WITH)
+    Union     those of several queries (UNION ALL)
+
+An input of two sides (a join) is a node with two inputs, listed by `inputs_of`; everything that walks the tree goes by
+that. The columns of an input are named by paths, as events' properties are, and decided by the rule that reads only
+what is used; a Derived's own query then gives exactly these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -60,8 +73,52 @@ class Merge:
         return self.scans[0].columns
 
 
-Input = Scan | Merge
-"""What a plan reads."""
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """The rows of a query as events: its columns are their properties. A row without a group keeps the time and place
+    of its event; one of a group lies in the last microsecond of its window, so that shorter windows fill longer ones.
+    """
+
+    query: Logical
+    info: SourceInfo
+    columns: tuple[tuple[Path, DataType], ...] = ()
+
+    @property
+    def since(self) -> Start:
+        return scans_of(self)[0].since
+
+    @property
+    def until(self) -> Start:
+        return scans_of(self)[0].until
+
+    @property
+    def lateness_us(self) -> int:
+        return scans_of(self)[0].lateness_us
+
+
+@dataclass(frozen=True, slots=True)
+class Union:
+    """The rows of several queries, whose columns have the same names and types, as those of one."""
+
+    queries: tuple[Derived, ...]
+    info: SourceInfo
+    columns: tuple[tuple[Path, DataType], ...] = ()
+
+    @property
+    def since(self) -> Start:
+        return self.queries[0].since
+
+    @property
+    def until(self) -> Start:
+        return self.queries[0].until
+
+    @property
+    def lateness_us(self) -> int:
+        return self.queries[0].lateness_us
+
+
+Input = Scan | Merge | Derived | Union
+"""What a query reads. All scans of a plan read the same stretch of time with the same lateness."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +242,8 @@ class Arrange:
 class Speak:
     """When rows are told. `kind`: rows (each at once), final, changes, every. Times in microseconds.
 
-    `revise_us`: for so long after a window has closed, late rows re-open it and its row is told anew.
+    `revise_us`: for so long after a window has closed, late rows re-open it and its row is told anew. `inner`: rows are
+    told to another query.
     """
 
     input: Logical
@@ -193,13 +251,14 @@ class Speak:
     every_us: int | None
     early_us: int | None
     revise_us: int = 0
+    inner: bool = False
 
 
-Logical = Scan | Merge | Sample | Filter | Group | Windowed | Detect | Track | Project | Arrange | Speak
+Logical = Input | Sample | Filter | Group | Windowed | Detect | Track | Project | Arrange | Speak
 
 
 def chain(node: Logical) -> Iterator[Logical]:
-    """The nodes from the top (what is told) down to what is read."""
+    """The nodes of one query, from the top (what is told) down to what it reads."""
     while True:
         yield node
         if isinstance(node, Input):
@@ -217,27 +276,74 @@ def with_input(node: Logical, below: Logical) -> Logical:
     return node if isinstance(node, Input) else replace(node, input=below)
 
 
-def scans_of(node: Input) -> tuple[Scan, ...]:
-    """The scans that a plan reads, in their order."""
-    return (node,) if isinstance(node, Scan) else node.scans
+def inputs_of(node: Input) -> tuple[Input, ...]:
+    """The inputs that an input is made of: of the rows of a query, what that reads."""
+    match node:
+        case Scan():
+            return ()
+        case Merge(scans):
+            return scans
+        case Derived(query):
+            return (input_of(query),)
+        case Union(queries):
+            return queries
+        case _:
+            assert_never(node)
+
+
+def input_of(node: Logical) -> Input:
+    """What a query reads."""
+    while not isinstance(node, Input):
+        node = node.input
+    return node
+
+
+def scans_of(node: Logical) -> tuple[Scan, ...]:
+    """The scans below a node, in the order of their numbers: first inputs first."""
+    read = input_of(node)
+    if isinstance(read, Scan):
+        return (read,)
+    return tuple(scan for one in inputs_of(read) for scan in scans_of(one))
+
+
+def numbered(nodes: Sequence[Input], first: int | None) -> Iterator[tuple[Input, int | None]]:
+    """Inputs that stand side by side, each with the number of its first scan; None where a plan has one scan."""
+    for node in nodes:
+        yield node, first
+        first = None if first is None else first + len(scans_of(node))
+
+
+def first_number(top: Logical) -> int | None:
+    """The number of a plan's first scan, where there are several to tell apart."""
+    return 0 if len(scans_of(top)) > 1 else None
 
 
 def show(node: Logical) -> str:
     """The plan as EXPLAIN LOGICAL prints it: one node a line, inputs indented."""
-    lines = [f"{'  ' * depth}{_line(found)}" for depth, found in enumerate(chain(node))]
+    return "\n".join(_shown(node, 0))
+
+
+def _shown(node: Logical, depth: int) -> Iterator[str]:
     for found in chain(node):
-        if isinstance(found, Input) and not isinstance(found, Scan):
-            lines.extend(f"{'  ' * len(lines)}{_line(scan)}" for scan in scans_of(found))
-    return "\n".join(lines)
+        yield f"{'  ' * depth}{show_line(found)}"
+        depth += 1
+    read = input_of(node)
+    for below in (read.query,) if isinstance(read, Derived) else inputs_of(read):
+        yield from _shown(below, depth)
 
 
-def _line(node: Logical) -> str:
+def show_line(node: Logical) -> str:
+    """One node."""
     match node:
         case Scan():
             columns = ", ".join("/".join(path) for path, _ in node.columns) or "nothing but the time"
             return f"scan {node.info.name} [{columns}] since {show_start(node.since)} until {show_start(node.until)}"
         case Merge():
             return "merge"
+        case Derived():
+            return f"rows of {node.info.name} [{', '.join('/'.join(path) for path, _ in node.columns)}]"
+        case Union():
+            return "union"
         case Sample():
             return f"sample {show_sampled(node.sampled)}"
         case Filter():

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import assert_never
 
 from mql.detectors import method_named
 from mql.planner import fill, sessions, sliding, windows
 from mql.planner import grouping as g
 from mql.planner.expressions import TRUE, Apply, Bound, Constant, EventMeta, conjunction, conjuncts
+from mql.planner.flow import Flow, scanning, side_by_side
 from mql.planner.logical import (
     Arrange,
+    Derived,
     Detect,
     Filter,
     Group,
@@ -23,19 +26,28 @@ from mql.planner.logical import (
     Scan,
     Speak,
     Track,
+    Union,
     Windowed,
     chain,
+    first_number,
+    input_of,
+    inputs_of,
+    numbered,
     show_aggregate,
+    show_line,
     show_window,
 )
 from mql.planner.physical import (
+    SPLITS_MAX,
     Anomaly,
     Arranging,
+    AsEvents,
     CountWindows,
     Final,
     OperatorSpec,
     Partial,
     RateSample,
+    Renumber,
     RunningMedian,
     SelectRows,
     Stage,
@@ -64,6 +76,8 @@ class Parts:
     arrange: Arrange | None
     project: Project
     speak: Speak
+    inner: bool = False
+    """Its rows are the events of another query."""
 
     @property
     def window(self) -> Window | None:
@@ -78,13 +92,13 @@ class Parts:
 
 
 def parts_of(top: Logical) -> Parts:
-    """Take a logical plan apart."""
+    """Take a query's chain apart."""
     scan = sampled = windowed = group = detect = track = arrange = project = speak = None
     above: list[Bound] = []
     below: list[Bound] = []
     for node in chain(top):
         match node:
-            case Scan() | Merge():
+            case Scan() | Merge() | Derived() | Union():
                 scan = node
             case Sample():
                 sampled = node.sampled
@@ -111,60 +125,93 @@ def parts_of(top: Logical) -> Parts:
         below, above = above, []
     where = conjunction(below) if below else None
     having = conjunction(above) if above else None
-    return Parts(scan, sampled, where, windowed, group, having, detect, track, arrange, project, speak)
+    return Parts(scan, sampled, where, windowed, group, having, detect, track, arrange, project, speak, speak.inner)
 
 
-def stages_of(parts: Parts, late_matters: bool) -> tuple[Stage, ...]:
+def stages_of(top: Logical, late_matters: bool) -> tuple[Stage, ...]:
     """Cut the plan into stages. `late_matters`: the input has no end, so a row can come too late."""
-    first: list[OperatorSpec] = []
-    stages: list[Stage] = []
+    return _query(top, late_matters, first_number(top)).as_one().stages
+
+
+def _query(top: Logical, late_matters: bool, scan: int | None) -> Flow:
+    """The rows that a query tells. `scan`: the number of the first of its scans, where the plan has several."""
+    parts = parts_of(top)
+    flow = _read(parts.scan, late_matters, scan)
+    late_matters = late_matters and has_events(parts.scan)
     sampling = None if parts.sampled is None else sampling_sql(parts.sampled)
     if parts.sampled is not None and parts.sampled.per_second is not None:
-        stages.append(Stage(0, "scan", "splits", ()))
-        first.append(
+        flow = flow.gathered(
             RateSample(parts.sampled.per_second, sample_hash_sql(parts.sampled), parts.scan.lateness_us, late_matters)
         )
         sampling = None
     if parts.group is not None:
-        return _grouped(parts, first, stages, sampling, late_matters)
-    return _rows(parts, first, stages, sampling, late_matters)
+        return _grouped(parts, flow, sampling, late_matters)
+    return _rows(parts, flow, sampling, late_matters)
+
+
+def _read(node: Input, late_matters: bool, scan: int | None) -> Flow:
+    """The rows that a query reads, as decoded batches."""
+    match node:
+        case Scan():
+            return scanning(0) if scan is None else scanning(scan, Renumber(scan * SPLITS_MAX))
+        case Merge() | Union():
+            return side_by_side([_read(one, late_matters, number) for one, number in numbered(inputs_of(node), scan)])
+        case Derived(query):
+            flow = _query(query, late_matters, scan)
+            group = parts_of(query).group
+            if group is None:
+                return flow
+            return flow.then(AsEvents(event_time(group.window), (scan or 0) * SPLITS_MAX))
+        case _:
+            assert_never(node)
+
+
+def has_events(node: Input) -> bool:
+    """Whether rows keep the times and places of events, so that one may come too late. Rows of windows do not."""
+    match node:
+        case Scan() | Merge():
+            return True
+        case Union(queries):
+            return any(has_events(query) for query in queries)
+        case Derived(query):
+            return parts_of(query).group is None and has_events(input_of(query))
+        case _:
+            assert_never(node)
+
+
+def event_time(window: Window) -> str:
+    """Which time the rows of a window's groups have as events."""
+    return {"none": "none", "count": "end", "sliding": "own"}.get(window.kind, "window")
 
 
 # --- rows ---------------------------------------------------------------------------------------------
 
 
-def _rows(
-    parts: Parts, first: list[OperatorSpec], stages: list[Stage], sampling: str | None, late_matters: bool
-) -> tuple[Stage, ...]:
+def _rows(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) -> Flow:
     predicate = None if parts.where is None else expression_sql(parts.where)
     late = None
     if late_matters and (parts.windowed is not None or parts.arrange is not None):
         late = row_late_sql(parts)
-    select = SelectRows(
-        rows_sql(parts, _kept(sampling, predicate)),
-        sampling,
-        predicate,
-        late,
-        parts.scan.lateness_us,
-        parts.window is not None,
+    flow = flow.then(
+        SelectRows(
+            rows_sql(parts, _kept(sampling, predicate)),
+            sampling,
+            predicate,
+            late,
+            parts.scan.lateness_us,
+            parts.window is not None,
+        )
     )
     arrange = parts.arrange
     if parts.track is not None:
         limit = () if arrange is None else (TakeFirst(arrange.limit or 0, parts.scan.until.kind != "live"),)
-        stages.append(_stage(len(stages), stages, (*first, select)))
-        stages.append(Stage(len(stages), "gather", "one", (_tracking(parts.track, parts), *limit)))
-        return tuple(stages)
+        return flow.gathered(_tracking(parts.track, parts), *limit)
     if arrange is None:
-        stages.append(_stage(len(stages), stages, (*first, select)))
-        return tuple(stages)
+        return flow
     if not arrange.order and not arrange.per and not arrange.per_window:
         assert arrange.limit is not None
-        stages.append(_stage(len(stages), stages, (*first, select)))
-        stages.append(Stage(len(stages), "gather", "one", (TakeFirst(arrange.limit, parts.scan.until.kind != "live"),)))
-        return tuple(stages)
-    stages.append(_stage(len(stages), stages, (*first, select)))
-    stages.append(Stage(len(stages), "gather", "one", (_arranging(parts, arrange),)))
-    return tuple(stages)
+        return flow.gathered(TakeFirst(arrange.limit, parts.scan.until.kind != "live"))
+    return flow.gathered(_arranging(parts, arrange))
 
 
 def _tracking(track: Track, parts: Parts) -> RunningMedian:
@@ -197,7 +244,8 @@ def rows_sql(parts: Parts, source: str) -> str:
     if parts.track is not None:
         at = [*at, f'CAST({expression_sql(parts.track.value)} AS {type_sql(DOUBLE)}) AS "__x"']
     key = ['md5(to_json(row("__s", "__o"))::VARCHAR) AS "_key"'] if keeps_top(parts) else []
-    return f"SELECT {', '.join([*items, *at, *PLACE, *order_columns(parts), *key])} FROM ({inside})"
+    rest = ['"__a"', '"__m"'] if parts.inner else []
+    return f"SELECT {', '.join([*items, *at, *PLACE, *rest, *order_columns(parts), *key])} FROM ({inside})"
 
 
 def keeps_top(parts: Parts) -> bool:
@@ -223,26 +271,24 @@ def row_late_sql(parts: Parts) -> str:
 # --- groups -------------------------------------------------------------------------------------------
 
 
-def _grouped(
-    parts: Parts, first: list[OperatorSpec], stages: list[Stage], sampling: str | None, late_matters: bool
-) -> tuple[Stage, ...]:
+def _grouped(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) -> Flow:
     group = parts.group
     assert group is not None
     pieces = g.grouping(group)
-    if group.window.kind == "count":
-        stages.extend(_counted(parts, group, pieces, first, stages, sampling, late_matters))
-    elif group.window.kind in ("session", "sliding"):
-        before, after = _by_events(parts, group, pieces, sampling, late_matters)
-        stages.append(_stage(len(stages), stages, (*first, before)))
-        stages.append(_after_exchange(stages, group, (after,)))
-    else:
-        partial = _partial(parts, group, pieces, sampling, late_matters)
-        stages.append(_stage(len(stages), stages, (*first, partial)))
-        stages.append(_after_exchange(stages, group, (_final(parts, group, pieces, partial),)))
+    before: OperatorSpec
+    after: OperatorSpec
+    match group.window.kind:
+        case "count":
+            before, after = _counted(parts, group, pieces, sampling, late_matters)
+        case "session" | "sliding":
+            before, after = _by_events(parts, group, pieces, sampling, late_matters)
+        case _:
+            before = partial = _partial(parts, group, pieces, sampling, late_matters)
+            after = _final(parts, group, pieces, partial)
+    flow = flow.then(before)
+    flow = flow.hashed(after) if group.keys else flow.gathered(after)
     at_the_end = (*_filling(parts, group, pieces), *after_groups(parts))
-    if at_the_end:
-        stages.append(Stage(len(stages), "gather", "one", at_the_end))
-    return tuple(stages)
+    return flow.gathered(*at_the_end) if at_the_end else flow
 
 
 def _filling(parts: Parts, group: Group, pieces: g.Grouping) -> tuple[OperatorSpec, ...]:
@@ -352,14 +398,8 @@ def _blanks(parts: Parts, partial: Partial) -> tuple[str, ...]:
 
 
 def _counted(
-    parts: Parts,
-    group: Group,
-    pieces: g.Grouping,
-    first: list[OperatorSpec],
-    stages: list[Stage],
-    sampling: str | None,
-    late_matters: bool,
-) -> list[Stage]:
+    parts: Parts, group: Group, pieces: g.Grouping, sampling: str | None, late_matters: bool
+) -> tuple[OperatorSpec, OperatorSpec]:
     """Windows of a number of events: rows go to their key's task first, for they are numbered in order there."""
     predicate = None if parts.where is None else expression_sql(parts.where)
     late = f'"__t" < "__m" - {parts.scan.lateness_us}' if late_matters else None
@@ -391,9 +431,7 @@ def _counted(
             f"WHERE held.p >= counts.done + {window.slide - window.size}"
         ),
     )
-    before = _stage(len(stages), stages, (*first, select))
-    after = _after_exchange([*stages, before], group, (counting,))
-    return [before, after]
+    return select, counting
 
 
 def counted_sql(pieces: g.Grouping, window: Window) -> list[str]:
@@ -484,6 +522,7 @@ def result_sql(parts: Parts, group: Group) -> str:
         *items,
         *at,
         f'{key_sql([*keys, *place])} AS "_key"',
+        *([f'{place_sql([*keys, *place])} AS "__place"'] if parts.inner else []),
         f'{having} AS "__keep"',
         *order_columns(parts),
     ]
@@ -553,26 +592,51 @@ def _seed(parts: Parts, detect: Detect, group: Group) -> str:
     method = method_named(detect.method)
     assert method is not None
     usual = {parameter.name: parameter.default for parameter in method.parameters}
-    bounds = {
-        Apply(op, (EventMeta("event_time"), Constant(start.us, TIMESTAMP)), BOOLEAN)
-        for op, start in ((">=", parts.scan.since), ("<", parts.scan.until))
-        if start.kind == "time"
-    }
-    conditions = [] if parts.where is None else [one for one in conjuncts(parts.where) if one not in bounds]
     by = detect.explained
     hidden = () if by is None else (by.amounts, by.sizes)
     told = [
-        parts.scan.info.name,
+        *_read_from(parts.scan),
         show_window(group.window),
         *(expression_sql(key) for key in group.keys),
         "|",
         *(show_aggregate(call) for i, call in enumerate(group.aggregates) if i not in hidden),
         "|",
-        *(expression_sql(one) for one in (*conditions, parts.having or TRUE, detect.value, detect.of or TRUE)),
+        *(expression_sql(one) for one in (*_conditions(parts), parts.having or TRUE, detect.value, detect.of or TRUE)),
         f"{detect.method} {detect.direction} {detect.needed} {detect.out_of}",
         *(f"{name} {value}" for name, value in detect.parameters if value != usual[name]),
     ]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _conditions(parts: Parts) -> list[Bound]:
+    """What WHERE says, without the bounds of the stretch of time that is read."""
+    bounds = {
+        Apply(op, (EventMeta("event_time"), Constant(start.us, TIMESTAMP)), BOOLEAN)
+        for op, start in ((">=", parts.scan.since), ("<", parts.scan.until))
+        if start.kind == "time"
+    }
+    return [] if parts.where is None else [one for one in conjuncts(parts.where) if one not in bounds]
+
+
+def _read_from(node: Input) -> list[str]:
+    """What is read, in words that stay the same as long as it means the same."""
+    match node:
+        case Scan() | Merge():
+            return [node.info.name]
+        case Union(queries):
+            return [told for query in queries for told in _read_from(query)]
+        case Derived(query):
+            inner = parts_of(query)
+            group = [] if inner.group is None else [show_line(inner.group)]
+            conditions = (*_conditions(inner), inner.having or TRUE)
+            return [
+                *_read_from(inner.scan),
+                *group,
+                *(expression_sql(one) for one in conditions),
+                show_line(inner.project),
+            ]
+        case _:
+            assert_never(node)
 
 
 def _told_sql(parts: Parts, detect: Detect, group: Group) -> str:
@@ -592,6 +656,11 @@ def _told_sql(parts: Parts, detect: Detect, group: Group) -> str:
 def key_sql(columns: list[str]) -> str:
     """What a result row is known by: a hash of its group and window."""
     return f"md5(to_json(row({', '.join(columns)}))::VARCHAR)" if columns else "md5('')"
+
+
+def place_sql(columns: list[str]) -> str:
+    """Where a group's row stands among those of the same time, as an event: by a hash of its group and window."""
+    return f"(md5_number_lower(to_json(row({', '.join(columns)}))::VARCHAR) >> 1)::BIGINT" if columns else "0::BIGINT"
 
 
 def order_columns(parts: Parts) -> list[str]:
@@ -655,14 +724,3 @@ def sample_hash_sql(sampled: Sampled) -> str:
     parts = [f"CAST({expression_sql(item)} AS VARCHAR)" for item in sampled.by] or ['"__s"', '"__o"']
     texts = ", ".join(f"coalesce(CAST({part} AS VARCHAR), chr(1))" for part in parts)
     return f"md5_number_lower(concat_ws(chr(0), '{sampled.seed}', {texts}))"
-
-
-def _stage(number: int, before: list[Stage], operators: tuple[OperatorSpec, ...]) -> Stage:
-    """The next stage: on the scan's own tasks, or in one task after a gathering one."""
-    return Stage(number, "gather", "one", operators) if before else Stage(number, "scan", "splits", operators)
-
-
-def _after_exchange(before: list[Stage], group: Group, operators: tuple[OperatorSpec, ...]) -> Stage:
-    if group.keys:
-        return Stage(len(before), "hash", "any", operators)
-    return Stage(len(before), "gather", "one", operators)

@@ -92,6 +92,17 @@ class Renumber:
 
 
 @dataclass(frozen=True, slots=True)
+class AsEvents:
+    """Rows of groups become the events of another query, decoded: they get __t __s __o __a __m. `time`: `window`, the
+    last microsecond of their window; `end`, its end (that of its last event); `own`, the __t that they have; `none`.
+    `split`: the number that they have as their split.
+    """
+
+    time: str
+    split: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SelectRows:
     """Sample, filter and project: `sql` over the table `batch` gives the select items by result name, and __t __s __o.
 
@@ -308,6 +319,7 @@ class Sessions:
 
 OperatorSpec = (
     Renumber
+    | AsEvents
     | SelectRows
     | Partial
     | RateSample

@@ -9,7 +9,7 @@ from mql.errors import MqlError, did_you_mean, nearest
 from mql.planner.expressions import Apply, Bound, Column, Constant, Convert, Element
 from mql.planner.scope import Scope
 from mql.planner.sql import json_pointer
-from mql.schema import BIGINT, JSON, NULL, VARCHAR, ListOf, StructOf
+from mql.schema import BIGINT, JSON, NULL, VARCHAR, ListOf, Path, StructOf
 
 
 def lookup(node: syntax.Property, scope: Scope) -> tuple[Bound, tuple[syntax.Step, ...]]:
@@ -192,6 +192,18 @@ def _struct_field(bound: Bound, name: str, node: syntax.Property, scope: Scope) 
     before = dotted[: len(dotted) - len(name)]
     hint = f'Did you mean "{before}{near}"?' if near else _listed(list(fields))
     raise MqlError(f'no property "{dotted}" in source "{scope.source_name}"', node.span, hint, code="unknown-property")
+
+
+def inside(bound: Bound, path: Path) -> Bound:
+    """The value at a path of names that the value's type is known to have."""
+    for name in path:
+        assert isinstance(bound.type, StructOf)
+        type = dict(bound.type.fields)[name]
+        if isinstance(bound, Column):
+            bound = Column((*bound.path, name), type)
+        else:
+            bound = Apply("field", (bound, Constant(name, VARCHAR)), type)
+    return bound
 
 
 def _json_step(bound: Bound, pointer: str) -> Bound:

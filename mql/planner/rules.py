@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import assert_never
 
 from mql.planner.expressions import Bound, Column, normalise, walk
 from mql.planner.logical import (
     Arrange,
+    Derived,
     Filter,
     Group,
     Input,
@@ -17,18 +19,22 @@ from mql.planner.logical import (
     Sample,
     Scan,
     Track,
+    Union,
     chain,
     with_input,
 )
+from mql.planner.properties import inside
+from mql.planner.sql import column_name
 from mql.schema import DataType, Path
 
 Rule = Callable[[Logical], Logical]
+Columns = tuple[tuple[Path, DataType], ...]
 
 
 def normalise_predicates(top: Logical) -> Logical:
     """Conditions that say the same look the same, so that equal queries find each other."""
     if isinstance(top, Input):
-        return top
+        return _over(top, normalise_predicates)
     below = normalise_predicates(top.input)
     if isinstance(top, Filter):
         return Filter(below, normalise(top.predicate))
@@ -36,7 +42,7 @@ def normalise_predicates(top: Logical) -> Logical:
 
 
 def read_only_what_is_used(top: Logical) -> Logical:
-    """The scan decodes the properties that some expression reads, and no others."""
+    """An input gives the properties that some expression reads, and no others."""
     wanted: dict[Path, DataType] = {}
     for node in chain(top):
         for bound in _expressions(node):
@@ -47,14 +53,45 @@ def read_only_what_is_used(top: Logical) -> Logical:
 RULES: tuple[Rule, ...] = (normalise_predicates, read_only_what_is_used)
 
 
-def _with_columns(node: Logical, columns: tuple[tuple[Path, DataType], ...]) -> Logical:
+def _over(node: Input, rule: Rule) -> Input:
+    """An input with the rule applied to the queries that it is made of."""
+    match node:
+        case Scan() | Merge():
+            return node
+        case Derived():
+            return replace(node, query=rule(node.query))
+        case Union(queries):
+            return replace(node, queries=tuple(replace(one, query=rule(one.query)) for one in queries))
+        case _:
+            assert_never(node)
+
+
+def _with_columns(node: Logical, columns: Columns) -> Logical:
     match node:
         case Scan():
             return replace(node, columns=columns)
         case Merge():
             return replace(node, scans=tuple(replace(scan, columns=columns) for scan in node.scans))
+        case Derived():
+            return _giving(node, columns)
+        case Union(queries):
+            return replace(node, queries=tuple(_giving(one, columns) for one in queries), columns=columns)
         case _:
             return with_input(node, _with_columns(node.input, columns))
+
+
+def _giving(node: Derived, columns: Columns) -> Derived:
+    """The rows of a query that gives these columns, by the names that decoded ones have."""
+
+    def select(below: Logical) -> Logical:
+        if isinstance(below, Project):
+            items = dict(below.items)
+            found = tuple((column_name(path), inside(items[path[0]], path[1:])) for path, _ in columns)
+            return Project(below.input, found)
+        assert not isinstance(below, Input)
+        return with_input(below, select(below.input))
+
+    return replace(node, query=read_only_what_is_used(select(node.query)), columns=columns)
 
 
 def _expressions(node: Logical) -> Iterator[Bound]:

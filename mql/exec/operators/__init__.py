@@ -8,6 +8,7 @@ from mql.exec.items import Operator
 from mql.exec.kernel import Session
 from mql.exec.operators.anomaly import AnomalyOperator
 from mql.exec.operators.arranging import ArrangingOperator
+from mql.exec.operators.as_events import AsEventsOperator
 from mql.exec.operators.count_windows import CountWindowsOperator
 from mql.exec.operators.fill import FillOperator
 from mql.exec.operators.final import FinalOperator
@@ -22,6 +23,7 @@ from mql.exec.operators.take_first import TakeFirstOperator
 from mql.planner.physical import (
     Anomaly,
     Arranging,
+    AsEvents,
     CountWindows,
     Fill,
     Final,
@@ -42,6 +44,8 @@ def build(spec: OperatorSpec, session: Session) -> Operator:
     match spec:
         case Renumber():
             return RenumberOperator(spec, session)
+        case AsEvents():
+            return AsEventsOperator(spec, session)
         case SelectRows():
             return SelectRowsOperator(spec, session)
         case Partial():
