@@ -167,6 +167,15 @@ class FileSource:
         for split in range(len(self.paths)):
             yield from self.items(split, since.positions or {}, until, part, parts, columns, since.time_us)
 
+    def plain_files(self, since: From, until: Positions | None) -> Sequence[Path]:
+        if self.tail is not None or self.format != "ndjson" or since.positions:
+            return ()
+        if until is not None and until != self.end():
+            return ()
+        paths = [path.resolve() for path in self.paths]
+        # The kernel takes other names for patterns.
+        return () if any(is_compressed(path) or set(str(path)) & set("*?[]{}") for path in paths) else paths
+
     def items(
         self,
         split: int,

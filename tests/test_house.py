@@ -23,7 +23,7 @@ DOORS = {
     "duckdb": ("mql/exec/kernel.py", "mql/exec/backfill.py"),
     "aiokafka": ("sources/kafka.py",),
     "yaml": ("sources/strict_yaml.py",),
-    "stringzilla": ("mql/exec/prefilter.py",),
+    "stringzilla": ("mql/exec/prefilter.py", "mql/exec/survey.py"),
     "aiohttp": ("server/",),
     "click": ("server/",),
     "rich": ("server/",),

@@ -33,7 +33,7 @@ from mql.exec.operators.renumber import renumbered
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoded, Decoder
 from mql.exec.splits import Splits
-from mql.planner.physical import SPLITS_MAX, Partial, Plan, SelectRows, Start
+from mql.planner.physical import SPLITS_MAX, Partial, Plan, Scan, SelectRows, Start
 
 QUEUE_PER_WORKER = 2
 READ_BYTES = 16 << 20
@@ -74,6 +74,7 @@ class Backfill:
         self.errors: list[Exception] = []
         self._guard = threading.Lock()
         self._covered = Covered()
+        self._surveyed = 0.0
         self._clock: Clock = SystemClock()
         self._began_s = self._clock.monotonic_s()
 
@@ -82,7 +83,7 @@ class Backfill:
     @property
     def share(self) -> float:
         """What part of the history has been read, 0 to 1."""
-        return 1.0 if self.ended else self._covered.share()
+        return 1.0 if self.ended else max(self._surveyed, self._covered.share())
 
     @property
     def eta_s(self) -> float | None:
@@ -106,6 +107,19 @@ class Backfill:
     @property
     def stopping(self) -> bool:
         return self._stopping.is_set()
+
+    @property
+    def scan(self) -> Scan:
+        return self._scan
+
+    @property
+    def source(self) -> Source:
+        return self._source
+
+    def surveyed(self, events: int, share: float) -> None:
+        """What is known of the reading where the kernel does it by itself."""
+        self.events = self.decoded = events
+        self._surveyed = share
 
     # --- in one statement ------------------------------------------------------------------------------
 
@@ -415,7 +429,6 @@ def answer(
 ) -> None:
     """The answer to a query in one statement over the history that all of its scans read."""
     session, other = bulk.session(), bulk.session()
-    afterwards = Afterwards(plan.after_batch, other)
     with ExitStack() as stack:
         stack.callback(session.close)
         stack.callback(other.close)
@@ -424,12 +437,9 @@ def answer(
             one.runs(session)
             stack.callback(one.runs, None)
         try:
-            for batch in session.stream(plan.batch, tables):
+            for table in results_of(plan, session, other, tables):
                 readings[0].wait_while(is_full)
-                for table in afterwards.take(pa.Table.from_batches([batch])):
-                    tell(_as_told(plan, table))
-            for table in afterwards.end():
-                tell(_as_told(plan, table))
+                tell(table)
         except (duckdb.Error, pa.ArrowException) as error:
             why = _trouble(readings)
             _cancel(readings)
@@ -442,6 +452,16 @@ def answer(
         raise why
     for one in readings:
         one.ended = True
+
+
+def results_of(plan: Plan, session: Session, other: Session, tables: Mapping[str, Any]) -> Iterator[pa.Table]:
+    """The rows of the plan's statement, as they are told."""
+    afterwards = Afterwards(plan.after_batch, other)
+    for batch in session.stream(plan.batch, tables):
+        for table in afterwards.take(pa.Table.from_batches([batch])):
+            yield _as_told(plan, table)
+    for table in afterwards.end():
+        yield _as_told(plan, table)
 
 
 def _trouble(readings: Sequence[Backfill]) -> Exception | None:

@@ -18,6 +18,7 @@ from mql.exec.backfill import Backfill, answer, held_for
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.collect import Collector
 from mql.exec.deadletters import DeadLetters
+from mql.exec.direct import answered
 from mql.exec.feed import Source
 from mql.exec.frames import Failed, Phase, RowsFrame
 from mql.exec.graph import connect
@@ -370,7 +371,9 @@ class Engine:
 
         def go() -> None:
             try:
-                answer(plan, backfills, bulk, collector.rows, lambda: execution.results.full)
+                told = (collector.rows, lambda: execution.results.full)
+                if not answered(plan, backfills[0], self._runtime.workers, *told):
+                    answer(plan, backfills, bulk, *told)
                 execution.end("done")
             finally:
                 collector.close()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from mql.catalog import SourceInfo
 from mql.exec.items import Raw
@@ -102,3 +103,12 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Filed(Source, Protocol):
+    """A source that may lie in files which the kernel can read by itself."""
+
+    def plain_files(self, since: From, until: Positions | None) -> Sequence[Path]:
+        """The files that hold just this as JSON lines, as they are; none where it lies otherwise."""
+        ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -18,7 +18,6 @@ import pyarrow as pa
 warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
 
 _LOCK: dict[str, str | bool | int | float | list[str]] = {
-    "enable_external_access": "false",
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
@@ -27,14 +26,18 @@ _LOCK: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
+KernelError = duckdb.Error
+"""What a statement raises."""
+
+
 class Kernel:
     """One locked DuckDB in memory; every thread works on a session (a cursor) of its own.
 
     `threads` is how many DuckDB may use for one statement: 1 for streaming, where tasks are the parallelism;
-    more for batches over history.
+    more for batches over history. `files`: what it may open itself, nothing beside.
     """
 
-    def __init__(self, threads: int = 1, memory_limit: str = "4GB") -> None:
+    def __init__(self, threads: int = 1, memory_limit: str = "4GB", files: Sequence[str] = ()) -> None:
         config: dict[str, str | bool | int | float | list[str]] = {
             **_LOCK,
             "threads": str(threads),
@@ -45,6 +48,9 @@ class Kernel:
         self._connection.execute("SET GLOBAL python_enable_replacements = false")
         self._connection.execute("SET enable_progress_bar = true")
         self._connection.execute("SET enable_progress_bar_print = false")
+        if files:
+            self._connection.execute("SET allowed_paths = $files", {"files": list(files)})
+        self._connection.execute("SET enable_external_access = false")
         self._connection.execute("SET lock_configuration = true")
         self._check_lock()
         self._guard = threading.Lock()
@@ -116,6 +122,10 @@ class Session:
         if len(self._prepared) > PREPARED_MAX:
             self._prepared.popitem(last=False)
         return None if isinstance(found, int) else found
+
+    def define(self, view: str, sql: str) -> None:
+        """Gives a statement's rows a name, for this session."""
+        self._cursor.execute(f"CREATE OR REPLACE TEMP VIEW {view} AS {sql}")
 
     def stream(self, sql: str, tables: Mapping[str, Any], rows: int = 65_536) -> pa.RecordBatchReader:
         """The statement's rows as they come; the tables stay registered until `release`."""

@@ -270,6 +270,19 @@ def swift_statement(columns: Columns, time: TimeRule, envelope: frozenset[str]) 
 
     What is not certain to be the time that the text would give is not `__timed`. None where times can't be read so.
     """
+    decoded = swift_columns(columns, time, envelope)
+    if decoded is None:
+        return None
+    structure = quote_string(decode_template(decoded.items()))
+    texts = """SELECT *, rtrim("_raw", chr(13) || chr(10)) AS "__raw" FROM raw"""
+    parsed = f'SELECT *, try(json_transform("_raw", {structure})) AS j FROM ({texts})'
+    sql = swift_sql(columns, decoded, time, envelope, ('"__i"', 'j IS NOT NULL AS "__j"'), parsed)
+    used = {path[0] for path, _ in columns if path and path[0] in envelope}
+    return JsonStatement(sql, ("_raw", *sorted(used)), timed=True)
+
+
+def swift_columns(columns: Columns, time: TimeRule, envelope: frozenset[str]) -> dict[Path, DataType] | None:
+    """What is decoded of the text, the time as a number; None where it can't be."""
     at = time.path
     if at is None or at[0] in envelope or time.unit not in (*_FACTORS, "auto"):
         return None
@@ -278,28 +291,36 @@ def swift_statement(columns: Columns, time: TimeRule, envelope: frozenset[str]) 
         return None
     if wanted.get(at, DOUBLE) not in (BIGINT, DOUBLE):
         return None
-    decoded = {**{path: type for path, type in columns if not path or path[0] not in envelope}, at: DOUBLE}
+    return {**{path: type for path, type in columns if not path or path[0] not in envelope}, at: DOUBLE}
+
+
+def swift_sql(
+    columns: Columns,
+    decoded: Mapping[Path, DataType],
+    time: TimeRule,
+    envelope: frozenset[str],
+    first: Sequence[str],
+    parsed: str,
+) -> str:
+    """Over `parsed` with the struct `j` of what is decoded: `first`, a column per path, `__timed` and `__t`."""
+    assert time.path is not None
+    at = time.path
     spelled = {name: sql for sql, name in decode_columns(decoded.items(), raw="__raw")}
-    items = []
+    items = [*first]
     for path, type in columns:
         name = column_name(path)
         sql = envelope_sql(path, type) if path and path[0] in envelope else spelled[name]
         sql = convert_sql(sql, DOUBLE, type) if path == at else sql
         items.append(f"{sql} AS {quote_identifier(name)}")
-    structure = quote_string(decode_template(decoded.items()))
-    texts = """SELECT *, rtrim("_raw", chr(13) || chr(10)) AS "__raw" FROM raw"""
-    parsed = f'SELECT *, try(json_transform("_raw", {structure})) AS j FROM ({texts})'
     items.append(f'{spelled[column_name(at)]} AS "__d"')
-    named = "SELECT " + ", ".join(['"__i"', 'j IS NOT NULL AS "__j"', *items]) + f" FROM ({parsed})"
+    named = f"SELECT {', '.join(items)} FROM ({parsed})"
     # More than `true` is as a number, whole, and exact as a floating-point number.
     most = 2**53 if time.unit == "auto" else min(LAST_US // _FACTORS[time.unit], 2**53)
     sure = f'"__d" > 1 AND "__d" < {most} AND "__d" = trunc("__d")'
     by_size = 'CASE WHEN "__d" < 1e11 THEN 1000000 WHEN "__d" < 1e14 THEN 1000 ELSE 1 END'
     factor = by_size if time.unit == "auto" else str(_FACTORS[time.unit])
     number = f'CASE WHEN {sure} THEN CAST("__d" AS BIGINT) * {factor} ELSE 0 END'
-    sql = f'SELECT * EXCLUDE ("__d"), coalesce({sure}, false) AS "__timed", {number} AS "__t" FROM ({named})'
-    used = {path[0] for path, _ in columns if path and path[0] in envelope}
-    return JsonStatement(sql, ("_raw", *sorted(used)), timed=True)
+    return f'SELECT * EXCLUDE ("__d"), coalesce({sure}, false) AS "__timed", {number} AS "__t" FROM ({named})'
 
 
 def _time_text(

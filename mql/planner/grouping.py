@@ -250,6 +250,11 @@ def aggregated_sql(
     at = at or ["ws", "we", *pieces.key_names]
     whole = window.kind == "none" and not grouped
     main = ["0::BIGINT AS ws", "0::BIGINT AS we"] if whole else at
+    by = at
+    if window.kind == "tumbling" and "we" in at:
+        # Its start tells a window's end, and one key less is a tenth less to do.
+        main = ["any_value(we) AS we" if name == "we" else name for name in at]
+        by = [name for name in at if name != "we"]
     seconds = _row_seconds_sql(window)
     results, columns = [], [*main, "count(*) AS n", *extra]
     for i, (direct, bag) in enumerate(zip(pieces.direct, pieces.bag_of, strict=True)):
@@ -259,7 +264,7 @@ def aggregated_sql(
         else:
             assert bag is not None
             results.append(or_none_sql(pieces, i, bag))
-    parts = [f"m AS (SELECT {', '.join(columns)} FROM s{group_clause(at, window, grouped)})"]
+    parts = [f"m AS (SELECT {', '.join(columns)} FROM s{group_clause(by, window, grouped)})"]
     used = {of for of, direct in zip(pieces.bag_of, pieces.direct, strict=True) if of is not None and not direct}
     for number in sorted(used):
         counts = pieces.bags[number]
@@ -292,7 +297,7 @@ def _row_seconds_sql(window: Window) -> str:
         return '(greatest(max("__t") - min("__t"), 1) / 1e6)'
     if window.kind == "session":
         return "(greatest(we - ws, 1) / 1e6)"
-    return "((we - ws) / 1e6)"
+    return "((any_value(we) - ws) / 1e6)" if window.kind == "tumbling" else "((we - ws) / 1e6)"
 
 
 def hash_sql(keys: Sequence[str]) -> str:

@@ -33,6 +33,8 @@ NEVER = -(2**62)
 SECOND_US = 1_000_000
 HOUR_US = 3_600 * SECOND_US
 DAY_US = 24 * HOUR_US
+BEFORE_ALL_US = 719_162 * DAY_US
+"""From the beginning of the year 1 to 1970: no event time lies further back."""
 NUMBER = "__w"
 """Which of several windows a row stands for, before rows are grouped."""
 
@@ -83,6 +85,12 @@ def floor_sql(value: str, step: int, offset: int = 0) -> str:
     return f"({value} - {_above_sql(value, step, offset)})"
 
 
+def floor_time_sql(time: str, step: int, offset: int = 0) -> str:
+    """The same for an event time, at a third of the price: none lies before the year 1."""
+    above = -(-BEFORE_ALL_US // step) * step - offset
+    return f"(({time} + {above}) // {step} * {step} - {above})"
+
+
 def longest(window: Window) -> int:
     """The number of the longest of several windows: every row lies in one of its kind."""
     return max(range(len(window.of)), key=lambda number: window.of[number].size)
@@ -105,7 +113,10 @@ def pane_sql(window: Window, time: str) -> str:
             return "0::BIGINT"
         case "several":
             return _each(window, NUMBER, lambda one: pane_sql(one, time))
-    pane = _instant(window, _floor(window, _reading(window, time), window.pane, window.offset))
+    if window.zone is None:
+        pane = floor_time_sql(time, window.pane, window.offset)
+    else:
+        pane = _instant(window, _floor(window, _reading(window, time), window.pane, window.offset))
     if has_gaps(window):
         # The windows leave gaps: a row in a gap lies in no window.
         return f"CASE WHEN {time} - {floor_sql(time, window.slide, window.offset)} < {window.size} THEN {pane} END"
