@@ -8,7 +8,6 @@ docs/jobs.md has the states and what leads from one to the other; TRANSITIONS be
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import threading
 from collections import deque
@@ -34,13 +33,15 @@ from mql.exec.state import Snapshot
 from mql.learn import parse_type
 from mql.planner.physical import Anomaly, Plan
 from mql.schema import Field as Property
+from server.delivery import Delivery
 from server.keeping import Keeper
+from server.outline import Outline, outline_of, read_outline
 from server.resultlog import Keep, Length, LogReading, ResultLog
 from server.settings import Bytes, Seconds
 from server.silences import SILENCED
+from server.sinks import AnySink, check_sinks, deliveries
 from server.store import Store, StoredJob
-from server.templates import SINKS_MAX, Label, ParamName, Sink, parse_template, values_of
-from server.webhook import Target, Webhook, check_target
+from server.templates import SINKS_MAX, Label, ParamName, parse_template, values_of
 from sources.http import HttpSource
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ class Spec(BaseModel):
     attempts: int = Field(default=100, ge=0, le=1_000_000, description="restarts in a row before it has failed")
     keep_age: Seconds = 7 * 86_400.0
     keep_bytes: Bytes = 1 << 30
-    sinks: tuple[Sink, ...] = Field(default=(), max_length=SINKS_MAX)
+    sinks: tuple[AnySink, ...] = Field(default=(), max_length=SINKS_MAX)
     labels: Mapping[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
 
@@ -165,11 +166,13 @@ class Jobs:
             if len(self._jobs) >= JOBS_MAX:
                 raise MqlError(f"there are {JOBS_MAX} jobs already", hint="Delete one.", code="too-many-queries")
             bound = self.bound(spec)
-            check_guarantee(spec, self.engine, self.engine.plan(bound.query, bound.values))
-            for sink in spec.sinks:
-                check_target(target_of(sink), self.keeper.reach)
+            plan = self.engine.plan(bound.query, bound.values)
+            check_guarantee(spec, self.engine, plan)
+            outline = outline_of(plan, self.engine.catalog())
+            check_sinks(spec.sinks, outline, self.keeper.settings, self.engine)
             stored = self.store.add_job(name, spec.model_dump(mode="json"), "starting" if start else "stopped")
             shutil.rmtree(self.directory(name), ignore_errors=True)
+            outline.write(self.directory(name))
             job = self._jobs[name] = Job(self, stored)
         job.open_sinks()
         if start:
@@ -263,7 +266,7 @@ class Job:
             last = self.checkpoints.newest()
             self.log.commit(Length(*last.notes["log"]) if last is not None else Length())
         self.ring: Callable[[], None] = nothing
-        self.sinks: tuple[Webhook, ...] = ()
+        self.sinks: tuple[Delivery, ...] = ()
         self._told: str | None = None
         self._bell = threading.Event()
         self._thread: threading.Thread | None = None
@@ -357,13 +360,39 @@ class Job:
 
     def open_sinks(self) -> None:
         """They go on sending while the job stands still, until it is deleted or the server stops."""
-        home, reach, clock = self.jobs.directory(self.name), self.jobs.keeper.reach, self.jobs.clock
-        self.sinks = tuple(
-            Webhook(self.name, self.log, target_of(sink), reach, home / "sinks" / str(at), clock)
-            for at, sink in enumerate(self.spec.sinks)
-        )
+        if not self.spec.sinks:
+            return
+        jobs = self.jobs
+        home = jobs.directory(self.name) / "sinks"
+        try:
+            found = deliveries(
+                self.spec.sinks,
+                self.name,
+                self.log,
+                home,
+                self.outline,
+                jobs.engine,
+                jobs.keeper.settings,
+                jobs.clock,
+                self.say,
+                lambda rows: jobs.silences.marked(self.name, self.spec.labels, rows),
+            )
+            self.sinks = tuple(found)
+        except MqlError as error:  # what was allowed when it was made may not be any more: the job goes on without
+            self.say("error", f"its sinks cannot be opened: {error.message}")
         for sink in self.sinks:
             sink.start()
+
+    @property
+    def outline(self) -> Outline:
+        """What is known of its results; told anew only where that was never written down."""
+        jobs = self.jobs
+        found = read_outline(jobs.directory(self.name))
+        if found is None:
+            bound = jobs.bound(self.spec)
+            found = outline_of(jobs.engine.plan(bound.query, bound.values), jobs.engine.catalog())
+            found.write(jobs.directory(self.name))
+        return found
 
     def close_sinks(self) -> None:
         for sink in self.sinks:
@@ -476,6 +505,7 @@ class Run:
         bound = job.jobs.bound(spec)
         if not spec.keeps_checkpoints:
             options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
+            self._begin_anew()
             running = self.adopted or job.jobs.engine.start(bound.query, bound.values, options)
             return self._read(running, None)
         last = job.checkpoints.newest()
@@ -492,6 +522,12 @@ class Run:
         running = engine.resume(snapshot, bound.query, bound.values, options, wait_for_readers=True, known=known)
         with ThreadPoolExecutor(1, f"mql-checkpoint-{job.name}") as pool:
             return self._read(running, pool)
+
+    def _begin_anew(self) -> None:
+        """What was open in an earlier run is lost, and nobody read meanwhile: the log says so, in its place."""
+        if self.log.length.number and self.adopted is None:
+            here = self.log.cursor(self.log.length)
+            self.log.note("gap", {"rows": None, "from": here, "to": here, "why": "the job began anew"})
 
     def _go_back(self, last: Checkpoint | None) -> None:
         """Takes back results that will come again, where nothing may come twice."""
@@ -629,17 +665,6 @@ class Run:
             case Ended(reason):
                 told = self.job.told or ("leave" if reason == "server stopping" else None)
                 return Outcome(LEFT[told]) if told is not None else Outcome("failed", f"its query was ended: {reason}")
-
-
-def target_of(sink: Sink) -> Target:
-    """MqlError where the secret is not there: nothing is to be sent unsigned by accident."""
-    if sink.secret_env is None:
-        return Target(sink.url)
-    secret = os.environ.get(sink.secret_env)
-    if not secret:
-        hint = "The operator sets it before the server starts."
-        raise MqlError(f"the server has no {sink.secret_env} in its environment", hint=hint, code="invalid-sink")
-    return Target(sink.url, secret)
 
 
 def looks_of(info: SourceInfo) -> Mapping[str, Any]:

@@ -12,7 +12,6 @@ from mql.exec.clock import Clock, SystemClock
 from server.settings import Settings
 from server.silences import Silences
 from server.store import Store, default_path, open_store
-from server.webhook import Reach
 
 
 class Keeper:
@@ -20,7 +19,7 @@ class Keeper:
 
     def __init__(self, settings: Settings) -> None:
         self.data_dir = settings.base_dir / settings.data_dir
-        self.reach = Reach(settings.server.webhooks.allowed, settings.server.webhooks.plain)
+        self.settings = settings
         self._url = settings.store
         self._declared = settings.silences
         self._store: Store | None = None

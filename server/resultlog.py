@@ -242,6 +242,21 @@ class ResultLog:
     def cursor(self, length: Length) -> str:
         return str(Cursor(self.id, length.number, length.rows))
 
+    def at_row(self, row: int) -> Length:
+        """The place of the record that holds a row, or will: the oldest where that is gone, else the end."""
+        with self._guard:
+            segments, until = list(self.segments), self.committed
+        segment = next((one for one in reversed(segments) if one.rows <= row), None)
+        if segment is None:
+            return self.oldest
+        for record in records_in(segment.path, payloads=False):
+            if record.number >= until.number:
+                break
+            if record.before >= row or record.before + record.rows > row:
+                return Length(record.number, record.before)
+        following = next((one for one in segments if one.number > segment.number), None)
+        return until if following is None else Length(following.number, following.rows)
+
     def read(self, number: int, records_max: int) -> list[tuple[Record | None, Frame]]:
         """Frames from a record on, as far as they are committed; a gap where records are damaged or gone."""
         found: list[tuple[Record | None, Frame]] = []
@@ -421,8 +436,10 @@ def packed(record: Record) -> bytes:
     )
 
 
-def records_in(path: Path, number: int = 0) -> Iterator[Record]:
-    """The whole records of a segment, in order, from a number on; ends at the first that is not whole."""
+def records_in(path: Path, number: int = 0, *, payloads: bool = True) -> Iterator[Record]:
+    """The whole records of a segment, in order, from a number on; ends at the first that is not whole.
+
+    Without `payloads` only what stands before them is read, and no checksum is looked at."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -436,6 +453,10 @@ def records_in(path: Path, number: int = 0) -> Iterator[Record]:
             expected = at + 1
             if at < number:
                 file.seek(length, os.SEEK_CUR)
+                continue
+            if not payloads:
+                file.seek(length, os.SEEK_CUR)
+                yield Record(kind, at, before, rows, at_us, b"")
                 continue
             payload = file.read(length)
             plain = HEAD.pack(mark, kind, length, 0, at, before, rows, at_us)

@@ -77,6 +77,27 @@ class Webhooks(Said):
         return allowed
 
 
+class Sinks(Said):
+    """Where jobs may write to, besides addresses (`webhooks`)."""
+
+    kinds: tuple[str, ...] = Field(
+        default=(
+            "webhook",
+            "alertmanager",
+            "slack",
+            "pagerduty",
+            "stdout",
+            "kafka",
+            "parquet",
+            "duckdb",
+            "postgres",
+        ),
+        description="the kinds of sinks that jobs may have",
+    )
+    directory: Path | None = Field(default=None, description="files are written below it; data_dir/sinks if left out")
+    kafka: tuple[str, ...] = Field(default=(), description="brokers (host:port) that jobs may write to by name")
+
+
 class Server(Said):
     """Where the server listens and what it promises to itself. `insecure` lets it listen beyond this machine."""
 
@@ -89,7 +110,9 @@ class Server(Said):
     )
     declare: tuple[str, ...] = Field(default=("http",), description="kinds of sources that may be declared over HTTP")
     stop_within: Seconds = Field(default=10.0, description="how long a stop waits for what is under way")
+    url: str | None = Field(default=None, description="by which people reach it: for links in alerts")
     webhooks: Webhooks = Webhooks()
+    sinks: Sinks = Sinks()
     limits: Limits = Limits()
 
 
@@ -174,6 +197,8 @@ def names_in(location: tuple[int | str, ...]) -> Iterable[str]:
             return Webhooks.model_fields
         case ("silences", _):
             return [field.alias or name for name, field in Silence.model_fields.items()]
+        case ("server", "sinks"):
+            return Sinks.model_fields
         case _:
             return Limits.model_fields
 

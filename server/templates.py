@@ -35,6 +35,7 @@ from mql.parser import parse
 from mql.planner.compile import compile_query
 from mql.planner.constants import duration_us
 from mql.planner.standins import params_in
+from server.sinks import KINDS, AnySink
 from sources.strict_yaml import Document, Problem, Where, parse_yaml
 
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$"
@@ -81,18 +82,6 @@ class Example(BaseModel):
     time: str | None = Field(default=None, description="the property of the events that holds their time")
 
 
-class Sink(BaseModel):
-    """Where a job's rows are sent. The secret that bodies are signed with is in the server's environment."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["webhook"]
-    url: str = Field(min_length=8, max_length=2_000, pattern=r"^[A-Za-z]+://[!-~]+$")
-    secret_env: str | None = Field(
-        default=None, pattern=r"^MQL_WEBHOOK_[A-Z0-9_]{1,60}$", description="the variable's name: MQL_WEBHOOK_…"
-    )
-
-
 class Template(BaseModel):
     """A query with parameters, and how a job that is made of it runs."""
 
@@ -103,7 +92,7 @@ class Template(BaseModel):
     params: Mapping[ParamName, Param] = Field(default_factory=dict)
     query: str = Field(min_length=1, max_length=65_536)
     guarantee: Literal["at_most_once", "at_least_once", "exactly_once"] = "at_most_once"
-    sinks: tuple[Sink, ...] = Field(default=(), max_length=SINKS_MAX)
+    sinks: tuple[AnySink, ...] = Field(default=(), max_length=SINKS_MAX)
     labels: Mapping[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
     examples: tuple[Example, ...] = Field(default=(), max_length=EXAMPLES_MAX)
@@ -193,17 +182,32 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
 
 def complaint(fault: Any) -> tuple[Where, str]:
     where: Where = tuple(part for part in fault["loc"] if part != "[key]")
+    kind: str | None = None
+    if where[:1] == ("sinks",) and len(where) > 2:  # behind the number stands the kind, which is no part of the text
+        kind = str(where[2])
+        where = where[:2] + where[3:]
     match fault["type"]:
         case "extra_forbidden":
             name = str(where[-1])
-            return where, f'unknown setting "{name}". {did_you_mean(name, names_at(where[:-1])) or ""}'.strip()
+            known = names_at(where[:-1]) if kind is None or len(where) > 3 else KINDS[kind].model_fields
+            return where, f'unknown setting "{name}". {did_you_mean(name, known) or ""}'.strip()
         case "missing":
             return where, "is missing"
+        case "union_tag_not_found":
+            return where, f"a sink needs a kind: {', '.join(KINDS)}"
+        case "union_tag_invalid":
+            said = str(fault["ctx"]["tag"])[:60]
+            hint = did_you_mean(said, KINDS) or f"Known are {', '.join(KINDS)}."
+            return (*where, "kind"), f'unknown kind "{said}". {hint}'
+        case "string_pattern_mismatch" if kind is not None:
+            return where, f'"{str(fault["input"])[:60]}" does not look like {fault["ctx"]["pattern"]}'
         case "string_pattern_mismatch":
             return where, f'"{str(fault["input"])[:60]}" is no name: letters, digits, _ and a letter first'
         case "literal_error":
             said = str(fault["input"])[:60]
-            known = {"type": TYPES, "kind": ("webhook",)}.get(str(where[-1]), GUARANTEES)
+            known = TYPES if where[-1] == "type" else GUARANTEES
+            if kind is not None:
+                return where, f'unknown {where[-1]} "{said}". It may be {fault["ctx"]["expected"]}'
             return (
                 where,
                 f'unknown {where[-1]} "{said}". {did_you_mean(said, known) or "Known are " + ", ".join(known)}',
@@ -219,8 +223,6 @@ def names_at(where: Where) -> Iterable[str]:
             return [*Template.model_fields, "mql"]
         case ("params", _):
             return Param.model_fields
-        case ("sinks", _):
-            return Sink.model_fields
         case _:
             return Example.model_fields
 

@@ -1,8 +1,7 @@
-"""The webhook sink: a job's rows posted to an address, signed, each at least once, in order.
+"""Letters over HTTP: posted, signed, sent again until they are taken, and in order. Rows of a job, or its alerts.
 
-The result log is its outbox: the sink reads it from a place of its own, kept in a file, and moves that place on when
-the other side has answered 2xx. A body that is sent again has the same Idempotency-Key. What is refused for good, or
-too often, goes to a file of dead letters, and the sink goes on.
+A body that is sent again has the same Idempotency-Key. What is refused for good, or too often, goes to a file of dead
+letters, and the next is sent.
 
 Only addresses of the public internet are dialled, unless the operator allows more: the address that is really connected
 to is what is checked, so neither a name that resolves to another address the second time nor a redirect gets around it.
@@ -15,34 +14,29 @@ import hashlib
 import hmac
 import ipaddress
 import json
-import logging
 import random
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pyarrow as pa
 
 from mql.errors import MqlError
 from mql.exec.clock import Clock
 from mql.exec.files import replace_file
-from mql.exec.frames import Meta, RowsFrame
 from server import encode
-from server.resultlog import LogReading, ResultLog
-
-log = logging.getLogger("server")
+from server.delivery import Closing
+from server.settings import Settings
+from sources.sink import Portion
 
 BATCH_ROWS = 500
 REPLY_BYTES = 64 << 10
 TIMEOUT_S = 5.0
 WAITS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 TRIES_MAX = 12
-LOOK_S = 1.0
-JOIN_S = 10.0
 DEAD_BYTES_MAX = 16 << 20
 RETRIED = (408, 425, 429)
 
@@ -63,6 +57,11 @@ class Reach:
         if any(address in ipaddress.ip_network(network) for network in self.allowed):
             return True
         return address.is_global and not address.is_multicast and not is_tunnel(address)
+
+
+def reach_of(settings: Settings) -> Reach:
+    """What the operator allows."""
+    return Reach(settings.server.webhooks.allowed, settings.server.webhooks.plain)
 
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -113,99 +112,102 @@ def check_target(target: Target, reach: Reach) -> None:
         raise MqlError(f'a webhook is not sent to "{target.url[:80]}"', hint=hint, code="invalid-sink")
 
 
-class Webhook:
-    """Sends a log's rows to one target, from a thread of its own, until it is closed."""
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One body to be posted. `key`: the same whenever the same is sent again."""
 
-    def __init__(self, name: str, log: ResultLog, target: Target, reach: Reach, directory: Path, clock: Clock) -> None:
-        self.name = name
-        self.log = log
-        self.target = target
+    url: str
+    key: str
+    body: bytes
+    secret: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Courier:
+    """Posts letters, one after the other, each until it is taken, or refused for good or too often: then it is buried.
+
+    Of one thread. `id`: what its letters' keys begin with. `per_minute`: at most so many letters. `closing`
+    interrupts its waits.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        reach: Reach,
+        directory: Path,
+        clock: Clock,
+        closing: threading.Event,
+        per_minute: float | None = None,
+    ) -> None:
+        self.id = id
         self.reach = reach
         self.directory = directory
         self.clock = clock
-        self.sent = 0
+        self.closing = closing
         self.dead = 0
         self.trouble: str | None = None
-        self._closing = threading.Event()
-        self._reading: LogReading | None = None
-        directory.mkdir(parents=True, exist_ok=True)
-        self._place = directory / "sent"
-        self._thread = threading.Thread(target=self._run, name=f"mql-webhook-{name}", daemon=True)
+        self._apart_s = 60 / per_minute if per_minute else 0.0
+        self._due_s = 0.0
+        self._runner: asyncio.Runner | None = None
+        self._session: aiohttp.ClientSession | None = None
 
-    def start(self) -> None:
-        self._thread.start()
+    def open(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._runner = asyncio.Runner()
+        self._session = self._runner.run(self._opened())
 
     def close(self) -> None:
-        self._closing.set()
-        if self._reading is not None:
-            self._reading.ring()
-        if self._thread.ident is not None:
-            self._thread.join(JOIN_S)
+        runner, session = self._runner, self._session
+        self._runner = self._session = None
+        if runner is not None:
+            if session is not None:
+                runner.run(session.close())
+            runner.close()
 
-    def told(self) -> Mapping[str, Any]:
-        return {"url": self.target.url, "sent": self.sent, "dead": self.dead, "trouble": self.trouble}
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._send_all())
-        except Exception:
-            log.exception("the webhook of job %s has ended", self.name)
-            self.trouble = "it has ended by an error of ours; see the server's log"
-
-    async def _send_all(self) -> None:
-        self._reading = reading = self._opened()
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        connector = aiohttp.TCPConnector(socket_factory=guarded_socket(self.reach), force_close=True)
-        try:
-            async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session:
-                while not self._closing.is_set():
-                    for frame in reading.take():
-                        if isinstance(frame, RowsFrame) and not await self._send(session, frame):
-                            return
-                    if reading.ended:  # the job stands still; what comes when it runs again is sent too
-                        reading.close()
-                        self._reading = reading = self._opened()
-                    await asyncio.to_thread(reading.wait, LOOK_S)
-        finally:
-            reading.close()
-
-    def _opened(self) -> LogReading:
-        cursor = self._place.read_text() if self._place.exists() else None
-        return self.log.reading(Meta({}), cursor, live=False)
-
-    async def _send(self, session: aiohttp.ClientSession, frame: RowsFrame) -> bool:
-        """A frame's rows, in bodies of a bounded size; then the place moves on. False where it is told to close."""
-        for at in range(0, frame.table.num_rows, BATCH_ROWS):
-            piece = frame.table.slice(at, BATCH_ROWS)
-            if not await self._deliver(session, f"{frame.cursor}+{at}", body_of(self.name, piece)):
-                return False
-            self.sent += piece.num_rows
-        replace_file(self._place, frame.cursor.encode())
-        return True
-
-    async def _deliver(self, session: aiohttp.ClientSession, key: str, body: bytes) -> bool:
+    def deliver(self, letter: Letter) -> bool:
+        """Whether it was taken or buried; not, where it is told to close meanwhile."""
         for tried in range(TRIES_MAX):
-            refused = await self._post(session, key, body)
+            if not self._waited(self._due_s - self.clock.monotonic_s()):
+                return False
+            refused = self.post(letter)
             if refused is None:
                 self.trouble = None
                 return True
             self.trouble, for_good = refused
             if for_good:
                 break
-            wait_s = WAITS_S[min(tried, len(WAITS_S) - 1)] * random.uniform(0.5, 1.5)
-            if await asyncio.to_thread(self._closing.wait, wait_s):
+            if not self._waited(WAITS_S[min(tried, len(WAITS_S) - 1)] * random.uniform(0.5, 1.5)):
                 return False
-        self._bury(key, body)
+        self._bury(letter)
         return True
 
-    async def _post(self, session: aiohttp.ClientSession, key: str, body: bytes) -> tuple[str, bool] | None:
-        """None where it was taken; else why not, and whether that is for good. The answer's text is never shown."""
+    def post(self, letter: Letter) -> tuple[str, bool] | None:
+        """Once. None where it was taken; else why not, and whether that is for good."""
+        assert self._runner is not None, "it is not open"
+        self._due_s = self.clock.monotonic_s() + self._apart_s
+        return self._runner.run(self._post(letter))
+
+    def _waited(self, wait_s: float) -> bool:
+        """Whether the time is over, and nobody has told to close."""
+        return not (self.closing.wait(wait_s) if wait_s > 0 else self.closing.is_set())
+
+    async def _opened(self) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(socket_factory=guarded_socket(self.reach), force_close=True)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        return aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False)
+
+    async def _post(self, letter: Letter) -> tuple[str, bool] | None:
+        """The answer's text is never shown."""
+        assert self._session is not None
         timestamp = self.clock.now_us() // 1_000_000
-        headers = {"Content-Type": "application/json", "Idempotency-Key": key, "X-MQL-Timestamp": str(timestamp)}
-        if self.target.secret is not None:
-            headers["X-MQL-Signature"] = signature(self.target.secret, timestamp, body)
+        headers = {"Content-Type": "application/json", "Idempotency-Key": letter.key, **letter.headers}
+        headers["X-MQL-Timestamp"] = str(timestamp)
+        if letter.secret is not None:
+            headers["X-MQL-Signature"] = signature(letter.secret, timestamp, letter.body)
         try:
-            async with session.post(self.target.url, data=body, headers=headers, allow_redirects=False) as answer:
+            async with self._session.post(
+                letter.url, data=letter.body, headers=headers, allow_redirects=False
+            ) as answer:
                 await answer.content.read(REPLY_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return f"it cannot be reached: {type(error).__name__}", isinstance(error, Forbidden)
@@ -213,16 +215,53 @@ class Webhook:
             return None
         return f"it answered {answer.status}", answer.status < 500 and answer.status not in RETRIED
 
-    def _bury(self, key: str, body: bytes) -> None:
+    def _bury(self, letter: Letter) -> None:
         """Into the file of dead letters, whose oldest go when it is too big."""
         self.dead += 1
         path = self.directory / "dead.ndjson"
         if path.exists() and path.stat().st_size > DEAD_BYTES_MAX:
             path.replace(path.with_suffix(".old.ndjson"))
-        letter = {"key": key, "why": self.trouble, "body": json.loads(body), "at_us": self.clock.now_us()}
+        body = json.loads(letter.body)
+        if isinstance(body, dict):
+            body.pop("routing_key", None)  # PagerDuty's secret is part of its bodies
+        told = {"key": letter.key, "why": self.trouble, "body": body, "at_us": self.clock.now_us()}
         with path.open("ab") as file:
-            file.write(encode.dumps(letter) + b"\n")
+            file.write(encode.dumps(told) + b"\n")
 
 
-def body_of(job: str, rows: pa.Table) -> bytes:
-    return encode.dumps({"job": job, "rows": encode.rows_of(rows)})
+class WebhookSink:
+    """A job's rows to one target, record by record of its log, in bodies of a bounded size."""
+
+    rows_max = BATCH_ROWS
+    whole_frames = True
+
+    def __init__(self, job: str, target: Target, courier: Courier) -> None:
+        self.job = job
+        self.target = target
+        self.courier = courier
+        self._place = courier.directory / "sent"
+
+    def open(self) -> int:
+        self.courier.open()
+        return int(self._place.read_text()) if self._place.exists() else 0
+
+    def write(self, portion: Portion) -> None:
+        for at in range(0, portion.rows.num_rows, BATCH_ROWS):
+            rows = portion.rows.slice(at, BATCH_ROWS)
+            body = encode.dumps({"job": self.job, "rows": encode.rows_of(rows)})
+            key = f"{self.courier.id}-{portion.end}+{at}"
+            if not self.courier.deliver(Letter(self.target.url, key, body, self.target.secret)):
+                raise Closing
+        replace_file(self._place, str(portion.end).encode())
+
+    def missed(self, why: str) -> None:
+        """What is gone is told by who drives the sink."""
+
+    def idle(self) -> None:
+        """All that it took is sent."""
+
+    def told(self) -> Mapping[str, Any]:
+        return {"url": self.target.url, "dead": self.courier.dead, "trouble": self.courier.trouble}
+
+    def close(self) -> None:
+        self.courier.close()

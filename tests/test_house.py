@@ -20,15 +20,15 @@ WITHIN_MQL = (
 DOORS = {
     "lark": ("mql/parser.py",),
     "reactivex": ("mql/exec/pipeline.py",),
-    "duckdb": ("mql/exec/kernel.py", "mql/exec/backfill.py"),
-    "aiokafka": ("sources/kafka.py",),
+    "duckdb": ("mql/exec/kernel.py", "mql/exec/backfill.py", "sources/duckdb_sink.py"),
+    "aiokafka": ("sources/kafka.py", "sources/kafka_sink.py"),
     "yaml": ("sources/strict_yaml.py",),
     "stringzilla": ("mql/exec/prefilter.py", "mql/exec/survey.py"),
     "aiohttp": ("server/",),
     "click": ("server/",),
     "rich": ("server/",),
     "prometheus_client": ("server/",),
-    "sqlalchemy": ("server/",),
+    "sqlalchemy": ("server/", "sources/postgres_sink.py"),
     "pydantic": ("server/", "sources/"),
 }
 IMPURE = {"asyncio", "threading", "socket", "os", "io", "subprocess", "pathlib", "time", "random", "secrets", "uuid"}

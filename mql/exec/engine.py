@@ -132,6 +132,10 @@ class Engine:
                 f'source "{name}" is read by {len(users)} queries', hint="End them first.", code="source-in-use"
             )
 
+    def session(self) -> Session:
+        """A session of the kernel, for one thread of its owner's."""
+        return self._kernel.session()
+
     # --- asking ----------------------------------------------------------------------------------------
 
     def plan(self, text: str, params: Mapping[str, Any] | None = None) -> Plan:

@@ -25,9 +25,10 @@ from server.routes.route import ARROW, CSV, JSON, LINES, Answer, Parameter, Rout
 from server.routes.tables import table_answer
 from server.settings import Bytes, Seconds
 from server.shared import shared_of
+from server.sinks import AnySink
 from server.stream import Tap, numbers
 from server.templates import NAME as NAME_PATTERN
-from server.templates import SINKS_MAX, BadParams, Label, ParamName, Sink, parse_template
+from server.templates import SINKS_MAX, BadParams, Label, ParamName, parse_template
 
 ROWS_MAX = 100_000
 MANY_MAX = 1_000
@@ -49,7 +50,7 @@ class HowToRun(Said):
     attempts: int | None = Field(default=None, ge=0, le=1_000_000)
     keep_age: Seconds | None = None
     keep_bytes: Bytes | None = None
-    sinks: list[Sink] | None = Field(default=None, max_length=SINKS_MAX)
+    sinks: list[AnySink] | None = Field(default=None, max_length=SINKS_MAX)
     labels: dict[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
     start: bool = True

@@ -3,56 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from support.receiver import LOOPBACK, receiver
 from support.serving import served
 from support.waiting import wait_for, wait_for_state
 
 from server.settings import Webhooks
 from server.webhook import Reach, signature
-
-LOOPBACK = Webhooks(allowed=("127.0.0.0/8",), plain=True)
-
-
-class Receiver:
-    """A server that answers as it is told, and keeps what it got."""
-
-    def __init__(self) -> None:
-        self.answers: list[int] = []
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.url = ""
-
-
-@contextmanager
-def receiver() -> Iterator[Receiver]:
-    found = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = found.answers.pop(0) if found.answers else 200
-            found.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            if status in (301, 302, 307, 308):
-                self.send_header("Location", "http://127.0.0.1:1/")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield found
-    server.shutdown()
-    server.server_close()
 
 
 def test_rows_are_signed_and_sent_again_with_the_same_key_until_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +30,9 @@ def test_rows_are_signed_and_sent_again_with_the_same_key_until_they_are_taken(m
         assert len({got["idempotency-key"] for got, _ in other.got}) == 1
         assert headers["x-mql-signature"] == signature("hush", int(headers["x-mql-timestamp"]), body)
         told = wait_for(lambda: server.get("/v1/jobs/j").json()["sinks"][0]["sent"] and server.get("/v1/jobs/j").json())
-        assert told["sinks"] == [{"url": other.url, "sent": 2, "dead": 0, "trouble": None}]
+        told["sinks"][0].pop("behind")
+        sink = {"kind": "webhook", "url": other.url, "sent": 2, "dead": 0, "lost": 0, "trouble": None}
+        assert told["sinks"] == [sink]
         assert "hush" not in json.dumps(told)
 
 

@@ -1,0 +1,113 @@
+"""Result rows into a table of a DuckDB file: rows with a key in place of the earlier ones, others appended; each once.
+
+The file is open only while a portion is written, so that others can read it in between. The place is a row of a table
+beside, written in the same transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from sources.sink import Away, Portion
+from sources.tables_sink import PLACES, key_of, last_words, quoted
+
+ROWS_MAX = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class DuckTarget:
+    """`key`: the columns that rows are told apart by; `_key` where rows have that. The table is made if need be."""
+
+    table: str
+    key: tuple[str, ...] = ()
+
+
+class DuckSink:
+    """`id`: what its place is called."""
+
+    rows_max = ROWS_MAX
+    whole_frames = False
+
+    def __init__(self, path: Path, target: DuckTarget, id: str) -> None:
+        self.path = path
+        self.target = target
+        self.id = id
+        self.rows = 0
+
+    def open(self) -> int:
+        with self._connected() as connection:
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {PLACES} (sink VARCHAR PRIMARY KEY, place BIGINT)")
+            return self._place(connection)
+
+    def write(self, portion: Portion) -> None:
+        with self._connected() as connection:
+            connection.execute("BEGIN")
+            if self._place(connection) != portion.first:
+                raise Away(f"{self.path.name}: the place has moved")
+            if portion.rows.num_rows:
+                self._put(connection, portion.rows)
+            connection.execute(f"INSERT OR REPLACE INTO {PLACES} VALUES (?, ?)", [self.id, portion.end])
+            connection.execute("COMMIT")
+        self.rows += portion.rows.num_rows
+
+    def missed(self, why: str) -> None:
+        """What is gone is told by who drives the sink."""
+
+    def idle(self) -> None:
+        """All that it took is written."""
+
+    def told(self) -> Mapping[str, Any]:
+        return {"path": self.path.name, "table": self.target.table}
+
+    def close(self) -> None:
+        """It is closed after each portion."""
+
+    def _put(self, connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+        table = quoted(self.target.table)
+        key = key_of(rows, self.target.key)
+        split = last_words(rows, key)
+        connection.register("put", split.put)
+        connection.register("gone", split.drop)
+        unique = f", PRIMARY KEY ({', '.join(map(quoted, key))})" if key else ""
+        types = connection.execute("DESCRIBE put").fetchall()
+        columns = ", ".join(f"{quoted(name)} {type}" for name, type, *_ in types)
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns}{unique})")
+        for name, type, *_ in types:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {quoted(name)} {type}")
+        if split.drop.num_rows:
+            names = ", ".join(map(quoted, key))
+            connection.execute(f"DELETE FROM {table} WHERE ({names}) IN (SELECT ({names}) FROM gone)")
+        replacing = "OR REPLACE " if key else ""
+        connection.execute(f"INSERT {replacing}INTO {table} BY NAME SELECT * FROM put")
+
+    def _place(self, connection: duckdb.DuckDBPyConnection) -> int:
+        found = connection.execute(f"SELECT place FROM {PLACES} WHERE sink = ?", [self.id]).fetchone()
+        return 0 if found is None else int(found[0])
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The file, open; what is not committed is gone when it is closed."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            config: dict[str, str | bool | int | float | list[str]] = {
+                "threads": "1",
+                "autoinstall_known_extensions": "false",
+                "autoload_known_extensions": "false",
+            }
+            connection = duckdb.connect(str(self.path), config=config)
+            try:
+                connection.execute("SET TimeZone = 'UTC'")
+                connection.execute("SET python_enable_replacements = false")
+                yield connection
+            finally:
+                connection.close()
+        except (duckdb.Error, OSError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise Away(f"{self.path.name}: {said[:300]}") from error

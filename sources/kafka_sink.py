@@ -1,0 +1,188 @@
+"""Result rows into a Kafka topic, as JSON; each once, for readers of what is committed.
+
+One transaction holds a portion of rows and the place behind them: the place is committed as the offset of a consumer
+group that nobody joins. A sink that is opened takes over the transactional id:
+Kafka then ends what an earlier holder left undone, and refuses that holder from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
+
+from sources.kafka import CLOSE_S, KafkaSettings, LoopThread, password_of, started, stopped, tls_of
+from sources.sink import Away, Fenced, Portion
+
+T = TypeVar("T")
+
+ROWS_MAX = 20_000
+TRANSACTION_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaTarget:
+    """Where rows go. `key`: the column that becomes a message's key; `_key` where rows have that. `tombstones`: a row
+    that deletes (`_op`) is a message without a value, as compacted topics want it."""
+
+    topic: str
+    key: str | None = None
+    tombstones: bool = False
+    compression: str | None = None
+
+
+class KafkaSink:
+    """`id`: what the transactional id and the group of places are called; the same for whoever writes for this job.
+
+    `texts`: rows as JSON texts.
+    """
+
+    rows_max = ROWS_MAX
+    whole_frames = False
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        target: KafkaTarget,
+        id: str,
+        texts: Callable[[pa.Table], Sequence[bytes]],
+    ) -> None:
+        self.kafka = kafka
+        self.target = target
+        self.id = id
+        self.texts = texts
+        self._at = 0
+        self._loop: LoopThread | None = None
+        self._producer: AIOKafkaProducer | None = None
+
+    def open(self) -> int:
+        self._loop = LoopThread(f"kafka-sink-{self.id}")
+        self._producer = self._run("connecting", self._started())
+        self._at = self._run("asking for its place", self._place())
+        return self._at
+
+    def write(self, portion: Portion) -> None:
+        self._run("writing", self._write(portion))
+        self._at = portion.end
+
+    def missed(self, why: str) -> None:
+        """What is gone is told by who drives the sink."""
+
+    def idle(self) -> None:
+        """All that it took is written."""
+
+    def told(self) -> Mapping[str, Any]:
+        return {"topic": self.target.topic, "brokers": self.kafka.bootstrap_servers}
+
+    def close(self) -> None:
+        loop, producer = self._loop, self._producer
+        self._loop = self._producer = None
+        if loop is None:
+            return
+        if producer is not None:
+            loop.run(let_go(producer))
+        loop.close()
+
+    def _run(self, doing: str, work: Coroutine[Any, Any, T]) -> T:
+        assert self._loop is not None, "it is not open"
+        try:
+            return self._loop.run(work)
+        except (ProducerFenced, InvalidProducerEpoch):
+            raise self._taken_over() from None
+        except (KafkaError, OSError, TimeoutError) as error:
+            said = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+            raise Away(f"Kafka at {self.kafka.bootstrap_servers}, {doing}: {said}") from error
+
+    def _taken_over(self) -> Away | Fenced:
+        """Somebody else has written since; else it was Kafka that gave up a transaction which took too long."""
+        if self._run("asking for its place", self._place()) != self._at:
+            return Fenced("another server writes for this job now")
+        return Away("Kafka has given up a transaction that took too long")
+
+    async def _started(self) -> AIOKafkaProducer:
+        """Connected, and the only one with its transactional id: what an earlier one left undone is undone."""
+        kafka = self.kafka
+        producer = AIOKafkaProducer(
+            bootstrap_servers=kafka.bootstrap_servers,
+            client_id=kafka.client_id,
+            transactional_id=self.id,
+            transaction_timeout_ms=TRANSACTION_MS,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=5,
+            max_batch_size=256 << 10,
+            compression_type=self.target.compression,
+            request_timeout_ms=round(kafka.request_timeout_s * 1000),
+            security_protocol=kafka.security_protocol,
+            ssl_context=tls_of(kafka),
+            sasl_mechanism=kafka.sasl_mechanism,
+            sasl_plain_username=kafka.username,
+            sasl_plain_password=password_of(kafka),
+        )
+        try:
+            async with asyncio.timeout(kafka.request_timeout_s + TRANSACTION_MS / 1000):
+                await producer.start()
+        except BaseException:
+            await let_go(producer)
+            raise
+        return producer
+
+    async def _place(self) -> int:
+        """The committed place. Read after the producer's start, so nothing of an earlier one can still be added."""
+        consumer = await started(self.kafka, group_id=self.id)
+        try:
+            async with asyncio.timeout(self.kafka.request_timeout_s):
+                return await consumer.committed(self._slot) or 0
+        finally:
+            await stopped(consumer)
+
+    @property
+    def _slot(self) -> TopicPartition:
+        """Where the place stands among the group's offsets."""
+        return TopicPartition(self.target.topic, 0)
+
+    async def _write(self, portion: Portion) -> None:
+        """What fails half-way is undone by the next `open`."""
+        producer = self._producer
+        assert producer is not None
+        rows = portion.rows
+        async with asyncio.timeout(TRANSACTION_MS / 1000):
+            await producer.begin_transaction()
+            sent = []
+            for key, value in zip(self._keys(rows), self._values(rows), strict=True):
+                sent.append(await producer.send(self.target.topic, value=value, key=key))
+                sent[-1].add_done_callback(looked_at)
+            await asyncio.gather(*sent)
+            await producer.send_offsets_to_transaction({self._slot: portion.end}, self.id)
+            await producer.commit_transaction()
+
+    def _keys(self, rows: pa.Table) -> Sequence[bytes | None]:
+        name = self.target.key or ("_key" if "_key" in rows.column_names else None)
+        if name is None or name not in rows.column_names:
+            return [None] * rows.num_rows
+        return [None if value is None else str(value).encode() for value in rows.column(name).to_pylist()]
+
+    def _values(self, rows: pa.Table) -> Sequence[bytes | None]:
+        texts = self.texts(rows)
+        if not self.target.tombstones or "_op" not in rows.column_names:
+            return texts
+        ops = rows.column("_op").to_pylist()
+        return [None if op == "delete" else text for op, text in zip(ops, texts, strict=True)]
+
+
+def looked_at(sent: asyncio.Future[Any]) -> None:
+    """Of many messages that fail together, one is told; asyncio is not to complain of the others."""
+    if not sent.cancelled():
+        sent.exception()
+
+
+async def let_go(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(KafkaError, OSError, TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await producer.stop()
