@@ -213,13 +213,17 @@ class FileSource:
         elif parts > 1:
             size = path.stat().st_size
             begin, end = size * part // parts, END if part == parts - 1 else size * (part + 1) // parts
-        now = self.clock.now_us()
+        arrived = self.arrived_us(path)
         for at, data in blocks_of(path, max(begin, first), min(end, last)):
-            yield Chunk(split, data, at, now)
+            yield Chunk(split, data, at, arrived)
+
+    def arrived_us(self, path: Path) -> int:
+        """When a file's events came: when it was written last, so that each reading of it says the same."""
+        return path.stat().st_mtime_ns // 1000
 
     def array(self, split: int) -> Chunk:
         """The elements of a JSON array as lines; offsets are bytes of these."""
-        return Chunk(split, array_lines(self.paths[split]), 0, self.clock.now_us())
+        return Chunk(split, array_lines(self.paths[split]), 0, self.arrived_us(self.paths[split]))
 
     def parquet_rows(
         self,
@@ -238,14 +242,14 @@ class FileSource:
                 if since_us is None or may_hold(file.metadata.row_group(group), self.info.time, since_us)
             ]
             share = frozenset(wanted[len(wanted) * part // parts : len(wanted) * (part + 1) // parts])
-            yield from parquet_items(file, split, share, self.wanted(columns), self.clock.now_us(), since)
+            yield from parquet_items(file, split, share, self.wanted(columns), self.arrived_us(path), since)
 
     def csv_rows(self, split: int, path: Path, columns: Sequence[str] | None) -> Iterator[Rows]:
         assert self.csv_plan is not None
-        now, at = self.clock.now_us(), 0
+        arrived, at = self.arrived_us(path), 0
         blocks = (data for _, data in blocks_of(path))
         for batch in batches_of(self.csv_plan, blocks, self.wanted(columns)):
-            rows = rows_of(split, batch, at, now)
+            rows = rows_of(split, batch, at, arrived)
             yield rows
             at = rows.next_offset
 

@@ -71,6 +71,16 @@ def test_every_file_of_a_pattern_is_a_split(tmp_path: Path) -> None:
     assert source.open(None, task=1, tasks=2).splits == (1,)
 
 
+def test_events_without_a_time_came_when_the_file_was_written_whoever_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.ndjson"
+    path.write_bytes(b'{"a":1}\n' * 50)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    source = FileSource("files", path)
+    parts = [item for part in range(3) for item in source.history(From(), part=part, parts=3)]
+    assert len(parts) == 3
+    assert {item.arrival_us for item in parts} == {1_700_000_000_000_000}
+
+
 def test_no_file_is_an_error_of_the_asker(tmp_path: Path) -> None:
     with pytest.raises(MqlError, match="no file matches"):
         FileSource("none", tmp_path / "*.json")
