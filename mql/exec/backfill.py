@@ -33,7 +33,7 @@ from mql.exec.operators.renumber import renumbered
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoded, Decoder
 from mql.exec.splits import Splits
-from mql.planner.physical import SPLITS_MAX, Partial, Plan, Scan, SelectRows, Start
+from mql.planner.physical import SPLITS_MAX, AsEvents, Partial, Plan, Scan, SelectRows, Start
 
 QUEUE_PER_WORKER = 2
 READ_BYTES = 16 << 20
@@ -172,7 +172,7 @@ class Backfill:
 
     def _count(self, session: Session, table: pa.Table) -> None:
         """What the statement will leave out of these rows; it does not tell."""
-        intake = intake_of(self._plan)
+        intake = intake_of(self._plan, self._number)
         if intake is None or (intake.predicate is None and intake.sampling is None):
             return
         table = renumbered(table, self._number * SPLITS_MAX)
@@ -519,10 +519,16 @@ def first_offset(table: pa.RecordBatch, otherwise: int) -> int:
     return int(pc.min(table.column("_offset")).as_py()) if table.num_rows else otherwise
 
 
-def intake_of(plan: Plan) -> SelectRows | Partial | None:
-    """The operator that filters."""
-    specs = (spec for stage in plan.stages for spec in stage.operators)
-    return next((spec for spec in specs if isinstance(spec, SelectRows | Partial)), None)
+def intake_of(plan: Plan, scan: int) -> SelectRows | Partial | None:
+    """The operator that filters the events of a scan: the first that does, on their way through the stages."""
+    stage = next((one for one in plan.stages if one.input == "scan" and one.scan == scan), None)
+    while stage is not None:
+        found = next((spec for spec in stage.operators if isinstance(spec, SelectRows | Partial | AsEvents)), None)
+        if found is not None:
+            return None if isinstance(found, AsEvents) else found
+        number = stage.number
+        stage = next((one for one in plan.stages if number in one.inputs), None)
+    return None
 
 
 def from_of(start: Start, source: Source) -> From:

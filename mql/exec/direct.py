@@ -72,7 +72,7 @@ def _files(plan: Plan, reading: Backfill) -> Sequence[Path]:
     """The files that hold just what the plan reads; none where it can't be answered from them alone."""
     if len(plan.scans) > 1 or plan.as_live or not isinstance(reading.source, Filed):
         return ()
-    intake, scan = intake_of(plan), reading.scan
+    intake, scan = intake_of(plan, 0), reading.scan
     if not isinstance(intake, Partial) or intake.predicate is not None or intake.sampling is not None:
         return ()
     if scan.encoding != "json" or scan.needles is not None or reading.source.info.envelope:

@@ -107,7 +107,7 @@ class Driver:
     def finish(self) -> Driven:
         """The input is over."""
         self._to_all(End())
-        self.out.late = sum(counts.late for task in self._graph.tasks for counts in task.counts)
+        self.out.late = sum(counts.late for task in self._graph.tasks for counts in task.event_counts)
         return self.out
 
     def close(self) -> None:
@@ -188,4 +188,7 @@ def drive(
 
 def raws_of(plan: Plan, scan: int, round: Round) -> Sequence[Raw]:
     """What a round holds for one of the plan's scans."""
-    return round.get(plan.scans[scan].source, ()) if isinstance(round, Mapping) else round if scan == 0 else ()
+    source = plan.scans[scan].source
+    if isinstance(round, Mapping):
+        return round.get(source, ())
+    return round if source == plan.scans[0].source else ()

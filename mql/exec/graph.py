@@ -9,6 +9,7 @@ from mql.exec.exchange import Channel, Exchange, Forward, Hash, Outlet
 from mql.exec.items import Item, Operator
 from mql.exec.task import Task
 from mql.planner.physical import OperatorSpec, Plan, Stage
+from mql.planner.physical import on_events as on_events_of
 
 Tell = Callable[[int, Item], None]
 """What gets the items of the last stage, with the number of the task that they come from."""
@@ -58,11 +59,14 @@ def connect(
             for mine, more in zip(reads[stage.number], into, strict=True):
                 mine.extend(more)
     stages = []
+    on_events = on_events_of(plan.stages)
     for stage in plan.stages:
         tasks = []
         for at in range(counts[stage.number]):
             operators = tuple(make(stage.number, at, spec) for spec in stage.operators)
-            tasks.append(Task(f"{stage.number}.{at}", operators, reads[stage.number][at], ways[stage.number][at]))
+            task = Task(f"{stage.number}.{at}", operators, reads[stage.number][at], ways[stage.number][at])
+            task.on_events = on_events[stage.number]
+            tasks.append(task)
         stages.append(tuple(tasks))
     return Graph(tuple(stages), tuple(feeds[scan] for scan in range(len(plan.scans))))
 

@@ -38,9 +38,9 @@ class Pipeline:
         for number, state in states.items():
             self.operators[number].restore(state)
 
-    def in_state(self) -> int:
-        """How many events the operators hold back."""
-        return sum(operator.in_state() for operator in self.operators)
+    def in_state(self, first: int | None = None) -> int:
+        """How many rows the operators, or the first of them, hold back."""
+        return sum(operator.in_state() for operator in self.operators[:first])
 
     def close(self) -> None:
         self._wires.dispose()

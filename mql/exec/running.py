@@ -257,7 +257,7 @@ class Execution:
         if self.graph is not None:
             for task in self.graph.tasks:
                 in_state += task.in_state
-                for counts in task.counts:
+                for counts in task.event_counts:
                     filtered += counts.filtered
                     late += counts.late
                     sampled += counts.sampled

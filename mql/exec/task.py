@@ -49,6 +49,8 @@ class Task:
     exchange: Exchange
     on_snapshot: Callable[[str, int, Mapping[int, State]], None] = lambda name, epoch, states: None
     on_failure: Callable[[Exception], None] = lambda error: None
+    on_events: int | None = None
+    """How many of its operators work on events, where not all do: what the others hold is made of these."""
     ended: bool = False
     stopped: bool = False
     in_state: int = 0
@@ -67,6 +69,11 @@ class Task:
     @property
     def counts(self) -> Sequence[Counts]:
         return tuple(operator.counts for operator in self.operators)
+
+    @property
+    def event_counts(self) -> Sequence[Counts]:
+        """What became of events."""
+        return self.counts[: self.on_events]
 
     @property
     def ready(self) -> bool:
@@ -120,14 +127,14 @@ class Task:
         if reached > self._watermark_us:
             self._watermark_us = reached
             self.pipeline.push(Watermark(reached))
-            self.in_state = self.pipeline.in_state()
+            self.in_state = self.pipeline.in_state(self.on_events)
 
     def _move_tick(self) -> None:
         reached = min(one.tick_us for one in self.inputs)
         if reached > self._tick_us:
             self._tick_us = reached
             self.pipeline.push(Tick(reached))
-            self.in_state = self.pipeline.in_state()
+            self.in_state = self.pipeline.in_state(self.on_events)
 
     def _align(self, barrier: Barrier) -> None:
         if not all(one.held is not None or one.ended for one in self.inputs):

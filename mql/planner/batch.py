@@ -23,6 +23,7 @@ from mql.planner.logical import (
     Scan,
     Union,
     first_number,
+    has_events,
     inputs_of,
     numbered,
 )
@@ -30,7 +31,6 @@ from mql.planner.lower import (
     Parts,
     arranging_sql,
     event_time,
-    has_events,
     parts_of,
     result_sql,
     row_late_sql,

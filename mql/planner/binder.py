@@ -12,18 +12,20 @@ from mql.errors import MqlError, Span, did_you_mean
 from mql.planner.binding import Scope, bind_condition, constant_duration, constant_text
 from mql.planner.bounds import bind_bounds, time_bounds
 from mql.planner.collecting import Collector, without_aggregates
+from mql.planner.composing import check_as_live, check_inner, check_times, first_of_union, of_the_whole, united
 from mql.planner.expressions import Constant, conjunction
 from mql.planner.groups import bind_grouped, is_grouped
-from mql.planner.logical import Filter, Logical, Sample
-from mql.planner.reading import bind_from
+from mql.planner.logical import Derived, Filter, Logical, Merge, Sample, Scan, Speak, Union, scans_of
+from mql.planner.reading import Names, Read, Reading, as_one, bind_sources, sources_of
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
 from mql.planner.speaking import bind_speak, check_order, check_revisions
 from mql.planner.windowing import bind_window, window_outputs
-from mql.schema import BOOLEAN, DataType, Path
+from mql.schema import BOOLEAN, VARCHAR, DataType, Field, Path, Shape
 
 SETTINGS = ("late", "revisions_for")
 REVISIONS_FOR_US = 3_600_000_000
+Columns = tuple[tuple[str, DataType], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +49,42 @@ class BoundQuery:
 
 def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     """Look up and check everything a query says. MqlError tells what can't be."""
-    _refuse_what_is_missing(query)
-    read = bind_from(query, catalog, given.params)
-    info = read.info
-    opened: set[Path] = set()
-    scope = read.scope(given.params, opened)
+    names = Names(catalog, given.params).also(query)
+    infos = sources_of(query, names)
+    whole = as_one(infos[0].name, infos[0].shape, infos)
+    scope = Scope(params=given.params)
     settings = _settings(query, scope)
-    since, until = bind_bounds(query, info, scope, given.now_us)
-    lateness = info.lateness_us if query.lateness is None else constant_duration(query.lateness, scope)
+    since, until = bind_bounds(query, whole, scope, given.now_us)
+    lateness = whole.lateness_us if query.lateness is None else constant_duration(query.lateness, scope)
     _at_least(lateness, 0, "LATENESS", query.lateness)
-    window = bind_window(query, scope)
+    reading = Reading(names, since, until, lateness)
+    top, columns = _bind_query(query, reading, settings, given.early_us)
+    as_live = settings.get("late") == "as_live"
+    if as_live:
+        check_as_live(top, query.span)
+    unseen = (f'"{".".join(path)}" has not been seen in "{name}" yet' for path, name in sorted(reading.opened.items()))
+    return BoundQuery(top, columns, as_live, (*unseen, *dict.fromkeys(reading.warnings)))
 
-    plan: Logical = read.input(since, until, lateness)
+
+def _bind_query(
+    query: syntax.Query, reading: Reading, settings: Mapping[str, Any], early_us: int | None
+) -> tuple[Speak, Columns]:
+    """One query, from what it reads up to when it speaks."""
+    _refuse_what_is_missing(query)
+    read = _read(query, reading)
+    if query.union:
+        query = of_the_whole(query)
+    opened: set[Path] = set()
+    scope = read.scope(reading.names.params, opened)
+    window = bind_window(query, scope)
+    check_times(query, read.input)
+
+    plan: Logical = read.input
     if query.sample is not None:
         plan = Sample(plan, bind_sample(query.sample, scope))
     where = [] if query.where is None else [bind_condition(query.where, without_aggregates(scope, "WHERE"))]
-    between = conjunction([*time_bounds(since, until), *where])
+    bounds = time_bounds(reading.since, reading.until) if isinstance(read.input, Scan | Merge) else []
+    between = conjunction([*bounds, *where])
     if between != Constant(True, BOOLEAN):
         plan = Filter(plan, between)
 
@@ -72,21 +94,70 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
         plan, columns = bind_grouped(query, plan, window, inner, collector)
     else:
         plan, columns = bind_plain(query, plan, window, scope)
-    emit = bind_speak(query, plan, window, is_grouped(query), scope, given.early_us)
+    emit = bind_speak(query, plan, window, is_grouped(query), scope, early_us)
     if query.emit is not None and query.emit.revisions:
         check_revisions(query, query.emit, window)
         emit = replace(emit, revise_us=settings.get("revisions_for", REVISIONS_FOR_US))
     elif "revisions_for" in settings:
         raise MqlError('"revisions_for" is for rows that are revised', query.span, "Add EMIT FINAL WITH REVISIONS.")
-    check_order(query, since, until, window)
+    check_order(query, reading.until, window)
     if emit.kind in ("changes", "every") and not is_grouped(query):
         raise MqlError(
             f'"EMIT {emit.kind.upper()}" needs groups',
             query.emit.span if query.emit else None,
             "Rows without aggregates are told at once; leave EMIT out, or add an aggregate.",
         )
-    warnings = tuple(f'"{".".join(path)}" has not been seen in "{info.name}" yet' for path in sorted(opened))
-    return BoundQuery(emit, columns, settings.get("late") == "as_live", warnings)
+    reading.opened.update(dict.fromkeys(opened, read.info.name))
+    return emit, columns
+
+
+# --- what it reads ---------------------------------------------------------------------------------------
+
+
+def _read(query: syntax.Query, reading: Reading) -> Read:
+    """What FROM names: sources, a query, or the queries of a union."""
+    if query.union:
+        return _union(query, reading)
+    inner = [reading.names.query(ref) for ref in query.sources]
+    if not any(inner):
+        return bind_sources(query, reading)
+    if len(inner) > 1:
+        hint = "Put them together by UNION ALL: FROM (SELECT … FROM a UNION ALL SELECT … FROM b)."
+        raise MqlError("a query can not stand beside others in FROM", query.sources[1].span, hint)
+    ref = query.sources[0]
+    assert inner[0] is not None
+    written, names = inner[0]
+    name = ref.alias or (ref.name if isinstance(ref, syntax.SourceRef) else None) or "query"
+    below = _rows_of(written, replace(reading, names=names), name)
+    aliases = frozenset(told for told in (ref.alias, getattr(ref, "name", None)) if told)
+    return Read(below, below.info, aliases, {"source": Constant(name, VARCHAR)})
+
+
+def _rows_of(query: syntax.Query, reading: Reading, name: str) -> Derived | Union:
+    """The rows of a query as what another one reads."""
+    if query.union and query.limit is None:
+        check_inner(of_the_whole(query), False, reading)
+        united = _union(query, reading).input
+        assert isinstance(united, Union)
+        return replace(united, info=replace(united.info, name=name))
+    return _derived(query, reading, name)
+
+
+def _derived(query: syntax.Query, reading: Reading, name: str) -> Derived:
+    check_inner(query, not query.union and is_grouped(query), reading)
+    if query.limit is None:
+        query = replace(query, order_by=())
+    top, columns = _bind_query(query, reading, {}, None)
+    shape = Shape(tuple(Field(column, type) for column, type in columns))
+    info = as_one(name, shape, [scan.info for scan in scans_of(top)])
+    return Derived(replace(top, inner=True), replace(info, encoding="columns", envelope=()))
+
+
+def _union(query: syntax.Query, reading: Reading) -> Read:
+    """The rows of all queries of a union."""
+    parts = (first_of_union(query), *query.union)
+    together = united([_derived(part, reading, "query") for part in parts], parts)
+    return Read(together, together.info, frozenset(), {"source": Constant(together.info.name, VARCHAR)})
 
 
 # --- the clauses -----------------------------------------------------------------------------------------
@@ -96,8 +167,6 @@ def _refuse_what_is_missing(query: syntax.Query) -> None:
     """Clauses that the grammar knows and this version does not run."""
     refused: list[tuple[object, str, str]] = [
         (query.joins, "JOIN", "Ask each source in a query of its own."),
-        (query.ctes, "WITH", "Write the query without it."),
-        (query.union, "UNION ALL", "Ask the queries one by one."),
         (query.qualify, "QUALIFY", "Use LIMIT n PER key for the first rows of each group."),
         (query.replay_speed, "REPLAY SPEED", "Leave it out: SINCE with UNTIL answers at once."),
     ]

@@ -306,6 +306,28 @@ def scans_of(node: Logical) -> tuple[Scan, ...]:
     return tuple(scan for one in inputs_of(read) for scan in scans_of(one))
 
 
+def has_events(node: Input) -> bool:
+    """Whether rows keep the times and places of events, so that one may come too late. Rows of windows do not."""
+    match node:
+        case Scan() | Merge():
+            return True
+        case Union(queries):
+            return any(has_events(query) for query in queries)
+        case Derived(query):
+            return find(query, Group) is None and has_events(input_of(query))
+        case _:
+            assert_never(node)
+
+
+def has_times(node: Input) -> bool:
+    """Whether rows have an event time: groups of everything have none."""
+    if isinstance(node, Derived):
+        group = find(node.query, Group)
+        if isinstance(group, Group):
+            return group.window.kind != "none"
+    return all(has_times(one) for one in inputs_of(node))
+
+
 def numbered(nodes: Sequence[Input], first: int | None) -> Iterator[tuple[Input, int | None]]:
     """Inputs that stand side by side, each with the number of its first scan; None where a plan has one scan."""
     for node in nodes:

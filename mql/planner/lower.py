@@ -30,7 +30,7 @@ from mql.planner.logical import (
     Windowed,
     chain,
     first_number,
-    input_of,
+    has_events,
     inputs_of,
     numbered,
     show_aggregate,
@@ -162,19 +162,6 @@ def _read(node: Input, late_matters: bool, scan: int | None) -> Flow:
             if group is None:
                 return flow
             return flow.then(AsEvents(event_time(group.window), (scan or 0) * SPLITS_MAX))
-        case _:
-            assert_never(node)
-
-
-def has_events(node: Input) -> bool:
-    """Whether rows keep the times and places of events, so that one may come too late. Rows of windows do not."""
-    match node:
-        case Scan() | Merge():
-            return True
-        case Union(queries):
-            return any(has_events(query) for query in queries)
-        case Derived(query):
-            return parts_of(query).group is None and has_events(input_of(query))
         case _:
             assert_never(node)
 

@@ -7,6 +7,7 @@ an exchange goes by. Result rows carry the names of the select list.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mql.catalog import TimeRule
@@ -354,6 +355,17 @@ class Stage:
     def inputs(self) -> tuple[int, ...]:
         """The numbers of the stages that it reads."""
         return () if self.input == "scan" else self.of or (self.number - 1,)
+
+
+def on_events(stages: Sequence[Stage]) -> tuple[int, ...]:
+    """Of each stage how many of its operators, its first ones, work on events: behind them are rows of windows, which
+    the ledger of events does not count."""
+    found: dict[int, int] = {}
+    for stage in stages:
+        above = all(found[before] == len(stages[before].operators) for before in stage.inputs)
+        kinds = [isinstance(spec, AsEvents) for spec in stage.operators]
+        found[stage.number] = (kinds.index(True) if any(kinds) else len(kinds)) if above else -1
+    return tuple(max(0, found[stage.number]) for stage in stages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
-"""FROM: which sources a query reads, and what may be named of them."""
+"""FROM: which sources a query reads, by themselves or through the queries that it is made of, and what may be named
+of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mql import syntax
 from mql.catalog import Catalog, SourceInfo
-from mql.errors import MqlError, did_you_mean
+from mql.errors import MqlError, Span, did_you_mean
 from mql.functions import common_type, is_number
 from mql.planner.expressions import Apply, Bound, Choose, Constant, EventMeta
 from mql.planner.logical import Input, Merge, Scan
@@ -19,10 +20,50 @@ SOURCES_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """What a query reads: `infos`, one after the other, which look like the one source `info`."""
+class Names:
+    """What a query may read by name: the catalog's sources, and before them the queries of WITH, each with the names
+    that it knows itself."""
 
-    infos: tuple[SourceInfo, ...]
+    catalog: Catalog
+    params: Mapping[str, object]
+    queries: Mapping[str, tuple[syntax.Query, Names]] = field(default_factory=dict)
+
+    def also(self, query: syntax.Query) -> Names:
+        """The names inside a query: those of its WITH too, each of which knows the ones before it."""
+        names = self
+        for name, written in query.ctes:
+            names = replace(names, queries={**names.queries, name: (written, names.also(written))})
+        return names
+
+    def query(self, ref: syntax.From) -> tuple[syntax.Query, Names] | None:
+        """The query that stands here, itself or by its name."""
+        if isinstance(ref, syntax.SubqueryRef):
+            return ref.query, self.also(ref.query)
+        return self.queries.get(ref.name or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What all parts of a text have in common: names, the stretch of time that is read, and what is found on the way:
+    names of open shapes (`opened`), and things to warn of."""
+
+    names: Names
+    since: Start
+    until: Start
+    lateness_us: int
+    opened: dict[Path, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def ends(self) -> bool:
+        return self.until.kind != "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a query reads, which looks like the source `info`."""
+
+    input: Input
     info: SourceInfo
     aliases: frozenset[str]
     calls: Mapping[str, Bound] = field(default_factory=dict)
@@ -38,35 +79,52 @@ class Read:
             opened=opened,
         )
 
-    def input(self, since: Start, until: Start, lateness_us: int) -> Input:
-        """Where the rows of the plan come from."""
-        scans = tuple(Scan(info, since, until, lateness_us) for info in self.infos)
-        return scans[0] if len(scans) == 1 else Merge(scans, self.info)
 
-
-def bind_from(query: syntax.Query, catalog: Catalog, params: Mapping[str, object]) -> Read:
-    """The sources that a query names. MqlError tells what can't be read, or not together."""
-    if not query.sources:
-        info = _default(query, catalog)
-        return Read((info,), info, frozenset((info.name,)), {"source": Constant(info.name, VARCHAR)})
-    if len(query.sources) > SOURCES_MAX:
-        raise MqlError(f"at most {SOURCES_MAX} sources can be merged", query.sources[SOURCES_MAX].span)
-    infos = tuple(_named(ref, catalog, params) for ref in query.sources)
-    refs = [ref for ref in query.sources if isinstance(ref, syntax.SourceRef)]
-    aliases = frozenset(name for ref in refs for name in (ref.alias, ref.name) if name)
-    if len(infos) == 1:
-        return Read(infos, infos[0], aliases, {"source": Constant(infos[0].name, VARCHAR)})
-    check_together(infos, query.sources)
-    return Read(infos, _united(infos, query.sources), aliases, _told_apart(infos))
-
-
-def check_together(infos: Sequence[SourceInfo], refs: Sequence[syntax.From]) -> None:
-    """Sources that end and sources that do not have no common end."""
-    for info, ref in zip(infos, refs, strict=True):
-        if info.bounded != infos[0].bounded:
-            one, other = (info, infos[0]) if info.bounded else (infos[0], info)
+def sources_of(query: syntax.Query, names: Names) -> list[SourceInfo]:
+    """The sources of a text, as often as they are read. MqlError tells what can't be read, or not together."""
+    found: list[SourceInfo] = []
+    for info, span in _leaves(query, names):
+        if len(found) == SOURCES_MAX:
+            raise MqlError(f"at most {SOURCES_MAX} sources can be merged", span)
+        if found and info.bounded != found[0].bounded:
+            one, other = (info, found[0]) if info.bounded else (found[0], info)
             hint = "Declare what ends as a table, or ask both for a stretch of history."
-            raise MqlError(f'source "{one.name}" ends, and "{other.name}" does not', ref.span, hint)
+            raise MqlError(f'source "{one.name}" ends, and "{other.name}" does not', span, hint)
+        found.append(info)
+    return found
+
+
+def _leaves(query: syntax.Query, names: Names) -> Iterator[tuple[SourceInfo, Span]]:
+    for part in (query, *query.union):
+        if not part.sources:
+            yield _default(part, names.catalog), part.span
+        for ref in part.sources:
+            inner = names.query(ref)
+            if inner is not None:
+                yield from _leaves(*inner)
+            else:
+                yield _named(ref, names), ref.span
+
+
+def bind_sources(query: syntax.Query, reading: Reading) -> Read:
+    """What a query reads that names sources alone."""
+    names = reading.names
+    refs = query.sources
+
+    def scan(info: SourceInfo) -> Scan:
+        return Scan(info, reading.since, reading.until, reading.lateness_us)
+
+    if not refs:
+        info = _default(query, names.catalog)
+        return Read(scan(info), info, frozenset((info.name,)), {"source": Constant(info.name, VARCHAR)})
+    infos = tuple(_named(ref, names) for ref in refs)
+    aliases = frozenset(
+        name for ref in refs if isinstance(ref, syntax.SourceRef) for name in (ref.alias, ref.name) if name
+    )
+    if len(infos) == 1:
+        return Read(scan(infos[0]), infos[0], aliases, {"source": Constant(infos[0].name, VARCHAR)})
+    united = _united(infos, refs)
+    return Read(Merge(tuple(scan(info) for info in infos), united), united, aliases, _told_apart(infos))
 
 
 def _default(query: syntax.Query, catalog: Catalog) -> SourceInfo:
@@ -76,12 +134,12 @@ def _default(query: syntax.Query, catalog: Catalog) -> SourceInfo:
     return catalog.sources[implied]
 
 
-def _named(ref: syntax.From, catalog: Catalog, params: Mapping[str, object]) -> SourceInfo:
-    if isinstance(ref, syntax.SubqueryRef):
-        raise MqlError("a query in FROM is not supported yet", ref.span, code="not-supported")
+def _named(ref: syntax.From, names: Names) -> SourceInfo:
+    assert isinstance(ref, syntax.SourceRef)
+    catalog = names.catalog
     name = ref.name or ref.path or ""
     if ref.param is not None:
-        value = params.get(ref.param)
+        value = names.params.get(ref.param)
         if not isinstance(value, str):
             raise MqlError(f'parameter "{ref.param}" must name a source', ref.span)
         name = value
@@ -93,7 +151,7 @@ def _named(ref: syntax.From, catalog: Catalog, params: Mapping[str, object]) -> 
     if ref.path is not None:
         declared = "A server opens only what its operator declared; ask a declared source, or use the command line."
         raise MqlError(f'no source "{name}"', ref.span, declared, code="unknown-source")
-    hint = did_you_mean(name, catalog.sources) or _known_sources(catalog)
+    hint = did_you_mean(name, [*catalog.sources, *names.queries]) or _known_sources(catalog)
     raise MqlError(f'no source "{name}"', ref.span, hint, code="unknown-source")
 
 
@@ -126,13 +184,18 @@ def _united(infos: Sequence[SourceInfo], refs: Sequence[syntax.From]) -> SourceI
     for info, ref in zip(infos, refs, strict=True):
         for each in info.shape.fields:
             known = fields.get(each.name)
-            fields[each.name] = each if known is None else replace(known, type=_either(known.type, each.type))
+            fields[each.name] = each if known is None else replace(known, type=either_type(known.type, each.type))
         _check_types(infos, fields, ref)
-    first = infos[0]
+    shape = Shape(tuple(fields.values()), open=any(info.shape.open for info in infos))
+    return as_one(", ".join(info.name for info in infos), shape, infos)
+
+
+def as_one(name: str, shape: Shape, infos: Sequence[SourceInfo]) -> SourceInfo:
+    """A source of this shape that is as patient as the most patient of those that it is made of."""
     return replace(
-        first,
-        name=", ".join(info.name for info in infos),
-        shape=Shape(tuple(fields.values()), open=any(info.shape.open for info in infos)),
+        infos[0],
+        name=name,
+        shape=shape,
         lateness_us=max(info.lateness_us for info in infos),
         idle_timeout_us=max(info.idle_timeout_us for info in infos),
         history=all(info.history for info in infos),
@@ -149,7 +212,8 @@ def _check_types(infos: Sequence[SourceInfo], fields: Mapping[str, Field], ref: 
                 raise MqlError(message, ref.span, "Ask the sources one by one.")
 
 
-def _either(one: DataType, other: DataType) -> DataType:
+def either_type(one: DataType, other: DataType) -> DataType:
+    """The type of a column that is of this type here, and of that one there."""
     if one == other or NULL in (one, other):
         return other if one == NULL else one
     if is_number(one) and is_number(other):
@@ -157,7 +221,7 @@ def _either(one: DataType, other: DataType) -> DataType:
     if isinstance(one, StructOf) and isinstance(other, StructOf):
         inner = dict(one.fields)
         for name, type in other.fields:
-            inner[name] = _either(inner[name], type) if name in inner else type
+            inner[name] = either_type(inner[name], type) if name in inner else type
         return StructOf(tuple(inner.items()))
     return JSON
 

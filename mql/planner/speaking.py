@@ -74,7 +74,7 @@ def _positive(node: syntax.Expression, scope: Scope) -> int:
     return us
 
 
-def check_order(query: syntax.Query, since: Start, until: Start, window: Window) -> None:
+def check_order(query: syntax.Query, until: Start, window: Window) -> None:
     """Refuses an order of rows that never ends."""
     if query.order_by and query.limit is None and window.kind == "none" and until.kind == "live":
         hint = "Add LIMIT n for a list of the top that is kept up to date, or a WINDOW."
