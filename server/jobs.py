@@ -237,7 +237,7 @@ def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
     if not info.shape.fields:
         hint = "Declare its shape, or begin when its first events are there."
         raise MqlError(f'nobody knows what events of "{info.name}" look like yet', hint=hint, code="no-guarantee")
-    if plan.scan.until.kind != "live" or plan.scan.since.kind not in ("live", "earliest"):
+    if plan.scan.until.kind != "live" or not (plan.scan.since.kind in ("live", "earliest") or is_warmed(plan)):
         hint = "Say SINCE EARLIEST or leave SINCE and UNTIL out, or ask for at_most_once."
         raise MqlError(f"a job that is {spec.guarantee} begins now or with the earliest event", hint=hint)
 
@@ -519,7 +519,16 @@ class Run:
         engine = job.jobs.engine
         known = {self.looks["source"]: as_it_looked(engine.source(self.looks["source"]).info, self.looks)}
         options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
-        running = engine.resume(snapshot, bound.query, bound.values, options, wait_for_readers=True, known=known)
+        # What counts from now (WARMUP FROM HISTORY) goes on counting from when the job first began.
+        running = engine.resume(
+            snapshot,
+            bound.query,
+            bound.values,
+            options,
+            wait_for_readers=True,
+            known=known,
+            now_us=self.looks.get("began_us"),
+        )
         with ThreadPoolExecutor(1, f"mql-checkpoint-{job.name}") as pool:
             return self._read(running, pool)
 
@@ -545,7 +554,7 @@ class Run:
         source = engine.source(plan.scan.source)
         from_now = plan.scan.since.kind == "live"
         snapshot = Snapshot(positions=dict(source.end()) if from_now else {})
-        self.looks = looks_of(source.info)
+        self.looks = {**looks_of(source.info), "began_us": self.clock.now_us()}
         self._write(snapshot, self.log.length)
         return snapshot
 
@@ -689,6 +698,12 @@ def has_episodes(plan: Plan) -> bool:
     names = {name for name, _ in plan.result.columns}
     specs = (spec for stage in plan.stages for spec in stage.operators)
     return SILENCED not in names and any(isinstance(spec, Anomaly) for spec in specs)
+
+
+def is_warmed(plan: Plan) -> bool:
+    """Whether it begins now, after its detector has learned from history."""
+    specs = (spec for stage in plan.stages for spec in stage.operators if isinstance(spec, Anomaly))
+    return any(spec.told_after_us is not None for spec in specs)
 
 
 def nothing() -> None:

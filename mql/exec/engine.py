@@ -180,17 +180,19 @@ class Engine:
         *,
         wait_for_readers: bool = False,
         known: Mapping[str, SourceInfo] | None = None,
+        now_us: int | None = None,
     ) -> Running:
         """Goes on with a live query from a snapshot of it: what it knew, and at the very next offset of each split.
 
         It needs as many workers as it had. It shares with nobody, and drops nothing: where `wait_for_readers` holds,
         it waits for the slowest of its readers. A snapshot that knows nothing but positions begins there.
-        `known`: what its sources looked like when it first began, so that it means the same though they look else now.
+        `known`: what its sources looked like when it first began, so that it means the same though they look else now;
+        `now_us`: when that was.
         """
-        if known:
+        if known or now_us is not None:
             catalog = self.catalog()
-            catalog = replace(catalog, sources={**catalog.sources, **known})
-            now_us = self._clock.now_us()
+            catalog = replace(catalog, sources={**catalog.sources, **(known or {})})
+            now_us = self._clock.now_us() if now_us is None else now_us
             compiled = compile_forms(text, catalog, params, now_us=now_us, early_us=options.early_us)
         else:
             compiled = self._compile(text, params, options.early_us)

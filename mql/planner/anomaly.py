@@ -122,7 +122,7 @@ def bind_anomaly(
     if window.kind not in ("tumbling", "hopping"):
         what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
         raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")
-    for option, name in (("budget", "ALERT BUDGET"), ("warmup_from", "WARMUP FROM HISTORY")):
+    for option, name in (("budget", "ALERT BUDGET"),):
         if option in options:
             raise MqlError(f'"{name}" is not supported yet', node.span, "Leave it out.", code="not-supported")
     value, of, relative = _measure(node, options, scope, grouped)

@@ -20,6 +20,7 @@ from mql.planner.reading import Names, Read, Reading, as_one, bind_sources, sour
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
 from mql.planner.speaking import bind_speak, check_order, check_revisions
+from mql.planner.warming import told_after, warmed_since
 from mql.planner.windowing import bind_window, window_outputs
 from mql.schema import BOOLEAN, VARCHAR, DataType, Field, Path, Shape
 
@@ -57,8 +58,11 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     since, until = bind_bounds(query, whole, scope, given.now_us)
     lateness = whole.lateness_us if query.lateness is None else constant_duration(query.lateness, scope)
     _at_least(lateness, 0, "LATENESS", query.lateness)
+    since, after_us = warmed_since(query, whole, scope, since, given.now_us)
     reading = Reading(names, since, until, lateness)
     top, columns = _bind_query(query, reading, settings, given.early_us)
+    if after_us is not None:
+        top = told_after(top, after_us)
     as_live = settings.get("late") == "as_live"
     if as_live:
         check_as_live(top, query.span)

@@ -172,7 +172,8 @@ class Detect:
     """Which of the windows' rows are unusual: a detector over `value` (or the ratio `value` / `of`, or the share of the
     window's sum where `relative`) of each group. Lengths of time are numbers of windows.
 
-    `zeros`: the aggregates that are 0 in a window without rows; `fills`: so is the value then.
+    `zeros`: the aggregates that are 0 in a window without rows; `fills`: so is the value then. `told_after_us`: windows
+    that end by then are learned from in silence.
     """
 
     input: Logical
@@ -197,6 +198,7 @@ class Detect:
     max_gap: int
     ttl: int
     explained: Explained | None = None
+    told_after_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -463,9 +465,10 @@ def show_detect(node: Detect) -> str:
     limit = "" if node.limit is None else f", at most {node.limit} a window"
     by = node.explained
     explained = "" if by is None else f", explained by the top {by.top} of {', '.join(by.dimensions)}"
+    silent = "" if node.told_after_us is None else f", silent until {node.told_after_us} us"
     return (
         f"detect {node.direction} in {measure}{share} by {node.method} ({given}), "
-        f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}{explained}"
+        f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}{explained}{silent}"
     )
 
 

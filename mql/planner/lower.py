@@ -571,6 +571,7 @@ def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
         ends_us=until.us if until.kind == "time" else None,
         seed=_seed(parts, detect, group),
         explained=detect.explained,
+        told_after_us=detect.told_after_us,
     )
 
 

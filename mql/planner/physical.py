@@ -251,7 +251,8 @@ class Anomaly:
     `project` gives the result rows from the table `rows`: those columns and the detector's. `zeros`: columns that are 0
     for a group without rows, whose value is 0 where `fills`. `ends_us`: where the input ends, if that is a time; else
     windows without rows are stepped over as the watermark passes (`endless`) or as later rows come. Other lengths are
-    numbers of windows. `seed` goes into the names of episodes.
+    numbers of windows. `seed` goes into the names of episodes. Windows that end by `told_after_us` are learned from in
+    silence.
     """
 
     window: Window
@@ -277,6 +278,7 @@ class Anomaly:
     ends_us: int | None
     seed: str
     explained: Explained | None = None
+    told_after_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

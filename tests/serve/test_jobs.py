@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +225,27 @@ def test_what_a_source_looked_like_goes_through_a_checkpoint() -> None:
         (field.name, field.type) for field in info.shape.fields
     ]
     assert again.time == info.time
+
+
+def test_a_job_with_a_guarantee_begins_warm_and_stays_so_over_a_stop() -> None:
+    start = int(time.time()) - 300
+    source = MemorySource("events", [{"ts": start + at, "n": 1} for at in range(300)], bounded=False)
+    query = (
+        "SELECT count(*) AS n, score FROM events WINDOW 10s LATENESS 0s "
+        "ANOMALY ON n WARMUP 5 WINDOWS WARMUP FROM HISTORY 4m EMIT ALL"
+    )
+    with served([source]) as server:
+        said = {"name": "j", "query": query, "guarantee": "at_least_once", "checkpoint_every": 0.05}
+        assert server.post("/v1/jobs", said).status == 201
+        wait_for_state(server, "j", "running")
+        source.push(0, [{"ts": start + 300 + at, "n": 1} for at in range(22)])
+        wait_for(lambda: len(rows_of(server, "j")) >= 2)
+        assert all(row["score"] is not None for row in rows_of(server, "j"))
+        assert rows_of(server, "j")[0]["window_end"] > datetime.fromtimestamp(start + 299, UTC).isoformat()
+        wait_for(lambda: server.get("/v1/jobs/j").json()["checkpoint"]["number"] > 2)
+        assert server.post("/v1/jobs/j:stop").status == 200
+        source.push(0, [{"ts": start + 330 + at, "n": 1} for at in range(22)])
+        assert server.post("/v1/jobs/j:start").status == 200
+        wait_for(lambda: len(rows_of(server, "j")) >= 4)
+        starts = [row["window_start"] for row in rows_of(server, "j")]
+        assert starts == sorted(set(starts))

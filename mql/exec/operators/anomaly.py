@@ -202,7 +202,9 @@ class AnomalyOperator(Base):
 
     def _told(self, judged: Told, table: pa.Table | None) -> pa.Table | None:
         wanted = np.flatnonzero(self._wanted(judged))
-        if not len(wanted):
+        after_us = self._spec.told_after_us
+        silent = after_us is not None and self._start_of(judged.number) + self._spec.window.size <= after_us
+        if silent or not len(wanted):
             return None
         rows = self._lines(judged, wanted, table)
         phase = judged.phase[wanted]
@@ -393,10 +395,10 @@ class Known:
         if self.schema is None:
             return None
         live = watch.keys.live()
-        found = self.rows_of(live) if self._rows is not None else pa.table({})
-        return found.append_column("__slot", pa.array(live)).replace_schema_metadata(
-            {"rows": self.schema.serialize().to_pybytes()}
-        )
+        slots = pa.table({"__slot": pa.array(live)})
+        if self._rows is not None:
+            slots = self.rows_of(live).append_column("__slot", slots.column(0))
+        return slots.replace_schema_metadata({"rows": self.schema.serialize().to_pybytes()})
 
     def load(self, table: pa.Table, watch: Watch) -> None:
         self.schema = pa.ipc.read_schema(pa.py_buffer(table.schema.metadata[b"rows"]))

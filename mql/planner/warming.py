@@ -1,0 +1,49 @@
+"""WARMUP FROM HISTORY: a detector begins as if its query had been running for that long already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mql import syntax
+from mql.catalog import SourceInfo
+from mql.errors import MqlError
+from mql.planner.binding import Scope, constant_duration
+from mql.planner.logical import Detect, Logical, Speak, chain, with_input
+from mql.planner.physical import Start
+from mql.planner.windowing import bind_window
+
+
+def warmed_since(
+    query: syntax.Query, info: SourceInfo, scope: Scope, since: Start, now_us: int
+) -> tuple[Start, int | None]:
+    """Where reading begins, so that windows are whole from there on, and after which moment rows are told.
+
+    Where reading begins with the earliest event anyway, there is nothing to be warmed by: None.
+    """
+    node = None if query.anomaly is None else dict(query.anomaly.options).get("warmup_from")
+    if node is None or since.kind not in ("live", "time"):
+        return since, None
+    assert not isinstance(node, str | tuple)
+    length_us = constant_duration(node, scope)
+    if length_us <= 0:
+        raise MqlError("WARMUP FROM HISTORY takes a length of time", node.span, "Write WARMUP FROM HISTORY 14d.")
+    if not info.history:
+        hint = "Declare the source with record: true to keep its events, or leave FROM HISTORY out."
+        raise MqlError(f'source "{info.name}" keeps no history', node.span, hint)
+    point_us = now_us if since.us is None else since.us
+    window = bind_window(query, scope)
+    slide = window.slide or 1
+    first_us = (point_us - length_us - window.offset) // slide * slide + window.offset
+    return Start("time", first_us), point_us
+
+
+def told_after(plan: Speak, us: int) -> Speak:
+    """The plan, whose detector tells nothing of windows that end by then."""
+    for at, node in enumerate(nodes := list(chain(plan))):
+        if isinstance(node, Detect):
+            found: Logical = replace(node, told_after_us=us)
+            for above in reversed(nodes[:at]):
+                found = with_input(above, found)
+            assert isinstance(found, Speak)
+            return found
+    return plan
