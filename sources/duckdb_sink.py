@@ -74,7 +74,6 @@ class DuckSink:
         key = key_of(rows, self.target.key)
         split = last_words(rows, key)
         connection.register("put", split.put)
-        connection.register("gone", split.drop)
         unique = f", PRIMARY KEY ({', '.join(map(quoted, key))})" if key else ""
         types = connection.execute("DESCRIBE put").fetchall()
         columns = ", ".join(f"{quoted(name)} {type}" for name, type, *_ in types)
@@ -82,14 +81,15 @@ class DuckSink:
         for name, type, *_ in types:
             connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {quoted(name)} {type}")
         if split.drop.num_rows:
+            connection.register("gone", split.drop)
             names = ", ".join(map(quoted, key))
             connection.execute(f"DELETE FROM {table} WHERE ({names}) IN (SELECT ({names}) FROM gone)")
         replacing = "OR REPLACE " if key else ""
         connection.execute(f"INSERT {replacing}INTO {table} BY NAME SELECT * FROM put")
 
     def _place(self, connection: duckdb.DuckDBPyConnection) -> int:
-        found = connection.execute(f"SELECT place FROM {PLACES} WHERE sink = ?", [self.id]).fetchone()
-        return 0 if found is None else int(found[0])
+        found = connection.execute(f"SELECT place FROM {PLACES} WHERE sink = ?", [self.id]).fetchall()
+        return int(found[0][0]) if found else 0
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[duckdb.DuckDBPyConnection]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from sources.kafka import CLOSE_S, KafkaSettings, LoopThread, password_of, start
 from sources.sink import Away, Fenced, Portion
 
 T = TypeVar("T")
+log = logging.getLogger("sources")
 
 ROWS_MAX = 20_000
 TRANSACTION_MS = 60_000
@@ -108,6 +110,7 @@ class KafkaSink:
     async def _started(self) -> AIOKafkaProducer:
         """Connected, and the only one with its transactional id: what an earlier one left undone is undone."""
         kafka = self.kafka
+        asyncio.get_running_loop().set_exception_handler(noted)
         producer = AIOKafkaProducer(
             bootstrap_servers=kafka.bootstrap_servers,
             client_id=kafka.client_id,
@@ -174,6 +177,11 @@ class KafkaSink:
             return texts
         ops = rows.column("_op").to_pylist()
         return [None if op == "delete" else text for op, text in zip(ops, texts, strict=True)]
+
+
+def noted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The client leaves futures behind whose errors nobody asks for; what matters is raised where it was waited for."""
+    log.debug("a Kafka sink: %s (%r)", context.get("message"), context.get("exception"))
 
 
 def looked_at(sent: asyncio.Future[Any]) -> None:
