@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 from lark import Lark, Token, Tree
@@ -946,13 +946,19 @@ def _refuse_depth(query: Query) -> None:
     )
 
 
+@cache
+def _names_of(kind: type) -> tuple[str, ...]:
+    """The fields of a node that nodes may be in."""
+    return tuple(field.name for field in fields(kind) if field.name != "span")
+
+
 def _children(node: Any) -> Iterator[Any]:
     """The nodes below a node, through tuples."""
-    for field in fields(node):
-        waiting = [getattr(node, field.name)]
+    for name in _names_of(node.__class__):
+        waiting = [getattr(node, name)]
         while waiting:
             value = waiting.pop()
             if isinstance(value, tuple):
                 waiting.extend(value)
-            elif is_dataclass(value) and not isinstance(value, Span):
+            elif is_dataclass(value):
                 yield value
