@@ -71,7 +71,7 @@ class _Seen:
         if value is None:
             return
         self.count += 1
-        self.type = _wider(self.type, _type_of(value, 1))
+        self.type = wider(self.type, _type_of(value, 1))
         if self.example is None:
             self.example = _example(value)
 
@@ -84,7 +84,7 @@ def _merged(name: str, shape: Shape, seen: _Seen, total: int) -> Field:
     known = NULL if before.presence == 0 and before.type == JSON else before.type
     present = seen.count + round(before.presence * (shape.events or 0))
     example = seen.example if before.example is None else before.example
-    return Field(name, _settled(_wider(known, seen.type)), present / total if total else 0.0, example)
+    return Field(name, _settled(wider(known, seen.type)), present / total if total else 0.0, example)
 
 
 def _type_of(value: object, depth: int) -> DataType:
@@ -103,7 +103,7 @@ def _type_of(value: object, depth: int) -> DataType:
         case list() | tuple():
             found: DataType = NULL
             for item in value:
-                found = _wider(found, _type_of(item, depth))
+                found = wider(found, _type_of(item, depth))
             return ListOf(found)
         case Mapping() if depth <= DEPTH_MAX and len(value) <= FIELDS_MAX:
             return StructOf(tuple((str(name), _type_of(inner, depth + 1)) for name, inner in value.items()))
@@ -111,7 +111,7 @@ def _type_of(value: object, depth: int) -> DataType:
             return JSON
 
 
-def _wider(one: DataType, other: DataType) -> DataType:
+def wider(one: DataType, other: DataType) -> DataType:
     """The narrowest type that holds values of both."""
     if one == other or other == NULL:
         return one
@@ -121,11 +121,11 @@ def _wider(one: DataType, other: DataType) -> DataType:
         return common_type((one, other)) or JSON
     match one, other:
         case ListOf(item), ListOf(other_item):
-            return ListOf(_wider(item, other_item))
+            return ListOf(wider(item, other_item))
         case StructOf(fields), StructOf(other_fields):
             merged = dict(fields)
             for name, type in other_fields:
-                merged[name] = _wider(merged[name], type) if name in merged else type
+                merged[name] = wider(merged[name], type) if name in merged else type
             return StructOf(tuple(merged.items()))
         case _:
             return JSON

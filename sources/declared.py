@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -33,12 +33,19 @@ from mql.schema import Field as Property
 from sources.archive import Archive, RecordedSource, Retention
 from sources.delimited import CsvForm
 from sources.file import FileSource
+from sources.formats.declared import Place, WrongFormat, format_of
+from sources.formats.source import FormattedSource
+from sources.formats.values import Format
 from sources.generator import GeneratorSource
 from sources.http import HttpSource
 from sources.nexmark import NexmarkSource
+from sources.reach import Reach
 from sources.settings import Settings
 from sources.stdin import stdin_source
 from sources.strict_yaml import ConfigError, Document, Problem, Where
+
+if TYPE_CHECKING:
+    from sources.kafka import Form as KafkaForm
 
 __all__ = ["ConfigError", "declare", "load_sources"]
 
@@ -89,10 +96,14 @@ def declare(
     clock: Clock | None = None,
     data_dir: Path | None = None,
     kinds: Collection[str] | None = None,
+    reach: Reach | None = None,
 ) -> Source:
-    """One source. `kinds`: those that may be declared here (None: all); ConfigError for any other, and as above."""
+    """One source. `kinds`: those that may be declared here (None: all); ConfigError for any other, and as above.
+
+    `reach`: it is declared by somebody else than the operator, and these addresses may be dialled for it.
+    """
     try:
-        return make(name, mapping, House(base_dir, data_dir or base_dir / ".mql", clock, kinds))
+        return make(name, mapping, House(base_dir, data_dir or base_dir / ".mql", clock, kinds, reach))
     except Wrong as wrong:
         raise ConfigError(
             tuple(Document(mapping).problem(inner, message) for inner, message in wrong.complaints)
@@ -101,12 +112,25 @@ def declare(
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """Where a source is declared."""
+    """Where a source is declared. `reach`: which addresses may be dialled for one that the operator did not declare."""
 
     base_dir: Path
     data_dir: Path
     clock: Clock | None = None
     kinds: Collection[str] | None = None
+    reach: Reach | None = None
+
+    def formatting(self, subject: str | None = None) -> Place:
+        """Where a source's format is declared."""
+        return Place(None if self.reach is not None else self.base_dir, subject, self.reach, self.clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """The formats of a source's values and of their keys."""
+
+    value: Format
+    key: Format | None = None
 
 
 class Wrong(Exception):
@@ -265,15 +289,27 @@ class Declared(Strict):
     def build(self, name: str, house: House) -> Source:
         """The source, recorded if it is to be. What was opened before something fails is closed again."""
         archive_at = self.archive_dir(name, house)
+        shaping = self.shaping(house)
         with ExitStack() as opened:
-            source = self.source(name, house)
+            source = self.source(name, house) if shaping is None else self.raw_source(name, house, shaping)
             opened.callback(source.close)
             if archive_at is not None:
                 archive = self.archive(archive_at, house)
                 opened.callback(archive.close)
                 source = RecordedSource(source, archive)
             opened.pop_all()
-            return source
+            return source if shaping is None else self.shaped(source, shaping, house)
+
+    def shaping(self, house: House) -> Shaping | None:
+        """The formats that are said; None where events are what the source makes of them by itself."""
+        return None
+
+    def shaped(self, source: Source, shaping: Shaping, house: House) -> Source:
+        return FormattedSource(source, shaping.value, self.settings(), key_format=shaping.key, clock=house.clock)
+
+    def raw_source(self, name: str, house: House, shaping: Shaping) -> Source:
+        """The source under the formats: it gives bytes."""
+        raise AssertionError(f"the kind {self.kind} has no formats")
 
     def source(self, name: str, house: House) -> Source:
         raise AssertionError(f"the kind {self.kind} makes no source")
@@ -288,6 +324,13 @@ class Declared(Strict):
         record = self.record if isinstance(self.record, RecordModel) else RecordModel()
         retention = Retention(record.age, record.bytes)
         return Archive(directory, fsync=record.fsync, retention=retention, clock=house.clock)
+
+
+def formatted(key: str, said: Any, place: Place) -> Format | None:
+    try:
+        return format_of(said, place)
+    except WrongFormat as wrong:
+        raise Wrong(*(((key, *inner), message) for inner, message in wrong.complaints)) from wrong
 
 
 class CsvModel(Strict):
@@ -382,12 +425,38 @@ class KafkaModel(Declared):
     """The rest of its settings are those of the Kafka source itself."""
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+    format: Any = "json"
+    key_format: Any = None
+
+    def shaping(self, house: House) -> Shaping | None:
+        topic = (self.model_extra or {}).get("topic")
+        alone = topic if isinstance(topic, str) else topic[0] if isinstance(topic, list) and len(topic) == 1 else None
+        value = formatted("format", self.format, house.formatting(f"{alone}-value" if alone else None))
+        if self.key_format is None:
+            return None if value is None else Shaping(value)
+        key = formatted("key_format", self.key_format, house.formatting(f"{alone}-key" if alone else None))
+        if key is None or key.encoding == "json":
+            raise Wrong((("key_format",), "a key of JSON is a text: ask for it with envelope: [key]"))
+        if value is None:
+            raise Wrong((("key_format",), "beside values of plain JSON keys are texts; give a format for both"))
+        return Shaping(value, key)
+
+    def raw_source(self, name: str, house: House, shaping: Shaping) -> Source:
+        from sources.kafka import Form
+
+        return self.kafka_source(name, house, Form(json=False, text_keys=shaping.key is None))
 
     def source(self, name: str, house: House) -> Source:
+        from sources.kafka import Form
+
+        return self.kafka_source(name, house, Form())
+
+    def kafka_source(self, name: str, house: House, form: KafkaForm) -> Source:
         from sources.kafka import KafkaSettings, KafkaSource
 
         told = dict(self.model_extra or {})
         known = [field.name for field in fields(KafkaSettings)]
+        known += ["format", "key_format"]
         unknown = [key for key in told if key not in known]
         if unknown:
             raise Wrong(
@@ -397,7 +466,9 @@ class KafkaModel(Declared):
             kafka = TypeAdapter(KafkaSettings).validate_python(told)
         except ValidationError as error:
             raise Wrong(*(complaint(KafkaModel, one) for one in error.errors())) from error
-        return KafkaSource(name, kafka, self.settings(), clock=house.clock)
+        if self.key_format is not None and not {"key", "_kafka_key"} & {*kafka.envelope}:
+            kafka = replace(kafka, envelope=(*kafka.envelope, "key"))
+        return KafkaSource(name, kafka, self.settings(), clock=house.clock, form=form)
 
 
 KINDS: dict[str, type[Declared]] = {

@@ -110,6 +110,14 @@ class KafkaSettings:
         return (self.topic,) if isinstance(self.topic, str) else tuple(self.topic)
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How messages are given: values as JSON texts (else as bytes), keys as texts (else as bytes)."""
+
+    json: bool = True
+    text_keys: bool = True
+
+
 class KafkaAway(ConnectionError):
     """The broker does not answer, or not as hoped; the message is a sentence for people."""
 
@@ -122,11 +130,18 @@ class KafkaSource:
     """
 
     def __init__(
-        self, name: str, kafka: KafkaSettings, settings: Settings = DEFAULTS, *, clock: Clock | None = None
+        self,
+        name: str,
+        kafka: KafkaSettings,
+        settings: Settings = DEFAULTS,
+        *,
+        clock: Clock | None = None,
+        form: Form = Form(),
     ) -> None:
         self.name = name
         self.kafka = kafka
         self.settings = settings
+        self.form = form
         self.clock = clock or SystemClock()
         self.tombstones = 0
         self.lost_offsets = 0
@@ -137,7 +152,7 @@ class KafkaSource:
         self._readings: set[Reading] = set()
         self._learning = threading.Lock()
         self._counting = threading.Lock()
-        self._shape: Shape | None = None if settings.shape is None else Shape()
+        self._shape: Shape | None = None if settings.shape is None and form.json else Shape()
         self._looked_s = -math.inf
 
     @property
@@ -187,8 +202,8 @@ class KafkaSource:
         first = {partition: max(first[partition], last[partition] - each) for partition in last}
         found: list[tuple[int, bytes]] = []
         for rows in self._stored(first, last, ()):
-            times, texts = rows.table.column("_time").to_pylist(), rows.table.column("_raw").to_pylist()
-            found += ((time or 0, text.encode()) for time, text in zip(times, texts, strict=True))
+            times, values = rows.table.column("_time").to_pylist(), rows.table.column("_raw").cast(pa.binary())
+            found += ((time or 0, value) for time, value in zip(times, values.to_pylist(), strict=True))
         found.sort(key=lambda one: one[0])
         return tuple(text for _, text in found[-n:])
 
@@ -278,7 +293,7 @@ class KafkaSource:
 
     def _rows(self, got: Got, columns: Sequence[str]) -> Rows | None:
         """The messages as a batch; None where none has a value."""
-        table, tombstones = batch_of(got.records, columns)
+        table, tombstones = batch_of(got.records, columns, self.form)
         self._count(tombstones=tombstones)
         if table.num_rows == 0:
             return None
@@ -832,7 +847,9 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]
 # --- messages as columns -----------------------------------------------------------------------------
 
 
-def batch_of(records: Sequence[ConsumerRecord[bytes, bytes]], columns: Sequence[str]) -> tuple[pa.RecordBatch, int]:
+def batch_of(
+    records: Sequence[ConsumerRecord[bytes, bytes]], columns: Sequence[str], form: Form = Form()
+) -> tuple[pa.RecordBatch, int]:
     """The messages as columns, and how many had no value (tombstones, left out)."""
     values = pa.array([one.value for one in records], pa.binary())
     tombstones = int(values.null_count)
@@ -840,12 +857,15 @@ def batch_of(records: Sequence[ConsumerRecord[bytes, bytes]], columns: Sequence[
         records = [one for one in records if one.value is not None]
         values = values.drop_null()
     built: dict[str, pa.Array] = {
-        "_raw": texts_of(values),
+        "_raw": texts_of(values) if form.json else values,
         "_offset": pa.array(numbers(records, "offset")),
         "_time": times_of(records),
     }
     for name in columns:
-        built[name] = envelope_column(name, records, built["_time"])
+        if name == "_kafka_key" and not form.text_keys:
+            built[name] = pa.array([one.key for one in records], pa.binary())
+        else:
+            built[name] = envelope_column(name, records, built["_time"])
     return pa.RecordBatch.from_pydict(built), tombstones
 
 

@@ -49,6 +49,8 @@ class Rows:
 
     for encoding `json`: `_raw` (string, the event's text) and the envelope's columns;
     for encoding `columns`: one column per field of the shape;
+    optionally `_reason` (string) and `_unread` (binary): why the source could not read an event, null where it could,
+    and the event's bytes;
     optionally `_time` (int64 microseconds, null where unknown): the time that the source gives with the event.
     """
 

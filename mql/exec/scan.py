@@ -42,6 +42,10 @@ INT32_MAX = 2**31 - 1
 CAREFUL_BATCHES = 50
 """For so long events' times are read as texts, after one of them was no plain number."""
 _EMPTY = {"__i": pa.int64()}
+JSON_MARK = {b"mql": b"json"}
+"""The metadata of a column of texts that are JSON, where the batch's own metadata say `TYPED`."""
+TYPED = {b"mql": b"typed"}
+"""The metadata of a batch whose texts are texts, but for the columns with `JSON_MARK`; else a text may be JSON."""
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -106,8 +110,10 @@ class Decoder:
         parts = [self._part(raw) for raw in raws]
         letters = tuple(letter for part in parts for letter in part.malformed)
         skipped = sum(part.skipped for part in parts)
-        table, unreadable = self._decoded([part for part in parts if part.rows])
-        letters += unreadable
+        runs = alike([part for part in parts if part.rows])
+        found = [self._decoded(run) for run in runs] or [self._decoded(())]
+        table = found[0][0] if len(found) == 1 else pa.concat_tables(one for one, _ in found)
+        letters += tuple(letter for _, unreadable in found for letter in unreadable)
         return Decoded(table, letters, table.num_rows + len(letters) + skipped, skipped)
 
     def _part(self, raw: Raw) -> Part:
@@ -116,9 +122,12 @@ class Decoder:
                 assert self._encoding == "json"
                 return cut_chunk(raw, self.prefilter)
             case Rows() if self._encoding == "json":
-                return cut_rows(raw, self.prefilter)
+                rows, letters = without_unread(raw)
+                part = cut_rows(rows, self.prefilter)
+                return replace(part, malformed=letters + part.malformed) if letters else part
             case Rows():
-                return Part(raw.split, raw.arrival_us, _ints(raw.table.column("_offset")), None, raw.table)
+                rows, letters = without_unread(raw)
+                return Part(rows.split, rows.arrival_us, _ints(rows.table.column("_offset")), None, rows.table, letters)
             case _:
                 assert_never(raw)
 
@@ -388,16 +397,25 @@ def column_sql(schema: pa.Schema, path: Path, type: DataType) -> str:
         packed = ", ".join(f"{quote_identifier(name)} := {quote_identifier(name)}" for name in names)
         return f"to_json(struct_pack({packed}))"
     at = schema.get_field_index(path[0])
-    found = None if at < 0 else schema.field(at).type
+    field = None if at < 0 else schema.field(at)
     sql = quote_identifier(path[0])
+    typed = (schema.metadata or {}).items() >= TYPED.items()
     for depth, name in enumerate(path[1:], 1):
-        if found is not None and pa.types.is_string(found):
-            inner = f"TRY(json_extract({sql}, {quote_string(json_pointer(path[depth:]))}))"
+        if field is not None and (pa.types.is_string(field.type) or pa.types.is_map(field.type)):
+            text = f"to_json({sql})" if pa.types.is_map(field.type) else sql
+            inner = f"TRY(json_extract({text}, {quote_string(json_pointer(path[depth:]))}))"
             return f"nullif({inner}, 'null')" if type == JSON else convert_sql(inner, JSON, type)
-        index = found.get_field_index(name) if found is not None and pa.types.is_struct(found) else -1
-        found = found.field(index).type if found is not None and index >= 0 else None
+        index = field.type.get_field_index(name) if field is not None and pa.types.is_struct(field.type) else -1
+        field = field.type.field(index) if field is not None and index >= 0 else None
         sql = f"{sql}[{quote_string(name)}]"
-    return f"CAST(NULL AS {type_sql(type)})" if found is None else f"TRY_CAST({sql} AS {type_sql(type)})"
+    if field is None:
+        return f"CAST(NULL AS {type_sql(type)})"
+    is_json = pa.types.is_string(field.type) and (field.metadata or {}).items() >= JSON_MARK.items()
+    if typed and is_json and type != JSON:
+        return convert_sql(f"TRY_CAST({sql} AS JSON)", JSON, type)
+    if typed and type == JSON and not is_json:
+        return f"nullif(to_json({sql}), 'null')"
+    return f"TRY_CAST({sql} AS {type_sql(type)})"
 
 
 def times_of(column: Any, unit: str) -> tuple[pa.Array, Mask] | None:
@@ -489,6 +507,41 @@ class Placed:
 
     def only(self, mask: Mask) -> Placed:
         return Placed(self.times[mask], self.splits[mask], self.offsets[mask], self.arrivals[mask])
+
+
+def alike(parts: Sequence[Part]) -> list[Sequence[Part]]:
+    """The parts in runs of the same columns: what a source gives may change its form while it is read."""
+    runs: list[list[Part]] = []
+    for part in parts:
+        if runs and _schema(part) == _schema(runs[-1][0]):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    return list(runs)
+
+
+def _schema(part: Part) -> tuple[pa.Schema, object] | None:
+    """What a part's columns are; None for texts, which are all alike."""
+    if part.texts is not None or part.beside is None:
+        return None
+    schema = part.beside.schema
+    return schema, tuple((field.name, str(field.metadata)) for field in schema)
+
+
+def without_unread(rows: Rows) -> tuple[Rows, tuple[DeadLetter, ...]]:
+    """The events that the source could read, and the others with its reasons."""
+    at = rows.table.schema.get_field_index("_reason")
+    if at < 0:
+        return rows, ()
+    reasons = rows.table.column(at)
+    offsets, texts = rows.table.column("_offset"), rows.table.column("_unread")
+    letters = tuple(
+        dead_letter(reasons[row].as_py(), rows.split, int(offsets[row].as_py()), rows.arrival_us, _bytes_of(texts[row]))
+        for row in np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False)).tolist()
+    )
+    kept = np.flatnonzero(reasons.is_null().to_numpy(zero_copy_only=False))
+    table = rows.table.drop_columns(["_reason", "_unread"]).take(pa.array(kept))
+    return replace(rows, table=table), letters
 
 
 def cut_chunk(chunk: Chunk, prefilter: Prefilter | None = None) -> Part:

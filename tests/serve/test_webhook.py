@@ -11,7 +11,8 @@ from support.serving import served
 from support.waiting import wait_for, wait_for_state
 
 from server.settings import Webhooks
-from server.webhook import Reach, signature
+from server.webhook import signature
+from sources.reach import Reach
 
 
 def test_rows_are_signed_and_sent_again_with_the_same_key_until_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
