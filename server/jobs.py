@@ -13,7 +13,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,13 +28,14 @@ from mql.catalog import SourceInfo, TimeRule
 from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoint, Checkpoints
 from mql.exec.clock import Clock, SystemClock
-from mql.exec.engine import Engine, Options, Running, Subscription
+from mql.exec.engine import Engine, Options, Running, Subscription, reads
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, RowsFrame, Seal, Warn
 from mql.exec.results import cursor_of
 from mql.exec.state import Snapshot
 from mql.learn import parse_type
 from mql.planner.physical import Anomaly, Plan
 from mql.schema import Field as Property
+from server.chaining import PREFIX, JobSource, check_cycle, upstreams
 from server.delivery import Delivery
 from server.keeping import Keeper
 from server.outline import Outline, outline_of, read_outline
@@ -129,6 +132,7 @@ class Jobs:
         """Brings back the jobs of the store, and starts those that ran when the last server stopped or crashed."""
         if not self.keeper.has_something:
             return
+        brought: list[Job] = []
         for stored in self.store.jobs():
             with self._guard:
                 if stored.name in self._jobs or self._closed:
@@ -139,10 +143,21 @@ class Jobs:
                     log.exception("job %s cannot be brought back", stored.name)
                     self.store.log(stored.name, "error", f"cannot be brought back: {error}")
                     continue
+                self._offer(job)
+                brought.append(job)
             self.store.end_open_runs(stored.name, "the server stopped or crashed")
+        for job in brought:  # all of them are there to be read before the first begins to read
             job.open_sinks()
-            if stored.state in ALIVE:
+            if job.state in ALIVE:
                 job.begin()
+
+    def _offer(self, job: Job) -> None:
+        """Its results are a source from now on."""
+        try:
+            source = JobSource(job.name, job.outline, job.log, job.standing)
+            self.engine.add_source(source)
+        except Exception as error:  # its own rows are told none the less
+            job.say("error", f"its results cannot be read by other queries: {error}")
 
     def close(self) -> None:
         """Every job takes a last checkpoint and leaves; their states stay as they are, for the next server."""
@@ -170,10 +185,12 @@ class Jobs:
             check_guarantee(spec, self.engine, plan)
             outline = outline_of(plan, self.engine.catalog())
             check_sinks(spec.sinks, outline, self.keeper.settings, self.engine)
+            check_cycle(name, outline, {job.name: job.outline for job in self._jobs.values() if upstreams(outline)})
             stored = self.store.add_job(name, spec.model_dump(mode="json"), "starting" if start else "stopped")
             shutil.rmtree(self.directory(name), ignore_errors=True)
             outline.write(self.directory(name))
             job = self._jobs[name] = Job(self, stored)
+            self._offer(job)
         job.open_sinks()
         if start:
             job.begin(adopted)
@@ -190,16 +207,31 @@ class Jobs:
             return tuple(self._jobs[name] for name in sorted(self._jobs))
 
     def delete(self, name: str) -> None:
-        """Stops it and takes it away with its results."""
+        """Stops it and takes it away with its results. Who reads them fails, and says why."""
         job = self.job(name)
         job.halt("stop")
         with self._guard:
             self._jobs.pop(name, None)
+        self._withdraw(name)
         self.store.delete_job(name)
         job.close_sinks()
         job.log.finish(Ended("deleted"))
         job.log.close()
         shutil.rmtree(self.directory(name), ignore_errors=True)
+
+    def _withdraw(self, name: str) -> None:
+        source = PREFIX + name
+        gone = MqlError(f'job "{name}", whose results it reads, was deleted', code="upstream-deleted")
+        for asker in self.engine.queries():
+            if reads(asker, source):
+                asker.execution.fail(gone)
+        with suppress(MqlError):  # one that begins to read in this moment fails when it is next looked at
+            self.engine.drop_source(source)
+
+    def missing(self, job: Job) -> str | None:
+        """The job that this one reads and that is not there any more."""
+        with self._guard:
+            return next((name for name in upstreams(job.outline) if name not in self._jobs), None)
 
     def directory(self, name: str) -> Path:
         return self.keeper.data_dir / "jobs" / name
@@ -383,7 +415,7 @@ class Job:
         for sink in self.sinks:
             sink.start()
 
-    @property
+    @cached_property
     def outline(self) -> Outline:
         """What is known of its results; told anew only where that was never written down."""
         jobs = self.jobs
@@ -393,6 +425,10 @@ class Job:
             found = outline_of(jobs.engine.plan(bound.query, bound.values), jobs.engine.catalog())
             found.write(jobs.directory(self.name))
         return found
+
+    def standing(self) -> str | None:
+        """Why no rows come of it, for those who read them."""
+        return None if self.state in ("starting", "running") else f"job {self.name} is {self.state}"
 
     def close_sinks(self) -> None:
         for sink in self.sinks:
@@ -426,7 +462,10 @@ class Job:
     def _waits_to_run_again(self, outcome: Outcome) -> bool:
         """Whether it does, after a failure; when it does, the backoff is over."""
         self._say("error", f"failed: {outcome.reason}")
-        if self.spec.restart == "never" or self.attempts >= self.spec.attempts:
+        gone = self.jobs.missing(self)
+        if gone is not None:
+            outcome = Outcome("failed", f'job "{gone}", whose results it reads, was deleted')
+        if gone is not None or self.spec.restart == "never" or self.attempts >= self.spec.attempts:
             self._set("failed", outcome.reason)
             self.log.finish(Failed({"code": "job-failed", "detail": outcome.reason, "hint": None, "retryable": False}))
             return False

@@ -93,7 +93,7 @@ class ResultLog:
         self.committed = Length()
         self._guard = threading.RLock()
         self._readers: tuple[LogReading, ...] = ()
-        self._cache: OrderedDict[int, tuple[Frame, int]] = OrderedDict()
+        self._cache: OrderedDict[int, tuple[Frame, int, int]] = OrderedDict()
         self._cached_bytes = 0
         self._out: int | None = None
         self._out_bytes = 0
@@ -257,13 +257,26 @@ class ResultLog:
         following = next((one for one in segments if one.number > segment.number), None)
         return until if following is None else Length(following.number, following.rows)
 
-    def read(self, number: int, records_max: int) -> list[tuple[Record | None, Frame]]:
-        """Frames from a record on, as far as they are committed; a gap where records are damaged or gone."""
-        found: list[tuple[Record | None, Frame]] = []
+    def row_before(self, us: int) -> int:
+        """A row's number such that all rows that were stored at or after that moment come behind it."""
+        with self._guard:
+            segments = tuple(self.segments)
+        found = segments[0].rows if segments else 0
+        for segment in segments[1:]:
+            first = next(records_in(segment.path, payloads=False), None)
+            if first is None or first.at_us >= us:
+                break
+            found = segment.rows
+        return found
+
+    def read(self, number: int, records_max: int) -> list[tuple[int, Frame]]:
+        """Frames from a record on, each with when it was stored, as far as they are committed and not damaged."""
+        found: list[tuple[int, Frame]] = []
         with self._guard:
             until = self.committed.number
             while number < until and len(found) < records_max and number in self._cache:
-                found.append((None, self._cache[number][0]))
+                frame, _, at_us = self._cache[number]
+                found.append((at_us, frame))
                 number += 1
             segment = next((one for one in reversed(self.segments) if one.number <= number), None)
         if found or number >= until or segment is None:
@@ -271,14 +284,14 @@ class ResultLog:
         for record in records_in(segment.path, number):
             if record.number >= until or len(found) >= records_max:
                 break
-            found.append((record, self._remember(record)))
+            found.append((record.at_us, self._remember(record)))
         return found
 
     def _remember(self, record: Record) -> Frame:
         """The record's frame, kept for a while: readers of the newest rows share it."""
         frame = frame_of(record, self.cursor(Length(record.number + 1, record.before + record.rows)))
         with self._guard:
-            self._cache[record.number] = (frame, record.size)
+            self._cache[record.number] = (frame, record.size, record.at_us)
             self._cached_bytes += record.size
             while self._cached_bytes > CACHED_BYTES and len(self._cache) > 1:
                 self._cached_bytes -= self._cache.popitem(last=False)[1][1]
@@ -395,6 +408,10 @@ class LogReading:
 
     def wait(self, timeout_s: float) -> bool:
         return self._rung.wait(timeout_s)
+
+    def quiet(self) -> None:
+        """The bell is off until something more comes: for those who read the log by themselves."""
+        self._rung.clear()
 
     def on_ready(self, wake: Callable[[], None] | None) -> None:
         self._wake = wake

@@ -144,6 +144,8 @@ class Wrong(Exception):
 def make(name: Any, mapping: Any, house: House) -> Source:
     if not isinstance(name, str) or not NAME.match(name):
         raise Wrong(((), f'"{name}" is no name: letters, digits, _ . - and a letter first'))
+    if name.startswith("job."):
+        raise Wrong(((), "names that begin with job. are those of jobs' results"))
     if not isinstance(mapping, Mapping):
         raise Wrong(((), "must be a mapping with a kind"))
     kind = mapping.get("kind")

@@ -14,6 +14,7 @@ from mql.errors import MqlError
 from mql.exec.feed import Source
 from mql.schema import DataType, ListOf, StructOf
 from server import encode
+from server.chaining import PREFIX
 from server.guard import decoded, parse_json, read_body
 from server.problems import Problem, Refusal, refuse
 from server.routes.asking import STRING, count, number_in
@@ -166,6 +167,9 @@ async def delete_source(request: web.Request) -> web.Response:
     await source_of(request)
     shared = shared_of(request)
     name = request.match_info["name"]
+    if name.startswith(PREFIX):
+        hint = "Delete the job, and it is gone."
+        raise refuse(409, "source-of-a-job", f'source "{name[:80]}" is the results of a job', hint)
     if name == shared.settings.default:
         hint = "mql.yaml names it as the default; queries without FROM need it."
         raise refuse(409, "default-source", f'source "{name}" is the default', hint)
