@@ -248,6 +248,8 @@ OPERATORS = (
     _operator("element", "list integer!", "item", "", "`list[0]`: counted from 0, negative from the end.",
               ""),
     _operator("field", "any text!", "any", "", "A field of a struct.", ""),
+    _operator("row", "any...", "json", "json_object({all})", "Names and values, in turn, as one JSON object.", "",
+              strict=False),
     _operator("each_field", "list text!", "any", "", "The same field of every struct of a list.", ""),
     _operator("each_json", "json[] text!", "json[]",
               "list_transform({0}, lambda v: nullif(json_extract(v, {1}), 'null'))",

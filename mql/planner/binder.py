@@ -149,11 +149,12 @@ def _rows_of(query: syntax.Query, reading: Reading, name: str) -> Derived | Unio
 
 def _derived(query: syntax.Query, reading: Reading, name: str) -> Derived:
     check_inner(query, not query.union and is_grouped(query), reading)
-    if query.limit is None:
-        query = replace(query, order_by=())
+    query = replace(query, emit=None, order_by=() if query.limit is None else query.order_by)
     top, columns = _bind_query(query, reading, {}, None)
     shape = Shape(tuple(Field(column, type) for column, type in columns))
     info = as_one(name, shape, [scan.info for scan in scans_of(top)])
+    if top.kind != "rows":
+        top = replace(top, kind="final", every_us=None)
     return Derived(replace(top, inner=True), replace(info, encoding="columns", envelope=()))
 
 

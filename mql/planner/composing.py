@@ -109,7 +109,7 @@ def united(queries: Sequence[Derived], parts: Sequence[syntax.Query]) -> Union:
         fields = query.info.shape.fields
         if len(fields) != len(names):
             hint = f"The first gives {', '.join(names)}; this one gives {', '.join(field.name for field in fields)}."
-            raise MqlError(f"{len(names)} columns and {len(fields)} columns can not be united", part.span, hint)
+            raise MqlError(f"rows of {len(names)} and of {len(fields)} columns can not be united", part.span, hint)
         types = [either_type(one, field.type) for one, field in zip(types, fields, strict=True)]
     shape = Shape(tuple(Field(name, type) for name, type in zip(names, types, strict=True)))
     info = as_one("union", shape, [query.info for query in queries])

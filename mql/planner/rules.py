@@ -23,7 +23,7 @@ from mql.planner.logical import (
     chain,
     with_input,
 )
-from mql.planner.properties import inside
+from mql.planner.merging import merge_queries, value_of
 from mql.planner.sql import column_name
 from mql.schema import DataType, Path
 
@@ -50,7 +50,7 @@ def read_only_what_is_used(top: Logical) -> Logical:
     return _with_columns(top, tuple(sorted(wanted.items(), key=lambda item: item[0])))
 
 
-RULES: tuple[Rule, ...] = (normalise_predicates, read_only_what_is_used)
+RULES: tuple[Rule, ...] = (merge_queries, normalise_predicates, read_only_what_is_used)
 
 
 def _over(node: Input, rule: Rule) -> Input:
@@ -86,7 +86,7 @@ def _giving(node: Derived, columns: Columns) -> Derived:
     def select(below: Logical) -> Logical:
         if isinstance(below, Project):
             items = dict(below.items)
-            found = tuple((column_name(path), inside(items[path[0]], path[1:])) for path, _ in columns)
+            found = tuple((column_name(path), value_of(items, Column(path, type))) for path, type in columns)
             return Project(below.input, found)
         assert not isinstance(below, Input)
         return with_input(below, select(below.input))

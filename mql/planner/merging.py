@@ -1,0 +1,120 @@
+"""Queries that filter and compute, and no more, become one with the query around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from mql.planner.expressions import Aggregate, Apply, Bound, Column, Constant, rewrite
+from mql.planner.logical import (
+    Arrange,
+    Derived,
+    Filter,
+    Group,
+    Input,
+    Logical,
+    Merge,
+    Project,
+    Sample,
+    Scan,
+    Speak,
+    Track,
+    Union,
+    chain,
+    find,
+    input_of,
+    with_input,
+)
+from mql.planner.properties import inside
+from mql.schema import JSON, VARCHAR
+
+Items = Mapping[str, Bound]
+Change = Callable[[Bound], Bound]
+
+
+def merge_queries(top: Logical) -> Logical:
+    """The same rows without a table in between: the columns of the inner query are its expressions."""
+    read = input_of(top)
+    match read:
+        case Scan() | Merge():
+            return top
+        case Union(queries):
+            merged = tuple(replace(one, query=merge_queries(one.query)) for one in queries)
+            return _upon(top, replace(read, queries=merged))
+        case Derived(query):
+            below = merge_queries(query)
+            if _is_plain(below) and not _samples_twice(top, below):
+                return _merged(top, below)
+            return _upon(top, replace(read, query=below))
+
+
+def _is_plain(query: Logical) -> bool:
+    """Each of its rows is an event that it reads."""
+    return all(isinstance(node, Speak | Project | Filter | Sample | Input) for node in chain(query))
+
+
+def _samples_twice(top: Logical, below: Logical) -> bool:
+    """Whether what one of them samples depends on the other: both do, or one of a rate comes behind a condition."""
+    outer, inner = find(top, Sample), find(below, Sample)
+    if outer is None:
+        return False
+    assert isinstance(outer, Sample)
+    return inner is not None or (outer.sampled.per_second is not None and find(below, Filter) is not None)
+
+
+def _merged(top: Logical, below: Logical) -> Logical:
+    project = find(below, Project)
+    assert isinstance(project, Project)
+    items = dict(project.items)
+
+    def column(bound: Bound) -> Bound:
+        return value_of(items, bound) if isinstance(bound, Column) else bound
+
+    return _upon(top, project.input, lambda bound: rewrite(bound, column))
+
+
+def value_of(items: Items, column: Column) -> Bound:
+    """What a column of a query's rows is, by the query's own expressions."""
+    if column.path:
+        return inside(items[column.path[0]], column.path[1:])
+    named = (part for name, item in items.items() for part in (Constant(name, VARCHAR), item))
+    return Apply("row", tuple(named), JSON)
+
+
+def _upon(top: Logical, below: Logical, change: Change | None = None) -> Logical:
+    """A query's chain over another input, its expressions changed."""
+    if isinstance(top, Input):
+        return below
+    found = with_input(top, _upon(top.input, below, change))
+    return found if change is None else with_expressions(found, change)
+
+
+def with_expressions(node: Logical, change: Change) -> Logical:
+    """The node with each of its expressions over events changed."""
+    match node:
+        case Filter():
+            return replace(node, predicate=change(node.predicate))
+        case Sample():
+            return replace(node, sampled=replace(node.sampled, by=tuple(map(change, node.sampled.by))))
+        case Group():
+            return replace(
+                node,
+                keys=tuple(map(change, node.keys)),
+                aggregates=tuple(_aggregate(call, change) for call in node.aggregates),
+                begins=None if node.begins is None else change(node.begins),
+                ends=None if node.ends is None else change(node.ends),
+            )
+        case Track():
+            return replace(node, value=change(node.value))
+        case Project():
+            return replace(node, items=tuple((name, change(item)) for name, item in node.items))
+        case Arrange():
+            order = tuple(replace(key, expression=change(key.expression)) for key in node.order)
+            return replace(node, order=order, per=tuple(map(change, node.per)))
+        case _:
+            return node
+
+
+def _aggregate(call: Aggregate, change: Change) -> Aggregate:
+    only = None if call.filter is None else change(call.filter)
+    return replace(call, args=tuple(map(change, call.args)), filter=only)
