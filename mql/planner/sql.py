@@ -227,6 +227,8 @@ def _filled(row: Function, bound: Apply, args: list[str]) -> str:
             return f"list_extract({args[0]}, {index + 1 if index >= 0 else index})"
         case "field":
             return f"struct_extract({args[0]}, {args[1]})"
+        case "row":
+            return f"json_object({', '.join(args)})"
         case "each_field":
             return f"list_transform({args[0]}, lambda v: struct_extract(v, {args[1]}))"
         case _:
