@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from functools import cache, lru_cache
-from typing import Any, cast
+from functools import cache
+from typing import Any, BinaryIO, cast
 
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedInput, UnexpectedToken
@@ -89,15 +89,36 @@ def expected_at(text: str, offset: int) -> list[str]:
     return sorted({word for terminal in _accepted_at(before) for word in mistakes.words_of(terminal)})
 
 
-@lru_cache(maxsize=1)
-def _lark() -> Lark:
-    """The tables, built when first asked for: they take half a second and are the same for every text."""
-    return Lark.open_from_package("mql", "grammar.lark", parser="lalr", lexer="contextual")
+class Tables:
+    """The grammar's tables: built when first asked for, which takes a third of a second, or as they were kept."""
+
+    def __init__(self) -> None:
+        self._lark: Lark | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self._lark is not None
+
+    def get(self) -> Lark:
+        if self._lark is None:
+            self._lark = Lark.open_from_package("mql", "grammar.lark", parser="lalr", lexer="contextual")
+        return self._lark
+
+    def keep(self, file: BinaryIO) -> None:
+        """Writes them, for another process with the same grammar, Python and lark."""
+        self.get().save(file)
+
+    def use(self, file: BinaryIO) -> None:
+        """Takes what `keep` wrote; it is unpickled, so it must come from nobody else."""
+        self._lark = Lark.load(file)
+
+
+TABLES = Tables()
 
 
 def _tree(clean: str) -> Tree[Token]:
     try:
-        return _lark().parse(clean)
+        return TABLES.get().parse(clean)
     except UnexpectedInput as unexpected:
         at_end = isinstance(unexpected, UnexpectedToken) and unexpected.token.type == "$END"
         position = len(clean) if at_end or unexpected.pos_in_stream is None else unexpected.pos_in_stream
@@ -107,7 +128,7 @@ def _tree(clean: str) -> Tree[Token]:
 
 def _accepted_at(before: str) -> set[str]:
     """The terminals with which a text so far could go on; none where it is wrong already."""
-    cursor = _lark().parse_interactive(before)
+    cursor = TABLES.get().parse_interactive(before)
     try:
         cursor.exhaust_lexer()
     except UnexpectedInput:

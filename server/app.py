@@ -16,14 +16,13 @@ from mql.exec.feed import Source
 from server import openapi
 from server.guard import Door, add_headers, guard
 from server.jobs import JOBS, Jobs
-from server.keeping import KEEPER, Keeper
+from server.keeping import KEEPER, SILENCES, Keeper
 from server.metrics import Metrics
 from server.routes import ROUTES
 from server.routes.replays import REPLAYS
 from server.routes.route import EVENTS, Route
 from server.settings import Settings, check_reach, sources_of
 from server.shared import SHARED, Shared
-from server.silences import SILENCES
 
 log = logging.getLogger("server")
 

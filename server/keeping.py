@@ -58,3 +58,4 @@ class Keeper:
 
 
 KEEPER = web.AppKey("keeper", Keeper)
+SILENCES: web.AppKey[Silences] = web.AppKey("silences")

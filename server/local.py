@@ -18,6 +18,7 @@ from mql.exec.frames import Frame
 from mql.parser import parse
 from mql.syntax import Query, SourceRef, SubqueryRef
 from server.settings import Settings, settings_of
+from server.tables import use_kept_tables
 from sources.declared import load_sources
 from sources.file import FileSource
 from sources.settings import Settings as Shared
@@ -102,6 +103,7 @@ def source_of(house: House, name: str) -> Source:
 
 
 def parse_in(text: str) -> Query:
+    use_kept_tables()
     try:
         return parse(text)
     except MqlError as error:

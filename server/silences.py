@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
-from aiohttp import web
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 
 from mql.errors import MqlError
@@ -264,6 +263,3 @@ class Silences:
 
 def aware(at: datetime) -> datetime:
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-
-
-SILENCES: web.AppKey[Silences] = web.AppKey("silences")

@@ -9,13 +9,14 @@ from pydantic import BaseModel, Field
 
 from mql.errors import MqlError
 from server.jobs import JOBS
+from server.keeping import SILENCES
 from server.problems import Refusal, of_query
 from server.routes.asking import STRING
 from server.routes.jobs import body_of
 from server.routes.queries import json_answer
 from server.routes.route import JSON, Answer, Parameter, Route
 from server.shared import shared_of
-from server.silences import SILENCES, Silence, text_of
+from server.silences import Silence, text_of
 
 
 class SilenceTold(BaseModel):
