@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import assert_never
 
-from mql.planner.expressions import Bound, Column, normalise, walk
+from mql.planner.expressions import Bound, Column, conjunction, normalise, walk
 from mql.planner.logical import (
     Arrange,
     Derived,
@@ -36,6 +36,8 @@ def normalise_predicates(top: Logical) -> Logical:
     if isinstance(top, Input):
         return _over(top, normalise_predicates)
     below = normalise_predicates(top.input)
+    if isinstance(top, Filter) and isinstance(below, Filter):
+        return Filter(below.input, normalise(conjunction([below.predicate, top.predicate])))
     if isinstance(top, Filter):
         return Filter(below, normalise(top.predicate))
     return with_input(top, below)
