@@ -31,6 +31,7 @@ from mql.exec.clock import Clock, SystemClock
 from mql.exec.engine import Engine, Options, Running, Subscription, reads
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, RowsFrame, Seal, Warn
 from mql.exec.results import cursor_of
+from mql.exec.running import Execution
 from mql.exec.state import Snapshot
 from mql.learn import parse_type
 from mql.planner.physical import Anomaly, Plan
@@ -759,8 +760,10 @@ REASONS: Mapping[str, str] = {
 
 def snapshot_of(running: Running) -> tuple[Snapshot, int]:
     """A snapshot, and the number of the frame behind all that was told before its barrier."""
-    snapshot = running.execution.snapshot(SNAPSHOT_S)
-    place = running.execution.barrier_at
+    execution = running.execution
+    assert isinstance(execution, Execution), "what keeps checkpoints reads for itself"
+    snapshot = execution.snapshot(SNAPSHOT_S)
+    place = execution.barrier_at
     assert place is not None
     return snapshot, place.number
 

@@ -10,7 +10,7 @@ from typing import assert_never
 
 import pyarrow as pa
 
-from mql.exec.items import Barrier, Batch, Done, End, Item, Operator, Tick, Watermark
+from mql.exec.items import Barrier, Batch, Done, End, Item, Operator, Roster, Tick, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators import build
 from mql.planner.physical import OperatorSpec
@@ -53,7 +53,7 @@ def _passed(operator: Operator, item: Item) -> Iterable[Item]:
             return operator.on_watermark(us)
         case End():
             return operator.on_end()
-        case Tick() | Barrier() | Done():
+        case Tick() | Barrier() | Roster() | Done():
             return (item,)
         case _:
             assert_never(item)

@@ -338,7 +338,7 @@ class Backfill:
 
     def _pass(self, feed: Feed, share: int, table: pa.Table, frontier: int) -> None:
         if table.num_rows:
-            feed.seen += table.num_rows
+            feed.tallies[share].seen += table.num_rows
             feed.send(share, table)
         feed.mark(share, frontier)
 

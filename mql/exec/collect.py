@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
 import pyarrow as pa
 
-from mql.exec.items import MAX_US, MIN_US, Barrier, Batch, Done, End, Item, Tick, Watermark
+from mql.exec.items import MAX_US, MIN_US, Barrier, Batch, Done, End, Item, Roster, Tick, Watermark
 from mql.exec.kernel import Session
 from mql.exec.results import Results
 from mql.planner.physical import Result
+from mql.planner.sql import quote_identifier
 
 HIDDEN = "__"
 WINDOW_START, WINDOW_END = "__ws", "__we"
@@ -76,7 +77,7 @@ class Collector:
                     self.rows(item.table)
                 case Watermark(us):
                     self._watermark(task, us)
-                case Tick():
+                case Tick() | Roster():
                     pass
                 case Barrier(epoch):
                     self._behind[task] = deque()
@@ -127,11 +128,7 @@ class Collector:
         """Adds final rows to their windows, for the seal."""
         if self._result.emit != "final":
             return
-        only = f'WHERE "{FINAL}"' if FINAL in table.column_names else ""
-        names = [name for name in table.column_names if not name.startswith(HIDDEN) and name not in KEYED]
-        columns = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
-        digest = f"bit_xor(hash(row({columns})))" if names else "0::UBIGINT"
-        sql = f'SELECT "__ws" AS ws, "__we" AS we, count(*) AS n, {digest} AS d FROM rows {only} GROUP BY ALL'
+        sql = digest_sql(visible(table).column_names, FINAL in table.column_names)
         for row in self._session.run(sql, {"rows": table}).to_pylist():
             before = self._open.get((row["we"], row["ws"]), Sealing(0, 0))
             self._open[row["we"], row["ws"]] = Sealing(before.rows + row["n"], before.digest ^ row["d"])
@@ -142,8 +139,21 @@ class Collector:
         if reached <= self.watermark_us:
             return
         self.watermark_us = reached
-        for we, ws in sorted(key for key in self._open if key[0] <= reached):
+        self._seal(reached)
+
+    def _seal(self, reached_us: int) -> None:
+        """Windows that are over are told to be final."""
+        for we, ws in sorted(key for key in self._open if key[0] <= reached_us):
             self._results.seal(seal_of(ws, we, self._open.pop((we, ws)), self._late()))
+
+
+def digest_sql(names: Sequence[str], some_are_early: bool, per: str = "") -> str:
+    """Counts the final rows of each window, with a digest of their columns of these names."""
+    only = f'WHERE "{FINAL}"' if some_are_early else ""
+    columns = ", ".join(quote_identifier(name) for name in names if name not in KEYED)
+    digest = f"bit_xor(hash(row({columns})))" if columns else "0::UBIGINT"
+    group = f"{per}, " if per else ""
+    return f'SELECT {group}"__ws" AS ws, "__we" AS we, count(*) AS n, {digest} AS d FROM rows {only} GROUP BY ALL'
 
 
 def visible(table: pa.Table) -> pa.Table:

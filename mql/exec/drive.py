@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mql.exec.deadletters import DeadLetter
 from mql.exec.graph import connect
-from mql.exec.items import MIN_US, Barrier, Batch, Done, End, Item, Operator, Raw, State, Tick, Watermark
+from mql.exec.items import MIN_US, Barrier, Batch, Done, End, Item, Operator, Raw, Roster, State, Tick, Watermark
 from mql.exec.kernel import Kernel
 from mql.exec.operators import build
 from mql.exec.prefilter import Prefilter
@@ -85,6 +85,10 @@ class Driver:
             self.out.malformed.extend(decoded.malformed)
             self._positions.update({raw.split + number * SPLITS_MAX: raw.next_offset for raw in mine})
             entries[at].put(Batch(decoded.table))
+
+    def introduce(self, roster: Roster) -> None:
+        """These queries share the plan from here on."""
+        self._to_all(roster)
 
     def watermark(self) -> None:
         """The watermarks that the splits allow, now."""

@@ -19,6 +19,7 @@ from mql.exec.clock import Clock, SystemClock
 from mql.exec.collect import Collector
 from mql.exec.deadletters import DeadLetters
 from mql.exec.direct import answered
+from mql.exec.family import Family, FanOut, Member
 from mql.exec.feed import Source
 from mql.exec.frames import Failed, Phase, RowsFrame
 from mql.exec.graph import connect
@@ -44,6 +45,8 @@ BEAT_S = 0.1
 HUB_LINGER_S = 2.0
 STOP_S = 1.5
 COMPILED_MAX = 256
+ALONE_MAX = 3
+"""So many queries that differ in literals only run each by itself; those that follow share one plan."""
 KEPT_OVER_MAX = 200
 """How many queries that have ended stay in the listing."""
 
@@ -74,7 +77,10 @@ class Engine:
         self._runtime = LocalRuntime(self._kernel, workers)
         self._hubs: list[Hub] = []
         self._askers: dict[str, Running] = {}
-        self._joinable: dict[str, Execution] = {}
+        self._joinable: dict[str, Execution | Member] = {}
+        self._families: dict[str, Family] = {}
+        self._alone: dict[str, set[Execution]] = {}
+        """Which queries run by themselves that could share a plan, by the family that they would be of."""
         self._compiled: dict[Any, Compiled] = {}
         self._threads: set[threading.Thread] = set()
         self._closed = threading.Event()
@@ -165,11 +171,28 @@ class Engine:
             found = self._joinable.get(compiled.plan.hash) if is_shareable(options) else None
             if found is not None and not found.over and (is_joinable(found.plan) or not found.has_begun()):
                 return self._asker(found, compiled, options, joins=True)
-            execution = self._begin(compiled, options)
+            execution = self._as_member(compiled, options) or self._begin(compiled, options)
             asker = self._asker(execution, compiled, options)
             if is_shareable(options) and execution.feeds:
                 self._joinable[compiled.plan.hash] = execution
         return asker
+
+    def _as_member(self, compiled: Compiled, options: Options) -> Member | None:
+        """Where enough queries run that differ from it in literals only, it shares a plan with all that follow."""
+        sibling = compiled.sibling
+        if sibling is None:
+            return None
+        family = self._families.get(sibling.key)
+        if family is None or family.over:
+            if len(self._alone.get(sibling.key, ())) < ALONE_MAX:
+                return None
+            family = self._families[sibling.key] = Family(sibling.skeleton, self._runtime, self._clock)
+            family.core.on_over = partial(self._forget_family, family)
+            self._begin_live(family.core, [self.source(compiled.plan.scan.source)], family=family)
+        member = family.join(sibling, compiled.plan, options)
+        if member is not None:
+            member.on_over = self._forget
+        return member
 
     def resume(
         self,
@@ -264,7 +287,9 @@ class Engine:
                 self._compiled[key] = compiled
         return compiled
 
-    def _asker(self, execution: Execution, compiled: Compiled, options: Options, joins: bool = False) -> Running:
+    def _asker(
+        self, execution: Execution | Member, compiled: Compiled, options: Options, joins: bool = False
+    ) -> Running:
         """Who begins an execution gets all of it; who joins one, what comes from then on."""
 
         def explainer(form: str) -> str:
@@ -322,13 +347,22 @@ class Engine:
             self._begin_stream(execution, sources)
         else:
             self._begin_live(execution, sources)
+            if compiled.sibling is not None:
+                self._alone.setdefault(compiled.sibling.key, set()).add(execution)
+                execution.on_over = partial(self._forget_alone, compiled.sibling.key)
         return execution
 
-    def _begin_live(self, execution: Execution, sources: Sequence[Source], restored: Snapshot | None = None) -> None:
+    def _begin_live(
+        self,
+        execution: Execution,
+        sources: Sequence[Source],
+        restored: Snapshot | None = None,
+        family: Family | None = None,
+    ) -> None:
         plan = execution.plan
         parts = [None if restored is None else restored.of_scan(number) for number in range(len(plan.scans))]
         hubs = tuple(self._hub(*one) for one in zip(sources, plan.scans, parts, strict=True))
-        self._connect(execution, [len(hub.shares) for hub in hubs], restored)
+        self._connect(execution, [len(hub.shares) for hub in hubs], restored, family)
         assert execution.graph is not None
         join_at = execution.join_at if restored is None else goes_on
         feeds = []
@@ -336,6 +370,8 @@ class Engine:
             feed = Feed(scan, entries, execution.lost.add, join_at, partial(execution.on_trouble, number))
             feed.may_drop = restored is None
             feed.others = partial(execution.others_us, feed) if len(hubs) > 1 else None
+            if family is not None:
+                feed.on_border, feed.on_joined = family.at_border, family.on_joined
             feeds.append(feed)
         execution.hubs, execution.feeds = hubs, tuple(feeds)
         execution.state = "running"
@@ -394,7 +430,13 @@ class Engine:
         for backfill, entries in zip(execution.backfills, execution.graph.feeds, strict=True):
             self._spawn(execution, partial(backfill.stream, entries))
 
-    def _connect(self, execution: Execution, splits: int | Sequence[int], restored: Snapshot | None = None) -> None:
+    def _connect(
+        self,
+        execution: Execution,
+        splits: int | Sequence[int],
+        restored: Snapshot | None = None,
+        family: Family | None = None,
+    ) -> None:
         """Makes the plan's tasks, as they were where they are restored, and has them hosted where is least to do."""
         plan = execution.plan
         placement = place(plan, splits, self._runtime.workers, self._runtime.load())
@@ -407,17 +449,23 @@ class Engine:
 
         counts = [len(stage) for stage in placement.stages]
         rows_max = execution.options.max_rows
-        collector = Collector(
-            execution.results,
-            plan.result,
-            counts[-1],
-            self._kernel.session(),
-            execution.end,
-            rows_max,
-            execution.on_barrier,
+        collector = (
+            FanOut(family, counts[-1], self._kernel.session())
+            if family is not None
+            else Collector(
+                execution.results,
+                plan.result,
+                counts[-1],
+                self._kernel.session(),
+                execution.end,
+                rows_max,
+                execution.on_barrier,
+            )
         )
         graph = connect(plan, counts, make, collector.tell, lambda: execution.results.full)
         execution.graph, execution.collector = graph, collector
+        if family is not None:
+            family.take_graph(graph)
         if restored is not None and restored.tasks and set(restored.tasks) != {task.name for task in graph.tasks}:
             collector.close()
             for session in sessions.values():
@@ -491,6 +539,8 @@ class Engine:
             now_us = self._clock.now_us()
             for execution in {id(asker.execution): asker.execution for asker in self.queries()}.values():
                 execution.beat(now_us)
+            for family in tuple(self._families.values()):
+                family.core.beat(now_us)
             self._let_go()
 
     def _let_go(self) -> None:
@@ -515,11 +565,24 @@ class Engine:
             for hub in idle:
                 hub.close()
 
-    def _forget(self, execution: Execution) -> None:
+    def _forget(self, execution: Execution | Member) -> None:
         """It is over: nobody is to join it any more."""
         with self._guard:
             if self._joinable.get(execution.plan.hash) is execution:
                 del self._joinable[execution.plan.hash]
+
+    def _forget_alone(self, key: str, execution: Execution) -> None:
+        self._forget(execution)
+        with self._guard:
+            alone = self._alone.get(key, set())
+            alone.discard(execution)
+            if not alone:
+                self._alone.pop(key, None)
+
+    def _forget_family(self, family: Family, core: Execution) -> None:
+        with self._guard:
+            if self._families.get(family.key) is family:
+                del self._families[family.key]
 
 
 EngineApi = Engine

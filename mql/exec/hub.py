@@ -18,7 +18,7 @@ from mql.exec.clock import Clock, SystemClock
 from mql.exec.deadletters import DeadLetters
 from mql.exec.exchange import Channel
 from mql.exec.feed import From, Reader, Source
-from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Barrier, Batch, End, Raw, Watermark
+from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Barrier, Batch, End, Item, Raw, Watermark
 from mql.exec.kernel import Kernel
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoder
@@ -54,6 +54,16 @@ class Held:
 
 
 @dataclass(slots=True)
+class Tally:
+    """What one share has handed on, or could not."""
+
+    seen: int = 0
+    malformed: int = 0
+    skipped: int = 0
+    dropped: int = 0
+
+
+@dataclass(slots=True)
 class Feed:
     """One query's end of a hub. `channels[k]` takes what share k reads.
 
@@ -61,7 +71,8 @@ class Feed:
     the event time that had been reached before this hub read it, which the hub's own `__m` does not know. `passed`:
     where the last barrier went in, by split. A feed that may not drop makes the hub wait for it, as long as it takes.
     `others`: how far the query's other sources have come, where it has several; `aside_us`: up to where this one, of
-    which nothing had come yet, let them go on without it.
+    which nothing had come yet, let them go on without it. `on_border`: asked at each border of a share, with the
+    event time before which it has been handing events on, for what is to go in there.
     """
 
     scan: Scan
@@ -72,11 +83,9 @@ class Feed:
     held: Held | None = None
     positions: dict[int, int] = field(default_factory=dict)
     floors: dict[int, int] = field(default_factory=dict)
+    on_border: Callable[[int, Mapping[int, int], int], Item | None] | None = None
     names: tuple[str, ...] = ()
-    seen: int = 0
-    malformed: int = 0
-    skipped: int = 0
-    dropped: int = 0
+    tallies: tuple[Tally, ...] = ()
     watermark_us: int = MIN_US
     joined: threading.Event = field(default_factory=threading.Event)
     shedding: set[int] = field(default_factory=set)
@@ -92,6 +101,23 @@ class Feed:
 
     def __post_init__(self) -> None:
         self.names = (*PLACE, *(column_name(path) for path, _ in self.scan.columns))
+        self.tallies = tuple(Tally() for _ in self.channels)
+
+    @property
+    def seen(self) -> int:
+        return sum(tally.seen for tally in self.tallies)
+
+    @property
+    def malformed(self) -> int:
+        return sum(tally.malformed for tally in self.tallies)
+
+    @property
+    def skipped(self) -> int:
+        return sum(tally.skipped for tally in self.tallies)
+
+    @property
+    def dropped(self) -> int:
+        return sum(tally.dropped for tally in self.tallies)
 
     def join(self, positions: Mapping[int, int]) -> None:
         """One more share has attached it, from these positions on."""
@@ -130,6 +156,13 @@ class Feed:
                 self.reached[share] = splits.snapshot(only=positions)
                 self.channels[share].put(Barrier(epoch))
 
+    def at_border(self, share: int, positions: Mapping[int, int], newest_us: int) -> None:
+        """Where queries share the plan, who of them is in from here on."""
+        if self.on_border is not None:
+            item = self.on_border(share, positions, newest_us)
+            if item is not None:
+                self.channels[share].put(item)
+
     def go_live(self) -> None:
         """What was held is handed on: from now on what comes goes straight to the query. Under its guard."""
         assert self.held is not None
@@ -162,10 +195,10 @@ class Feed:
                 return
         channel = self.channels[share]
         if table.num_rows:
-            self.seen += table.num_rows
+            self.tallies[share].seen += table.num_rows
             if channel.full and self.may_drop:
                 self.shedding.add(share)
-                self.dropped += table.num_rows
+                self.tallies[share].dropped += table.num_rows
                 self.on_dropped(table.num_rows, "the query could not keep up")
             else:
                 if not channel:
@@ -428,8 +461,8 @@ class Share:
         frontier = self.hub.splits.frontier(self.hub.clock.now_us())
         self.hub.events += decoded.seen
         for feed in feeds:
-            feed.malformed += len(decoded.malformed)
-            feed.skipped += decoded.skipped
+            feed.tallies[self.number].malformed += len(decoded.malformed)
+            feed.tallies[self.number].skipped += decoded.skipped
             if rows or feed.held is None:
                 feed.give(self.number, decoded.table, frontier)
         self.linger_s = min(LINGER_MOST_S, max(LINGER_LEAST_S, 2 * (self.pace.monotonic_s() - began)))
@@ -461,15 +494,19 @@ class Share:
 
     def _attach(self) -> None:
         """A border: who asked is in from here on, and barriers go in."""
+        hub = self.hub
         for feed in self._feeds:
-            feed.put_barrier(self.number, self.positions, self.hub.splits)
+            feed.put_barrier(self.number, self.positions, hub.splits)
         with self._guard:
             asked, self._asked = self._asked, []
             self._feeds = (*self._feeds, *(feed for feed in asked if feed not in self._feeds))
         for feed in asked:
             feed.join(self.positions)
-            if self.hub.first_told and feed.from_now:
-                feed.on_joined(self.hub.newest_us)
+            if hub.first_told and feed.from_now:
+                feed.on_joined(hub.newest_us)
+        newest_us = hub.newest_us if hub.first_told else MIN_US
+        for feed in self._feeds:
+            feed.at_border(self.number, self.positions, newest_us)
 
     def _note_newest(self, table: pa.Table) -> None:
         """The largest event time that is not ahead of its arrival: where those who join later begin."""

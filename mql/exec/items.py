@@ -95,6 +95,15 @@ class Barrier:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Roster:
+    """From here on these queries share the plan: a row each, by their rising numbers `__q`, with their literals.
+    `version` rises with each change."""
+
+    version: int
+    table: pa.Table
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """The input is over: everything becomes final."""
@@ -105,7 +114,7 @@ class Done:
     """An operator has all that the query asked for (LIMIT): the query may end. Flows down, then the task stops."""
 
 
-Item = Batch | Watermark | Tick | Barrier | End | Done
+Item = Batch | Watermark | Tick | Barrier | Roster | End | Done
 
 State = Mapping[str, pa.Table]
 """An operator's state: named Arrow tables. Columnar, so it can be saved, split by key and merged."""
@@ -142,6 +151,10 @@ class Operator(Protocol):
 
     def on_tick(self, us: int) -> Iterable[Item]:
         """Yields what the clock releases, then the tick itself."""
+        ...
+
+    def on_roster(self, roster: Roster) -> Iterable[Item]:
+        """Takes note of the queries that share the plan, then yields the roster."""
         ...
 
     def on_end(self) -> Iterable[Item]:

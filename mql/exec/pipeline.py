@@ -9,7 +9,7 @@ import reactivex
 from reactivex import Observable, abc
 from reactivex.subject import Subject
 
-from mql.exec.items import Barrier, Batch, Done, End, Item, Operator, State, Tick, Watermark
+from mql.exec.items import Barrier, Batch, Done, End, Item, Operator, Roster, State, Tick, Watermark
 
 
 class Pipeline:
@@ -78,6 +78,8 @@ def answer(operator: Operator, item: Item, barrier: Callable[[Barrier], Iterable
             return operator.on_tick(us)
         case Barrier():
             return barrier(item)
+        case Roster():
+            return operator.on_roster(item)
         case End():
             return operator.on_end()
         case Done():

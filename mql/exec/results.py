@@ -30,10 +30,24 @@ Starts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of a table that many queries share, not cut out of it before somebody reads them."""
+
+    table: pa.Table
+    start: int
+    end: int
+    cursor: str
+
+    def frame(self) -> RowsFrame:
+        # Taken, not sliced: a slice would keep the whole table for as long as somebody keeps the frame.
+        return RowsFrame(self.table.take(pa.array(np.arange(self.start, self.end))), self.cursor)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A frame in the ring. `before`: result rows ahead of it since the start. `starts`: of each row's window."""
 
-    frame: Frame
+    frame: Frame | Part
     rows: int
     bytes: int
     before: int
@@ -106,6 +120,24 @@ class Results:
             self._append(RowsFrame(table, str(cursor)), table.num_rows, table.nbytes, starts)
         self._wake()
 
+    def publish_part(self, table: pa.Table, start: int, end: int, size: int, starts: Starts | None) -> int:
+        """The same for rows from `start` to `end` of a table; `size` is what they weigh. Gives the frame's number."""
+        rows = end - start
+        with self._guard:
+            number = self._next
+            if self._last is not None:
+                return number
+            cursor = f"{self.epoch}-{number + 1}.{self.rows + rows}"
+            self._append(Part(table, start, end, cursor), rows, size, starts)
+        self._wake()
+        return number
+
+    def let_go_to(self, number: int) -> None:
+        """Lets go of the frames up to this one, whoever has not read them."""
+        with self._guard:
+            while self._first <= number and self._first < self._next:
+                self._drop_first()
+
     def seal(self, data: Mapping[str, Any]) -> None:
         with self._guard:
             if self._last is not None:
@@ -159,7 +191,7 @@ class Results:
     def readers(self) -> int:
         return len(self._readers)
 
-    def _append(self, frame: Frame, rows: int, size: int, starts: Starts | None) -> None:
+    def _append(self, frame: Frame | Part, rows: int, size: int, starts: Starts | None) -> None:
         self._entries[self._next] = Entry(frame, rows, size, self.rows, starts)
         self._next += 1
         self.rows += rows
@@ -176,10 +208,13 @@ class Results:
         while self._first < last and (
             self._kept_rows > rows_max or self._kept_bytes > bytes_max or self._next - self._first > ENTRIES_MAX
         ):
-            gone = self._entries.pop(self._first)
-            self._first += 1
-            self._kept_rows -= gone.rows
-            self._kept_bytes -= gone.bytes
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        gone = self._entries.pop(self._first)
+        self._first += 1
+        self._kept_rows -= gone.rows
+        self._kept_bytes -= gone.bytes
 
     def _wake(self) -> None:
         for reading in self._readers:
@@ -365,7 +400,7 @@ class Reading:
 
     def filtered(self, entry: Entry) -> Frame | None:
         """The frame without rows of windows that started before this reader came; None where nothing is left."""
-        frame = entry.frame
+        frame = entry.frame.frame() if isinstance(entry.frame, Part) else entry.frame
         if self._not_before_us == MIN_US or entry.starts is None or not isinstance(frame, RowsFrame):
             return frame
         due = entry.starts >= self._not_before_us

@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -25,6 +25,9 @@ from mql.exec.splits import Splits
 from mql.exec.state import Snapshot, together
 from mql.exec.task import Task
 from mql.planner.physical import SPLITS_MAX, CountWindows, Final, Plan, SelectRows
+
+if TYPE_CHECKING:
+    from mql.exec.family import Member
 
 TICK_US = 100_000
 PROGRESS_US = 1_000_000
@@ -165,6 +168,10 @@ class Execution:
             if detail is not None:
                 self.results.say(Warn({"code": "shape-drift", "detail": detail}))
 
+    def fellows(self, count: int) -> Sequence[Running]:
+        """Who shares it, the newest of them."""
+        return self.askers[-count:]
+
     def on_trouble(self, scan: int, trouble: str | None) -> None:
         """Why nothing comes of one of its sources, or that all is well again."""
         self._troubles[scan] = trouble
@@ -283,15 +290,7 @@ class Execution:
         """What a progress frame says."""
         ledger = self.ledger()
         watermark = self.watermark_us()
-        data: dict[str, Any] = {
-            "scanned": ledger["events"],
-            "matched": ledger["events"] - sum(ledger[kind] for kind in NOT_MATCHED),
-            **{kind: ledger[kind] for kind in (*NOT_MATCHED, "dropped", "in_state")},
-            "rows": self.results.rows,
-            "watermark": watermark,
-            "lag_ms": self._lag_ms(watermark),
-            "trouble": self.trouble,
-        }
+        data = numbers_of(ledger, self.results.rows, watermark, self.lag_ms(watermark), self.trouble)
         reading = [backfill for backfill in self.backfills if not backfill.ended]
         if reading:
             slowest = min(reading, key=lambda backfill: backfill.share)
@@ -305,10 +304,19 @@ class Execution:
             "state": self.state,
             "started_us": self.started_us,
             "ended_us": self.ended_us,
-            "rate": round(self._rate, 1),
+            "rate": self.rate,
             "readers": self.results.readers,
-            "workers": self._runtime.workers,
+            "workers": self.workers,
         }
+
+    @property
+    def rate(self) -> float:
+        """Events a second."""
+        return round(self._rate, 1)
+
+    @property
+    def workers(self) -> int:
+        return self._runtime.workers
 
     def watermark_us(self) -> int | None:
         found = min((feed.watermark_us for feed in self.feeds), default=MIN_US)
@@ -339,7 +347,7 @@ class Execution:
             if stage.input == "scan":
                 yield from tasks
 
-    def _lag_ms(self, watermark: int | None) -> float | None:
+    def lag_ms(self, watermark: int | None) -> float | None:
         if watermark is None or self.over:
             return None
         return max(0.0, (self._clock.now_us() - watermark - self.plan.scan.lateness_us) / 1000)
@@ -353,6 +361,21 @@ class Execution:
 
 
 NOT_MATCHED = ("filtered", "late", "malformed", "sampled", "skipped")
+
+
+def numbers_of(
+    ledger: Mapping[str, int], rows: int, watermark_us: int | None, lag_ms: float | None, trouble: str | None
+) -> dict[str, Any]:
+    """How it goes with a query, as a progress frame says it."""
+    return {
+        "scanned": ledger["events"],
+        "matched": ledger["events"] - sum(ledger[kind] for kind in NOT_MATCHED),
+        **{kind: ledger[kind] for kind in (*NOT_MATCHED, "dropped", "in_state")},
+        "rows": rows,
+        "watermark": watermark_us,
+        "lag_ms": lag_ms,
+        "trouble": trouble,
+    }
 
 
 class Lost:
@@ -380,11 +403,11 @@ class Lost:
 
 
 class Running:
-    """One asker's view of an execution, which others may share."""
+    """One asker's view of an execution, which others may share, or of its part in a family's."""
 
     def __init__(
         self,
-        execution: Execution,
+        execution: Execution | Member,
         text: str,
         options: Options,
         start: Cursor,
@@ -415,7 +438,7 @@ class Running:
     @property
     def shared_with(self) -> Sequence[str]:
         """The ids of the others who share its execution, the newest of them where there are very many."""
-        return tuple(other.id for other in self.execution.askers[-SHOWN_MAX:] if other is not self)
+        return tuple(other.id for other in self.execution.fellows(SHOWN_MAX) if other is not self)
 
     def subscribe(self, cursor: str | None = None, on_lag: str | None = None) -> Subscription:
         """A reader of the results: from a cursor on, else from where this asker began."""

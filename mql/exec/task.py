@@ -17,6 +17,7 @@ from mql.exec.items import (
     End,
     Item,
     Operator,
+    Roster,
     State,
     Tick,
     Watermark,
@@ -32,6 +33,7 @@ class Input:
     watermark_us: int = MIN_US
     tick_us: int = MIN_US
     held: Barrier | None = None
+    roster: Roster | None = None
     ended: bool = False
 
 
@@ -59,6 +61,7 @@ class Task:
     pipeline: Pipeline = field(init=False)
     _watermark_us: int = MIN_US
     _tick_us: int = MIN_US
+    _roster: int = 0
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -117,6 +120,9 @@ class Task:
             case Barrier():
                 source.held = item
                 self._align(item)
+            case Roster():
+                source.roster = item
+                self._move_roster()
             case End():
                 self._end(source)
             case _:
@@ -135,6 +141,16 @@ class Task:
             self._tick_us = reached
             self.pipeline.push(Tick(reached))
             self.in_state = self.pipeline.in_state(self.on_events)
+
+    def _move_roster(self) -> None:
+        """The oldest that one of the inputs stands at: nothing of queries that are not in it will come any more."""
+        rosters = [one.roster for one in self.inputs if not one.ended]
+        if any(roster is None for roster in rosters):
+            return
+        oldest = min((roster for roster in rosters if roster is not None), key=lambda roster: roster.version)
+        if oldest.version > self._roster:
+            self._roster = oldest.version
+            self.pipeline.push(oldest)
 
     def _align(self, barrier: Barrier) -> None:
         if not all(one.held is not None or one.ended for one in self.inputs):

@@ -18,16 +18,18 @@ from mql.planner.lower import Parts, after_batch, keeps_top, parts_of, stages_of
 from mql.planner.needles import needles
 from mql.planner.physical import Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
+from mql.planner.sharing import Sibling, sibling_of
 from mql.planner.standins import with_properties
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """Every form of one query, for EXPLAIN and for tests."""
+    """Every form of one query, for EXPLAIN and for tests. `sibling`: as one of those that differ in literals only."""
 
     tree: syntax.Query
     logical: Logical
     plan: Plan
+    sibling: Sibling | None = None
 
 
 def compile_query(
@@ -60,7 +62,8 @@ def compile_forms(
     top = bound.plan
     for rule in RULES:
         top = rule(top)
-    return Compiled(tree, top, _plan(text, tree, top, bound))
+    plan = _plan(text, tree, top, bound)
+    return Compiled(tree, top, plan, sibling_of(top, plan))
 
 
 def _plan(text: str, tree: syntax.Query, top: Logical, bound: BoundQuery) -> Plan:

@@ -15,6 +15,7 @@ from mql.planner.physical import (
     Arranging,
     AsEvents,
     CountWindows,
+    Expand,
     Fill,
     Final,
     Held,
@@ -31,6 +32,8 @@ from mql.planner.physical import (
 )
 from mql.schema import DataType, ListOf, MapOf, Scalar, StructOf
 
+SHOWN_MAX = 5
+VALUE_SHOWN_MAX = 40
 FORMS = ("plan", "logical", "physical", "sql", "estimate")
 
 
@@ -77,8 +80,26 @@ def summary(compiled: Compiled) -> str:
         f"reads      {names}{needles}\n"
         f"gives      {columns}\n"
         f"speaks     {told}\n"
+        f"{_shares(compiled)}"
         f"plan hash  {plan.hash}"
     )
+
+
+def _shares(compiled: Compiled) -> str:
+    """The literals in which others may differ that run by the same plan."""
+    sibling = compiled.sibling
+    if sibling is None:
+        return ""
+    values = [value for value in sibling.values if not isinstance(value, tuple)]
+    values += [item for value in sibling.values if isinstance(value, tuple) for item in value]
+    shown = ", ".join(show_value(value) for value in values[:SHOWN_MAX])
+    more = f" and {len(values) - SHOWN_MAX} more" if len(values) > SHOWN_MAX else ""
+    return f"shares     one plan with queries that differ from it only in {shown}{more}\n"
+
+
+def show_value(value: object) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= VALUE_SHOWN_MAX else f"{text[:VALUE_SHOWN_MAX]}…"
 
 
 def stages(plan: Plan) -> str:
@@ -105,6 +126,8 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("each batch", spec.sql), *((f"each batch, bag {i}", sql) for i, sql in enumerate(spec.bags))]
         case RateSample() | Renumber() | AsEvents():
             return []
+        case Expand():
+            return [("each batch", spec.sql)]
         case CountWindows():
             return [("as rows are released", spec.number), ("then", spec.partial), ("full windows", spec.close)]
         case Final():
@@ -188,6 +211,8 @@ def operator_name(spec: OperatorSpec) -> str:
             return f"number splits from {first}"
         case AsEvents():
             return "rows as events"
+        case Expand():
+            return "join with the roster of queries"
         case SelectRows():
             return "filter and project"
         case Partial(window):

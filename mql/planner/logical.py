@@ -40,13 +40,15 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The events of one source from `since` until `until`; only `columns` are decoded."""
+    """The events of one source from `since` until `until`; only `columns` are decoded. `beside`: columns that come
+    with them, where several queries share the plan."""
 
     info: SourceInfo
     since: Start
     until: Start
     lateness_us: int
     columns: tuple[tuple[Path, DataType], ...] = ()
+    beside: tuple[tuple[str, DataType], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,8 @@ class Filled:
 class Group:
     """One row per window and group: keys as k0 k1 …, aggregates as a0 a1 …, window_start, window_end.
 
-    `begins`, `ends`: the events that a session begins and ends with, beside its gap.
+    `begins`, `ends`: the events that a session begins and ends with, beside its gap. `hidden`: so many of the last
+    keys are not the query's own, but tell apart the queries that share the plan.
     """
 
     input: Logical
@@ -157,6 +160,7 @@ class Group:
     begins: Bound | None = None
     ends: Bound | None = None
     filled: Filled | None = None
+    hidden: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,9 +230,19 @@ def rows_sql(parts: Parts, source: str) -> str:
         at = ['ws AS "__ws"', 'we AS "__we"']
     if parts.track is not None:
         at = [*at, f'CAST({expression_sql(parts.track.value)} AS {type_sql(DOUBLE)}) AS "__x"']
-    key = ['md5(to_json(row("__s", "__o"))::VARCHAR) AS "_key"'] if keeps_top(parts) else []
+    keys = []
+    if keeps_top(parts):
+        number = [quote_identifier(name) for name, _ in beside(parts)[:1]]
+        place = ['"__s"', '"__o"']
+        keys = [f'{key_sql([*place, *number])} AS "_key"']
+        keys += [f'{key_sql(place)} AS "__key"'] if number else []
     rest = ['"__a"', '"__m"'] if parts.inner else []
-    return f"SELECT {', '.join([*items, *at, *PLACE, *rest, *order_columns(parts), *key])} FROM ({inside})"
+    return f"SELECT {', '.join([*items, *at, *PLACE, *rest, *order_columns(parts), *keys])} FROM ({inside})"
+
+
+def beside(parts: Parts) -> tuple[tuple[str, DataType], ...]:
+    """What comes with events where several queries share the plan: the query's number, and its literals."""
+    return parts.scan.beside if isinstance(parts.scan, Scan) else ()
 
 
 def keeps_top(parts: Parts) -> bool:
@@ -380,6 +390,7 @@ def _blanks(parts: Parts, partial: Partial) -> tuple[str, ...]:
     """The partial tables of a batch without rows."""
     types: list[tuple[str, DataType]] = [(name, BIGINT) for name in ("__t", "__s", "__o", "__a", "__m")]
     types += [(column_name(path), type) for path, type in parts.scan.columns]
+    types += beside(parts)
     columns = ", ".join(f"CAST(NULL AS {type_sql(type)}) AS {quote_identifier(name)}" for name, type in types)
     return tuple(f"WITH batch AS (SELECT {columns} WHERE false) {sql}" for sql in (partial.sql, *partial.bags))
 
@@ -505,10 +516,12 @@ def result_sql(parts: Parts, group: Group) -> str:
     at = ['ws AS "__ws"', 'we AS "__we"', *(PLACE if window.kind == "sliding" else ())]
     having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
     number = ["wn"] if window.kind == "count" else []
+    own = keys[: len(keys) - group.hidden]
     columns = [
         *items,
         *at,
         f'{key_sql([*keys, *place])} AS "_key"',
+        *([f'{key_sql([*own, *place])} AS "__key"'] if group.hidden else []),
         *([f'{place_sql([*keys, *place])} AS "__place"'] if parts.inner else []),
         f'{having} AS "__keep"',
         *order_columns(parts),

@@ -135,6 +135,20 @@ class Partial:
 
 
 @dataclass(frozen=True, slots=True)
+class Expand:
+    """Where several queries share the plan: `sql` gives each row of the table `batch` once for each query that it
+    matches, by the table `roster` of their numbers `__q` and literals; `late_sql` the same with all columns. Rows that
+    are `late` must be out of the batch before; both statements ask for `sampling` by themselves.
+    """
+
+    sql: str
+    late_sql: str
+    late: str | None
+    lateness_us: int
+    sampling: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class RateSample:
     """Keep the `per_second` rows of each second of event time whose hash is smallest; gives decoded batches."""
 
@@ -175,7 +189,7 @@ class Final:
     `open` gives what of a state table (as `held`) belongs to windows that end after $until.
     `emit`: final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before
     their time, marked final=false. `revise_us`: for so long after it closed, a window takes rows and is told anew.
-    `blanks` give the state's tables without rows.
+    `blanks` give the state's tables without rows. `query`: the key that tells apart the queries that share the plan.
     """
 
     window: Window
@@ -190,6 +204,7 @@ class Final:
     early_us: int | None
     revise_us: int
     blanks: tuple[str, ...]
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +338,7 @@ class Sessions:
 OperatorSpec = (
     Renumber
     | AsEvents
+    | Expand
     | SelectRows
     | Partial
     | RateSample

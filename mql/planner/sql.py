@@ -51,12 +51,12 @@ def expression_sql(bound: Bound, column_sql: Callable[[Path], str] | None = None
 
 
 def quote_identifier(name: str) -> str:
-    return '"' + _storable(name).replace('"', '""') + '"'
+    return '"' + storable(name).replace('"', '""') + '"'
 
 
 def quote_string(value: str) -> str:
     """A text as an SQL literal: the one place where a value is quoted."""
-    parts = ["'" + part.replace("'", "''") + "'" for part in _storable(value, nul=True).split("\0")]
+    parts = ["'" + part.replace("'", "''") + "'" for part in storable(value, nul=True).split("\0")]
     return parts[0] if len(parts) == 1 else "(" + " || chr(0) || ".join(parts) + ")"
 
 
@@ -279,7 +279,7 @@ def _double(value: float) -> str:
     return f"({text})" if value < 0 or text.startswith("-") else text
 
 
-def _storable(text: str, nul: bool = False) -> str:
+def storable(text: str, nul: bool = False) -> str:
     """The text as UTF-8 can hold it: half a surrogate pair becomes the replacement character, as does NUL in a name."""
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text if nul else text.replace("\0", "�")

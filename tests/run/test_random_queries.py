@@ -10,9 +10,8 @@ import random
 
 import pytest
 from support.random_queries import SHAPE, Draw, Stream, normal, random_query, random_stream
-from support.routes import as_live, batched, catalog, plan_of, raws, streamed
+from support.routes import as_live, batched, catalog, plan_of, random_rounds, streamed
 
-from mql.exec.items import Raw
 from mql.exec.kernel import Kernel
 
 QUERIES = int(os.environ.get("MQL_QUERIES", "2000"))
@@ -49,14 +48,3 @@ def check(seed: int, rng: random.Random, stream: Stream, draw: Draw) -> None:
     assert normal(streamed(live, rounds, KERNEL, tasks, restart)) == want_live, f"live stream, {where}"
     judged = plan_of(as_live(draw.text), catalog(SHAPE, bounded=True, lateness_us=stream.lateness_us))
     assert normal(batched(judged, rounds, KERNEL)) == want_live, f"batch as live, {where}"
-
-
-def random_rounds(rng: random.Random, stream: Stream) -> list[list[Raw]]:
-    """The stream in batches of random size."""
-    rounds, at = [], 0
-    while at < len(stream.events):
-        size = rng.choice((1, 3, 10, 50, 500))
-        part = stream.events[at : at + size]
-        rounds.append(raws([(event.split, event.offset, event.text) for event in part]))
-        at += size
-    return rounds

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
+from support.random_queries import Stream
 
 from mql.catalog import Catalog, SourceInfo, TimeRule
 from mql.exec.afterwards import Afterwards
@@ -100,3 +102,14 @@ def batched(plan: Plan, rounds: Sequence[Round], kernel: Kernel) -> list[dict[st
     found = [*afterwards.take(rows), *afterwards.end()]
     session.close()
     return [row for table in found for row in table.select([name for name, _ in plan.result.columns]).to_pylist()]
+
+
+def random_rounds(rng: random.Random, stream: Stream) -> list[list[Raw]]:
+    """The stream in batches of random size."""
+    rounds, at = [], 0
+    while at < len(stream.events):
+        size = rng.choice((1, 3, 10, 50, 500))
+        part = stream.events[at : at + size]
+        rounds.append(raws([(event.split, event.offset, event.text) for event in part]))
+        at += size
+    return rounds

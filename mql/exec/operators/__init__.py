@@ -10,6 +10,7 @@ from mql.exec.operators.anomaly import AnomalyOperator
 from mql.exec.operators.arranging import ArrangingOperator
 from mql.exec.operators.as_events import AsEventsOperator
 from mql.exec.operators.count_windows import CountWindowsOperator
+from mql.exec.operators.expand import ExpandOperator
 from mql.exec.operators.fill import FillOperator
 from mql.exec.operators.final import FinalOperator
 from mql.exec.operators.held import HeldOperator
@@ -25,6 +26,7 @@ from mql.planner.physical import (
     Arranging,
     AsEvents,
     CountWindows,
+    Expand,
     Fill,
     Final,
     Held,
@@ -46,6 +48,8 @@ def build(spec: OperatorSpec, session: Session) -> Operator:
             return RenumberOperator(spec, session)
         case AsEvents():
             return AsEventsOperator(spec, session)
+        case Expand():
+            return ExpandOperator(spec, session)
         case SelectRows():
             return SelectRowsOperator(spec, session)
         case Partial():

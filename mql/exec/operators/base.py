@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mql.exec.items import EARLIER, TIME, Batch, Counts, End, Item, State, Tick, Watermark
+from mql.exec.items import EARLIER, TIME, Batch, Counts, End, Item, Roster, State, Tick, Watermark
 from mql.exec.kernel import Session
 
 LATE_KEPT_MAX = 10_000
@@ -33,6 +33,9 @@ class Base:
 
     def on_tick(self, us: int) -> Iterable[Item]:
         yield Tick(us)
+
+    def on_roster(self, roster: Roster) -> Iterable[Item]:
+        yield roster
 
     def on_end(self) -> Iterable[Item]:
         yield End()
@@ -79,7 +82,7 @@ class Intake:
         where no row's does, nothing is computed.
         """
         self._counts.seen += table.num_rows
-        if self._late is None or not self._suspicious(table):
+        if self._late is None or not is_suspicious(table, self._lateness_us):
             return table
         matching = f"{self._only} AND ({self._late})"
         late = self._session.run(f"SELECT * FROM batch WHERE {matching}", {"batch": table})
@@ -108,16 +111,18 @@ class Intake:
         """The late rows that are kept, newest last."""
         return pa.concat_tables(self._kept, promote_options="default") if self._kept else None
 
-    def _suspicious(self, table: pa.Table) -> bool:
-        times = table.column(TIME).to_numpy()
-        earlier = table.column(EARLIER).to_numpy()
-        return bool(np.any(times < earlier - self._lateness_us))
-
     def _keep(self, late: pa.Table) -> None:
         self._kept.append(late)
         self._kept_rows += late.num_rows
         while self._kept_rows > LATE_KEPT_MAX and len(self._kept) > 1:
             self._kept_rows -= self._kept.pop(0).num_rows
+
+
+def is_suspicious(table: pa.Table, lateness_us: int) -> bool:
+    """Whether any row of a batch could be late for something."""
+    times = table.column(TIME).to_numpy()
+    earlier = table.column(EARLIER).to_numpy()
+    return bool(np.any(times < earlier - lateness_us))
 
 
 class Pile:

@@ -7,23 +7,32 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mql.exec.items import MAX_US, MIN_US, Batch, End, Item, State, Tick, Watermark
+from mql.exec.items import MAX_US, MIN_US, Batch, End, Item, Roster, State, Tick, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, number_state, snapshot_of
 from mql.exec.operators.told import KEY, Told
+from mql.exec.tallies import PerQuery
 from mql.planner import windows
 from mql.planner.physical import Final
+from mql.planner.sharing import QUERY
+
+LEFT_SHARE = 0.75
+WINDOW_START = "__ws"
 
 
 class FinalOperator(Base):
     """Keeps the partials of open panes, and gives a window's rows when it closes.
 
-    `not_before_us`: windows that start earlier are not told as final (the query joined in their midst).
+    `not_before_us`: windows that start earlier are not told as final (the query joined in their midst). Where several
+    queries share the plan, `not_before` says the same of each, and `held` how many events of each are in state.
     """
 
     def __init__(self, spec: Final, session: Session) -> None:
         super().__init__(session)
         self.not_before_us = MIN_US
+        self.not_before = PerQuery(MIN_US)
+        self.held = PerQuery()
+        self._known = 0
         self._spec = spec
         self._windowed = spec.window.kind != "none"
         self._keyed = spec.emit != "final" or spec.early_us is not None or spec.revise_us > 0
@@ -45,6 +54,7 @@ class FinalOperator(Base):
         self._piles[batch.port].add(table)
         if batch.port == "rows" and table.num_rows:
             self._in_state += self._events(table)
+            self._hold(table)
             earliest = pc.min(table.column("p")).as_py()
             if self._earliest_pane is None or earliest < self._earliest_pane:
                 self._earliest_pane = earliest
@@ -56,6 +66,20 @@ class FinalOperator(Base):
 
     def in_state(self) -> int:
         return self._in_state
+
+    def on_roster(self, roster: Roster) -> Iterable[Item]:
+        """What is held of queries that have left goes once they are many."""
+        numbers = roster.table.column(QUERY)
+        self._known = max(self._known, len(numbers))
+        if len(numbers) < LEFT_SHARE * self._known:
+            for pile in self._piles.values():
+                table = pile.table()
+                if table is not None:
+                    pile.replace(table.filter(pc.is_in(table.column(self._spec.query), numbers)).combine_chunks())
+            self._told.keep(QUERY, numbers)
+            self._known = len(numbers)
+            self._recount()
+        yield roster
 
     def on_watermark(self, us: int) -> Iterable[Item]:
         if self._windowed and us > self._closed_us:
@@ -107,7 +131,7 @@ class FinalOperator(Base):
     def _close(self, until_us: int) -> Iterable[Item]:
         yield from self._revise()
         if self._earliest_pane is not None and self._may_close(self._earliest_pane, until_us):
-            rows = self._finished(self._closed_us, until_us, self.not_before_us)
+            rows = self._whole(self._finished(self._closed_us, until_us, self.not_before_us))
             if self._keyed:
                 kept = _kept(rows)
                 scope = f'"__we" > {self._closed_us} AND "__we" <= {until_us}'
@@ -127,7 +151,7 @@ class FinalOperator(Base):
             return
         since_us = max(self._settled_us, self._reopened_pane)
         self._reopened_pane = None
-        kept = _kept(self._finished(since_us, self._closed_us, self.not_before_us))
+        kept = _kept(self._whole(self._finished(since_us, self._closed_us, self.not_before_us)))
         scope = f'"__we" > {since_us} AND "__we" <= {self._closed_us}'
         changed = self._told.changes(kept, scope, final=True, again=False)
         if changed is not None:
@@ -149,18 +173,37 @@ class FinalOperator(Base):
 
     def _recount(self) -> None:
         table = self._piles["rows"].table()
+        self.held.clear()
         if table is None:
             self._in_state, self._earliest_pane = 0, None
         else:
             self._in_state = self._events(table)
+            self._hold(table)
             self._earliest_pane = pc.min(table.column("p")).as_py()
 
     def _events(self, table: pa.Table) -> int:
-        """How many events a table of partials is made of. Of several windows, the longest holds them all."""
+        """How many events a table of partials is made of."""
+        return pc.sum(self._once(table).column("n")).as_py() or 0
+
+    def _hold(self, table: pa.Table) -> None:
+        """The same for each of the queries that share the plan."""
+        if self._spec.query:
+            table = self._once(table)
+            self.held.add(table.column(self._spec.query).to_numpy(), table.column("n").to_numpy())
+
+    def _once(self, table: pa.Table) -> pa.Table:
+        """Partials in which each event counts once. Of several windows, the longest holds them all."""
         window = self._spec.window
-        if window.kind == "several":
-            table = table.filter(pc.equal(table.column(window.by), windows.longest(window)))
-        return pc.sum(table.column("n")).as_py() or 0
+        if window.kind != "several":
+            return table
+        return table.filter(pc.equal(table.column(window.by), windows.longest(window)))
+
+    def _whole(self, rows: pa.Table) -> pa.Table:
+        """Of queries that share the plan, the rows of windows that they have seen from their start."""
+        if not self._spec.query:
+            return rows
+        since = self.not_before.of(rows.column(QUERY).to_numpy())
+        return rows.filter(pa.array(rows.column(WINDOW_START).to_numpy() >= since))
 
     # --- telling ---------------------------------------------------------------------------------------
 

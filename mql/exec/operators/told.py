@@ -61,6 +61,11 @@ class Told:
         if self._rows is not None:
             self._rows = self._rows.filter(pc.greater(self._rows.column("__we"), until_us)).combine_chunks()
 
+    def keep(self, column: str, values: pa.ChunkedArray) -> None:
+        """Only the rows with one of these values."""
+        if self._rows is not None:
+            self._rows = self._rows.filter(pc.is_in(self._rows.column(column), values)).combine_chunks()
+
     def _remember(self, changed: pa.Table) -> None:
         gone = pc.equal(changed.column(OP), "delete")
         rows = changed.drop_columns([OP]).append_column(_GONE, gone)

@@ -1,0 +1,420 @@
+"""Queries that differ in their literals only: one execution for all of them, and what is each one's own.
+
+They come and go while it runs. Who comes is put into the roster, which goes down the line to the tasks at the next
+border of each share, behind what the query is not to see; its windows count from there, as if it ran alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mql.exec.clock import Clock
+from mql.exec.collect import WINDOW_START, Collector, Sealing, digest_sql, seal_of, visible
+from mql.exec.frames import Ended, Failed, Gap, Phase, Warn
+from mql.exec.graph import Graph
+from mql.exec.hub import NEEDLES_MAX, Tally
+from mql.exec.items import MIN_US, Roster
+from mql.exec.kernel import Session
+from mql.exec.operators.expand import ExpandOperator
+from mql.exec.operators.final import FinalOperator
+from mql.exec.results import KEY, Results
+from mql.exec.running import Execution, Options, numbers_of, problem_of, renamed_late
+from mql.exec.runtimes import Runtime
+from mql.exec.tallies import Ints, PerQuery
+from mql.planner import sharing
+from mql.planner.physical import Needles, Plan
+from mql.planner.sharing import QUERY, Sibling, Skeleton
+from mql.schema import BIGINT, DOUBLE, TIMESTAMP, VARCHAR, DataType, ListOf, Scalar
+
+if TYPE_CHECKING:
+    from mql.exec.running import Running
+
+KEPT_BYTES_MAX = 256 << 20
+"""Of what all of them have told; what is older is let go of, whoever has not read it."""
+TOLD_AT_ONCE = 2_000
+"""So many of them are told each second how it goes; where there are more, they take turns."""
+
+
+class Family:
+    """One execution of a plan for queries that differ in literals. Ends with the last of them. Thread-safe."""
+
+    def __init__(self, skeleton: Skeleton, runtime: Runtime, clock: Clock) -> None:
+        self.key = skeleton.key
+        self.types = skeleton.types
+        self.clock = clock
+        self.core = Execution(sharing.family_plan(skeleton), runtime, clock, Fan(self), Options(name="shared"))
+        self.not_before = PerQuery(MIN_US)
+        self.members: dict[int, Member] = {}
+        self.expands: tuple[ExpandOperator, ...] = ()
+        self.finals: tuple[FinalOperator, ...] = ()
+        self._next = 0
+        self._closed = False
+        self._version = 0
+        self._roster = Roster(0, roster_table(self.types, (), ()))
+        self._coming: list[Member] = []
+        self._sent: dict[int, int] = {}
+        self._fresh: dict[int, list[Member]] = {}
+        self._guard = threading.RLock()
+
+    @property
+    def over(self) -> bool:
+        return self._closed or self.core.over
+
+    def take_graph(self, graph: Graph) -> None:
+        """The tasks that it runs on: operators that keep something of each query's."""
+        operators = [operator for task in graph.tasks for operator in task.operators]
+        self.expands = tuple(one for one in operators if isinstance(one, ExpandOperator))
+        self.finals = tuple(one for one in operators if isinstance(one, FinalOperator))
+        for final in self.finals:
+            final.not_before = self.not_before
+        self._fresh = {share: [] for share in range(len(graph.entries))}
+
+    def join(self, sibling: Sibling, plan: Plan, options: Options) -> Member | None:
+        """One more query; None where the family is over."""
+        with self._guard:
+            if self.over:
+                return None
+            member = Member(self, self._next, sibling, plan, options)
+            self._next += 1
+            self.members[member.number] = member
+            self._coming.append(member)
+            for fresh in self._fresh.values():
+                fresh.append(member)
+            self._version += 1
+        return member
+
+    def leave(self, member: Member, reason: str) -> None:
+        """A query is over; with the last of them, so is the family."""
+        with self._guard:
+            if self.members.pop(member.number, None) is None:
+                return
+            self._version += 1
+            last = self._closed = not self.members
+        if last:
+            self.core.end(reason)
+
+    def at_border(self, share: int, positions: Mapping[int, int], newest_us: int) -> Roster | None:
+        """The roster, where it has changed since this share's last border."""
+        with self._guard:
+            if self._sent.get(share) == self._version:
+                return None
+            self._sent[share] = self._version
+            self._renew()
+            fresh, self._fresh[share] = self._fresh[share], []
+            numbers = np.array([member.number for member in fresh], np.int64)
+            self.not_before.raise_to(numbers, newest_us)
+            feed = self.core.feeds[0]
+            feed.scan = replace(feed.scan, needles=self._needles())
+            for member in fresh:
+                member.attach(share, positions, feed.tallies[share])
+            return self._roster
+
+    def on_joined(self, us: int) -> None:
+        """What its source had given before is not known: windows that started earlier are nobody's."""
+        with self._guard:
+            self.not_before.raise_to(np.arange(self._next), us)
+
+    def newest(self, count: int) -> Iterator[Member]:
+        """The queries that came last, the newest of them last."""
+        return reversed(list(islice(reversed(list(self.members.values())), count)))
+
+    def _renew(self) -> None:
+        """Brings the roster's table up to date."""
+        if self._roster.version == self._version:
+            return
+        table = self._roster.table
+        coming, self._coming = self._coming, []
+        if coming:
+            more = roster_table(self.types, [one.number for one in coming], [one.sibling.values for one in coming])
+            table = pa.concat_tables([table, more])
+        numbers = table.column(QUERY)
+        if table.num_rows > len(self.members):
+            there = np.isin(numbers.to_numpy(), np.fromiter(self.members, np.int64, len(self.members)))
+            table = table.filter(pa.array(there))
+        self._roster = Roster(self._version, table.combine_chunks())
+
+    def _needles(self) -> Needles | None:
+        """What events must hold that any of them could want, where they are few."""
+        if len(self.members) > NEEDLES_MAX:
+            return None
+        found: set[bytes] = set()
+        for member in self.members.values():
+            if member.plan.scan.needles is None:
+                return None
+            found.update(member.plan.scan.needles.any_of)
+        return Needles(tuple(sorted(found)))
+
+
+class Fan(Results):
+    """What is told of the execution goes to the results of each of its queries."""
+
+    def __init__(self, family: Family) -> None:
+        super().__init__(secrets.token_hex(4))
+        self._family = family
+        self._turn = 0
+
+    def say(self, frame: Phase | Warn | Gap) -> None:
+        for member in list(self._family.members.values()):
+            member.results.say(frame)
+
+    def progress(self, data: Mapping[str, Any]) -> None:
+        members = list(self._family.members.values())
+        turns = -(-len(members) // TOLD_AT_ONCE)
+        self._turn += 1
+        for member in members[self._turn % turns :: turns] if turns else ():
+            if member.results.readers:
+                member.results.progress(member.numbers())
+
+    def finish(self, frame: Ended | Failed) -> None:
+        super().finish(frame)
+        for member in list(self._family.members.values()):
+            member.finish(frame)
+
+
+class Member:
+    """One query of a family: what an execution of its own would be to those who ask it."""
+
+    private = False
+
+    def __init__(self, family: Family, number: int, sibling: Sibling, plan: Plan, options: Options) -> None:
+        self.family = family
+        self.number = number
+        self.sibling = sibling
+        self.plan = plan
+        self.options = options
+        self.results = Results(secrets.token_hex(4))
+        self.askers: tuple[Running, ...] = ()
+        self.started_us = family.clock.now_us()
+        self.ended_us: int | None = None
+        self.state = "running"
+        self.positions: dict[int, int] = {}
+        self.on_over: Callable[[Member], None] = lambda member: None
+        wanted = [one for one in (sibling.limit, options.max_rows) if one is not None]
+        self._rows_left = min(wanted) if wanted else None
+        self._before: dict[int, Tally] = {}
+        self._guard = threading.Lock()
+
+    @property
+    def over(self) -> bool:
+        return self.ended_us is not None
+
+    @property
+    def feeds(self) -> Sequence[object]:
+        return self.family.core.feeds
+
+    def attach(self, share: int, positions: Mapping[int, int], tally: Tally) -> None:
+        """From these positions on the share's events are its."""
+        self.positions.update(positions)
+        self._before[share] = replace(tally)
+
+    def take(self, table: pa.Table, start: int, end: int, starts: Ints | None, size: int) -> int:
+        """Its rows of a table; gives the number of their frame. With the last that it wants it ends."""
+        if self._rows_left is not None:
+            end = min(end, start + self._rows_left)
+            self._rows_left -= end - start
+        number = self.results.publish_part(table, start, end, size, None if starts is None else starts[start:end])
+        if self._rows_left == 0:
+            self.end("limit")
+        return number
+
+    def end(self, reason: str, data: Mapping[str, Any] | None = None) -> None:
+        """Nothing more comes; readers get what is there, and then that it has ended."""
+        self._over(reason, Ended(reason, {**(data or {}), **self.numbers()}))
+        self.family.leave(self, reason)
+
+    def fail(self, error: Exception) -> None:
+        self._over("failed", Failed(problem_of(error)))
+        self.family.leave(self, "failed")
+
+    def finish(self, frame: Ended | Failed) -> None:
+        """All of the family end."""
+        match frame:
+            case Ended(reason):
+                self._over(reason, Ended(reason, self.numbers()))
+            case Failed():
+                self._over("failed", frame)
+
+    def _over(self, state: str, frame: Ended | Failed) -> None:
+        with self._guard:
+            if self.over:
+                return
+            self.ended_us = self.family.clock.now_us()
+            self.state = state
+        self.results.finish(frame)
+        self.on_over(self)
+
+    def beat(self, now_us: int) -> None:
+        timeout_s = self.options.timeout_s
+        if timeout_s is not None and not self.over and now_us - self.started_us >= timeout_s * 1e6:
+            self.end("timeout")
+
+    def fellows(self, count: int) -> Sequence[Running]:
+        """Who shares the execution, the newest of them."""
+        return [asker for member in self.family.newest(count) for asker in member.askers][-count:]
+
+    def has_begun(self) -> bool:
+        """Events have come since it did: whoever joins now is late."""
+        return self.over or self._since().seen > 0
+
+    def frontier_us(self) -> int:
+        return self.family.core.frontier_us()
+
+    # --- what became of events -------------------------------------------------------------------------
+
+    def ledger(self) -> Mapping[str, int]:
+        """events = emitted_from + filtered + late + malformed + sampled + skipped + dropped + in_state."""
+        since = self._since()
+        taken = matched = late = sampled = held = 0
+        for expand in self.family.expands:
+            taken += expand.taken(self.number)
+            matched += expand.matched.get(self.number)
+            late += expand.late.get(self.number)
+            sampled += expand.sampled(self.number)
+        for final in self.family.finals:
+            held += final.held.get(self.number)
+        filtered = max(0, taken - matched - late - sampled)
+        in_state = held + max(0, since.seen - since.dropped - taken)
+        gone = filtered + late + sampled + since.dropped + in_state
+        return {
+            "events": since.seen + since.malformed + since.skipped,
+            "emitted_from": max(0, since.seen - gone),
+            "filtered": filtered,
+            "late": late,
+            "malformed": since.malformed,
+            "sampled": sampled,
+            "skipped": since.skipped,
+            "dropped": since.dropped,
+            "in_state": in_state,
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """What a progress frame says."""
+        core = self.family.core
+        watermark = core.watermark_us()
+        return numbers_of(self.ledger(), self.results.rows, watermark, core.lag_ms(watermark), core.trouble)
+
+    def status(self) -> Mapping[str, Any]:
+        return {
+            **self.numbers(),
+            "state": self.state,
+            "started_us": self.started_us,
+            "ended_us": self.ended_us,
+            "rate": self.family.core.rate,
+            "readers": self.results.readers,
+            "workers": self.family.core.workers,
+        }
+
+    def late(self, n: int) -> pa.Table:
+        """The newest late rows that are kept."""
+        found = [rows for expand in self.family.expands if (rows := expand.late_rows()) is not None]
+        if not found:
+            return pa.table({})
+        rows = pa.concat_tables(found, promote_options="default")
+        rows = rows.filter(pc.equal(rows.column(QUERY), self.number)).drop_columns([QUERY])
+        return renamed_late(rows.slice(max(0, rows.num_rows - n))) if rows.num_rows else pa.table({})
+
+    def _since(self) -> Tally:
+        """What has been handed on since it came."""
+        found = Tally()
+        if self._before:
+            for share, tally in enumerate(self.family.core.feeds[0].tallies):
+                before = self._before.get(share, tally)
+                found.seen += tally.seen - before.seen
+                found.malformed += tally.malformed - before.malformed
+                found.skipped += tally.skipped - before.skipped
+                found.dropped += tally.dropped - before.dropped
+        return found
+
+
+class FanOut(Collector):
+    """The end of a family's tasks: rows go to the results of their queries, those that have any."""
+
+    def __init__(self, family: Family, tasks: int, session: Session) -> None:
+        core = family.core
+        super().__init__(core.results, core.plan.result, tasks, session, core.end, None, core.on_barrier)
+        self._family = family
+        self._sealings: dict[tuple[int, int], dict[int, Sealing]] = {}
+        self._kept: deque[tuple[int, list[tuple[Results, int]]]] = deque()
+        self._kept_bytes = 0
+
+    def rows(self, table: pa.Table) -> None:
+        if not table.num_rows:
+            return
+        queries = table.column(QUERY).to_numpy()
+        if np.any(queries[1:] < queries[:-1]):
+            order = np.argsort(queries, kind="stable")
+            table, queries = table.take(pa.array(order)), queries[order]
+        firsts = np.flatnonzero(np.concatenate([[True], queries[1:] != queries[:-1]]))
+        starts = None
+        if self._result.windowed and WINDOW_START in table.column_names:
+            starts = table.column(WINDOW_START).to_numpy()
+            self._count(table)
+        shown = shown_of(table)
+        weighs = shown.nbytes / shown.num_rows
+        told: list[tuple[Results, int]] = []
+        ends = [*firsts[1:].tolist(), len(queries)]
+        members = self._family.members
+        for query, start, end in zip(queries[firsts].tolist(), firsts.tolist(), ends, strict=True):
+            member = members.get(query)
+            if member is not None:
+                told.append((member.results, member.take(shown, start, end, starts, int(weighs * (end - start)))))
+        self._keep(shown.nbytes, told)
+
+    def _keep(self, size: int, told: list[tuple[Results, int]]) -> None:
+        self._kept.append((size, told))
+        self._kept_bytes += size
+        while self._kept_bytes > KEPT_BYTES_MAX and len(self._kept) > 1:
+            gone, frames = self._kept.popleft()
+            self._kept_bytes -= gone
+            for results, number in frames:
+                results.let_go_to(number)
+
+    def _count(self, table: pa.Table) -> None:
+        if self._result.emit != "final":
+            return
+        sql = digest_sql(shown_of(table).column_names, "final" in table.column_names, f'"{QUERY}" AS q')
+        for row in self._session.run(sql, {"rows": table}).to_pylist():
+            of_window = self._sealings.setdefault((row["we"], row["ws"]), {})
+            before = of_window.get(row["q"], Sealing(0, 0))
+            of_window[row["q"]] = Sealing(before.rows + row["n"], before.digest ^ row["d"])
+
+    def _seal(self, reached_us: int) -> None:
+        for we, ws in sorted(key for key in self._sealings if key[0] <= reached_us):
+            for query, sealing in self._sealings.pop((we, ws)).items():
+                member = self._family.members.get(query)
+                if member is not None:
+                    member.results.seal(seal_of(ws, we, sealing, 0))
+
+
+def shown_of(table: pa.Table) -> pa.Table:
+    """What readers see of the rows, each with the key that it has in its own query."""
+    if KEY in table.column_names:
+        own = table.column(sharing.KEY)
+        table = table.set_column(table.column_names.index(KEY), KEY, own)
+    return visible(table)
+
+
+def roster_table(types: Sequence[DataType], numbers: Sequence[int], values: Sequence[Sequence[Any]]) -> pa.Table:
+    """A row for each query: its number, and its literals."""
+    columns = {QUERY: pa.array(numbers, pa.int64())}
+    for at, type in enumerate(types):
+        columns[f"__v{at}"] = pa.array([row[at] for row in values], arrow_type(type))
+    return pa.table(columns)
+
+
+def arrow_type(type: DataType) -> pa.DataType:
+    """How a literal of a type stands in the roster."""
+    if isinstance(type, ListOf):
+        return pa.list_(arrow_type(type.item))
+    assert isinstance(type, Scalar)
+    return {BIGINT: pa.int64(), DOUBLE: pa.float64(), VARCHAR: pa.string(), TIMESTAMP: pa.timestamp("us")}[type]

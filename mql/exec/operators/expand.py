@@ -1,0 +1,113 @@
+"""Each event once for each of the queries that want it: where queries that differ in literals share a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from mql.exec.items import Batch, Item, Roster
+from mql.exec.kernel import Session
+from mql.exec.operators.base import Base, is_suspicious
+from mql.exec.tallies import PerQuery
+from mql.planner.physical import Expand
+from mql.planner.sharing import QUERY
+
+ROWS_MAX = 1_000_000
+"""About so many rows come out of one statement at most."""
+EASE = 8.0
+LATE_KEPT_MAX = 10_000
+
+
+class ExpandOperator(Base):
+    """Joins batches with the roster, and knows what became of events for each query.
+
+    How many rows come of one is learned as it goes; until that is known, a batch is taken in small pieces.
+    """
+
+    def __init__(self, spec: Expand, session: Session) -> None:
+        super().__init__(session)
+        self.matched = PerQuery()
+        self.late = PerQuery()
+        self.seen_before = PerQuery(-1)
+        """What this operator had seen, and sampled out, when a query came."""
+        self.sampled_before = PerQuery()
+        self._spec = spec
+        self._roster: pa.Table | None = None
+        self._newest = -1
+        self._each = 1.0
+        self._kept: list[pa.Table] = []
+        self._kept_rows = 0
+
+    def on_roster(self, roster: Roster) -> Iterable[Item]:
+        numbers = roster.table.column(QUERY).to_numpy()
+        fresh = numbers[numbers > self._newest]
+        if len(fresh):
+            self._newest = int(fresh.max())
+            self.seen_before.put(fresh, self.counts.seen)
+            self.sampled_before.put(fresh, self.counts.sampled)
+            self._each += len(fresh)
+        self._roster = roster.table
+        yield roster
+
+    def on_batch(self, batch: Batch) -> Iterable[Item]:
+        table = batch.table
+        if self._roster is None or not self._roster.num_rows:
+            self.counts.seen += table.num_rows
+            return
+        for found in self._expanded(self._in_time(table, self._roster), self._roster):
+            self.matched.add(found.column(QUERY).to_numpy())
+            self.counts.emitted += found.num_rows
+            yield Batch(found)
+        # Last, so that nobody who looks meanwhile takes for filtered what only has not been looked at.
+        self._count_sampled(table)
+        self.counts.seen += table.num_rows
+
+    def late_rows(self) -> pa.Table | None:
+        """The late rows that are kept, newest last, each with the number of its query."""
+        return pa.concat_tables(self._kept, promote_options="default") if self._kept else None
+
+    def taken(self, query: int) -> int:
+        """How many events have been looked at since the query came."""
+        before = self.seen_before.get(query)
+        return 0 if before < 0 else self.counts.seen - before
+
+    def sampled(self, query: int) -> int:
+        return 0 if self.seen_before.get(query) < 0 else self.counts.sampled - self.sampled_before.get(query)
+
+    def _expanded(self, table: pa.Table, roster: pa.Table) -> Iterator[pa.Table]:
+        at = 0
+        while at < table.num_rows:
+            rows = max(1, min(table.num_rows - at, int(ROWS_MAX / self._each)))
+            piece = table if rows == table.num_rows else table.take(pa.array(np.arange(at, at + rows)))
+            at += rows
+            found = self._session.run(self._spec.sql, {"batch": piece, "roster": roster})
+            self._each = max(found.num_rows / rows, self._each / EASE, 0.01)
+            if found.num_rows:
+                yield found
+
+    def _count_sampled(self, table: pa.Table) -> None:
+        if self._spec.sampling is not None and table.num_rows:
+            out = self.rows(f"SELECT count(*) AS n FROM batch WHERE ({self._spec.sampling}) IS NOT TRUE", table)
+            self.counts.sampled += int(out.column("n")[0].as_py())
+
+    def _in_time(self, table: pa.Table, roster: pa.Table) -> pa.Table:
+        """The batch without rows that are late; of these it is noted for whom."""
+        late = self._spec.late
+        if late is None or not is_suspicious(table, self._spec.lateness_us):
+            return table
+        gone = self.rows(f"SELECT * FROM batch WHERE {late}", table)
+        if not gone.num_rows:
+            return table
+        missed = self._session.run(self._spec.late_sql, {"batch": gone, "roster": roster})
+        self.late.add(missed.column(QUERY).to_numpy())
+        self.counts.late += missed.num_rows
+        self._keep(missed)
+        return self.rows(f"SELECT * FROM batch WHERE ({late}) IS NOT TRUE", table)
+
+    def _keep(self, missed: pa.Table) -> None:
+        self._kept.append(missed)
+        self._kept_rows += missed.num_rows
+        while self._kept_rows > LATE_KEPT_MAX and len(self._kept) > 1:
+            self._kept_rows -= self._kept.pop(0).num_rows
