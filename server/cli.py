@@ -277,6 +277,86 @@ def tail(
     exit_by(work)
 
 
+@main.command()
+@with_query
+@SINCE
+@UNTIL
+@click.option("--job", metavar="NAME", help="Try this job of the server instead of a query.")
+@click.option(
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="When something was wrong: CSV, JSON lines or a JSON array with start, end and, where known, keys.",
+)
+@click.option("--timeout", callback=seconds_of, metavar="TIME", help="Give up after so long.")
+@click.option("-o", "--output", type=click.Choice(("text", "json")), default="text", show_default=True)
+def backtest(
+    text: str | None,
+    file: Any,
+    params: Sequence[str],
+    config: Path | None,
+    server: str | None,
+    time_field: str | None,
+    since: str | None,
+    until: str | None,
+    job: str | None,
+    labels: Path | None,
+    timeout: float | None,
+    output: str,
+) -> None:
+    """Tell what a query's ANOMALY clause would have alerted of: how often, how late, about what, and how rightly."""
+    if job is not None and (text is not None or file is not None or params):
+        raise click.UsageError("A job has its query; leave it out, or --job.")
+    if job is not None and server is None:
+        raise click.UsageError("Say which server's job: --server URL.")
+    written = "" if job is not None else query_text(text, file)
+    given = params_of(params)
+
+    def work() -> int:
+        from server.backtesting import labels_in, lines_of
+
+        known = None if labels is None else labels_in(labels)
+        if server is not None:
+            from server.remote import call
+
+            said: dict[str, Any] = {"since": since, "until": until, "labels": known, "timeout": timeout}
+            said |= {} if job is not None else {"query": written, "params": given}
+            path = f"/v1/jobs/{job}:backtest" if job is not None else "/v1/queries:backtest"
+            told = call(server, "POST", path, {name: value for name, value in said.items() if value is not None})
+        else:
+            told = tried_here(written, given, house(config, time_field, file), since, until, known, timeout)
+        if output == "json":
+            import json
+
+            click.echo(json.dumps(told, indent=2))
+            return 0
+        for line in lines_of(told):
+            click.echo(line)
+        return 0
+
+    exit_by(work)
+
+
+def tried_here(
+    text: str,
+    params: Mapping[str, Any],
+    place: House,
+    since: str | None,
+    until: str | None,
+    labels: Any,
+    timeout: float | None,
+) -> Mapping[str, Any]:
+    """The backtest in this process."""
+    from mql.exec.trials import labels_of
+    from server.local import engine_for
+
+    engine = engine_for(place, text, params)
+    try:
+        known = None if labels is None else labels_of(labels)
+        return engine.backtest(text, params, since=since, until=until, labels=known, timeout_s=timeout)
+    finally:
+        engine.close()
+
+
 # --- about texts -------------------------------------------------------------------------------------------
 
 
@@ -456,9 +536,7 @@ def job() -> None:
 @FILE
 @PARAM
 @JOBS_AT
-@click.option(
-    "--template", metavar="NAME|FILE", help="A template of the server's, or one in a file, instead of a query."
-)
+@click.option("--template", metavar="NAME", help="A template of the server's, instead of a query.")
 @click.option("--guarantee", type=click.Choice(("at_most_once", "at_least_once", "exactly_once")))
 def new(
     name: str,
@@ -479,25 +557,11 @@ def new(
     def work() -> int:
         from server.remote import call
 
-        kept = None if template is None else kept_template(server, template)
-        call(server, "POST", "/v1/jobs" if kept is None else f"/v1/templates/{kept}/jobs", said)
+        call(server, "POST", "/v1/jobs" if template is None else f"/v1/templates/{template}/jobs", said)
         click.echo(f"{name} is made; its rows: {server}/v1/jobs/{name}/stream")
         return 0
 
     exit_by(work)
-
-
-def kept_template(server: str, template: str) -> str:
-    """The name of a template that the server keeps; one that is a file is given to it first."""
-    from server.remote import call
-    from server.templates import read_template
-
-    path = Path(template)
-    if not path.is_file():
-        return template
-    name = read_template(path).name
-    call(server, "PUT", f"/v1/templates/{name}", path.read_bytes())
-    return name
 
 
 def acts(action: str) -> Callable[..., None]:

@@ -51,7 +51,4 @@ Where did it fail most in the last twenty minutes? The same words, over history:
     SELECT country, count(*) AS failed FROM requests WHERE status >= 500
     WINDOW 5m GROUP BY country ORDER BY failed DESC LIMIT 1 SINCE '-20m' UNTIL NOW"
 
-To be alerted here when requests fail unusually often, from what was usual in the last twenty minutes:
-  mql job new incidents --template examples/incidents.yaml --server {base}
-
 More to try: {base}/   Every route: {base}/docs"""

@@ -547,6 +547,8 @@ class Run:
             options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
             self._begin_anew()
             running = self.adopted or job.jobs.engine.start(bound.query, bound.values, options)
+            for note in running.execution.plan.warnings:
+                job.say("info", note)
             return self._read(running, None)
         last = job.checkpoints.newest()
         self._go_back(last)
@@ -559,7 +561,8 @@ class Run:
         engine = job.jobs.engine
         known = {self.looks["source"]: as_it_looked(engine.source(self.looks["source"]).info, self.looks)}
         options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
-        # What counts from now (WARMUP FROM HISTORY) goes on counting from when the job first began.
+        # What counts from now (WARMUP FROM HISTORY) goes on counting from when the job first began, and the threshold
+        # that was picked then (ALERT BUDGET) stays.
         running = engine.resume(
             snapshot,
             bound.query,
@@ -568,6 +571,7 @@ class Run:
             wait_for_readers=True,
             known=known,
             now_us=self.looks.get("began_us"),
+            scale=self.looks.get("scale"),
         )
         with ThreadPoolExecutor(1, f"mql-checkpoint-{job.name}") as pool:
             return self._read(running, pool)
@@ -594,7 +598,9 @@ class Run:
         source = engine.source(plan.scan.source)
         from_now = plan.scan.since.kind == "live"
         snapshot = Snapshot(positions=dict(source.end()) if from_now else {})
-        self.looks = {**looks_of(source.info), "began_us": self.clock.now_us()}
+        self.looks = {**looks_of(source.info), "began_us": self.clock.now_us(), "scale": scale_of(plan)}
+        for note in plan.warnings:
+            self.job.say("info", note)
         self._write(snapshot, self.log.length)
         return snapshot
 
@@ -744,6 +750,12 @@ def is_warmed(plan: Plan) -> bool:
     """Whether it begins now, after its detector has learned from history."""
     specs = (spec for stage in plan.stages for spec in stage.operators if isinstance(spec, Anomaly))
     return any(spec.told_after_us is not None for spec in specs)
+
+
+def scale_of(plan: Plan) -> float | None:
+    """What its ALERT BUDGET picked; None where it has none."""
+    specs = (spec for stage in plan.stages for spec in stage.operators if isinstance(spec, Anomaly))
+    return next((spec.scale for spec in specs if spec.budget is not None), None)
 
 
 def nothing() -> None:

@@ -15,6 +15,7 @@ from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, did_you_mean
 from mql.exec.analyze import LIVE_S, analyzed
 from mql.exec.backfill import Backfill, answer, held_for
+from mql.exec.backtest import DAY_US, Label, Picked
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.collect import Collector
 from mql.exec.deadletters import DeadLetters
@@ -31,7 +32,9 @@ from mql.exec.results import Cursor, Results
 from mql.exec.running import Execution, Options, Running, Subscription, is_joinable
 from mql.exec.runtimes.local import LocalRuntime
 from mql.exec.state import Snapshot
+from mql.exec.trials import Trial, backtest, pick, told_of
 from mql.parser import parse
+from mql.planner.backtesting import detector_of
 from mql.planner.compile import Compiled, compile_forms
 from mql.planner.explain import explain
 from mql.planner.physical import OperatorSpec, Plan, Result, Scan
@@ -82,6 +85,7 @@ class Engine:
         self._alone: dict[str, set[Execution]] = {}
         """Which queries run by themselves that could share a plan, by the family that they would be of."""
         self._compiled: dict[Any, Compiled] = {}
+        self._picks: dict[Any, Picked | None] = {}
         self._threads: set[threading.Thread] = set()
         self._closed = threading.Event()
         self._guard = threading.RLock()
@@ -204,19 +208,20 @@ class Engine:
         wait_for_readers: bool = False,
         known: Mapping[str, SourceInfo] | None = None,
         now_us: int | None = None,
+        scale: float | None = None,
     ) -> Running:
         """Goes on with a live query from a snapshot of it: what it knew, and at the very next offset of each split.
 
         It needs as many workers as it had. It shares with nobody, and drops nothing: where `wait_for_readers` holds,
         it waits for the slowest of its readers. A snapshot that knows nothing but positions begins there.
         `known`: what its sources looked like when it first began, so that it means the same though they look else now;
-        `now_us`: when that was.
+        `now_us`: when that was, and `scale`: what its ALERT BUDGET picked then.
         """
         if known or now_us is not None:
             catalog = self.catalog()
             catalog = replace(catalog, sources={**catalog.sources, **(known or {})})
             now_us = self._clock.now_us() if now_us is None else now_us
-            compiled = compile_forms(text, catalog, params, now_us=now_us, early_us=options.early_us)
+            compiled = compile_forms(text, catalog, params, now_us=now_us, early_us=options.early_us, scale=scale)
         else:
             compiled = self._compile(text, params, options.early_us)
         plan = compiled.plan
@@ -227,6 +232,26 @@ class Engine:
             execution.on_over = self._forget
             self._begin_live(execution, [self.source(scan.source) for scan in plan.scans], snapshot)
             return self._asker(execution, compiled, options)
+
+    def backtest(
+        self,
+        text: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        labels: Sequence[Label] | None = None,
+        timeout_s: float | None = None,
+    ) -> Mapping[str, Any]:
+        """What the query's ANOMALY clause would have told of a stretch of history, blocking: `report` of
+        mql.exec.backtest says what that is. MqlError where the query is wrong, or it takes longer than `timeout_s`."""
+        now_us = self._clock.now_us()
+        trial = self._trial(params, now_us, timeout_s)
+
+        def compile(over: str) -> Compiled:
+            return self._within_budget(trial.compile(over), params, now_us, None)
+
+        return backtest(replace(trial, compile=compile), text, since, until, labels)
 
     def rows(
         self, text: str, params: Mapping[str, Any] | None = None, options: Options = DEFAULTS
@@ -278,7 +303,10 @@ class Engine:
         found = self._compiled.get(key)
         if found is not None:
             return found
-        compiled = compile_forms(text, catalog, params, now_us=self._clock.now_us(), early_us=early_us)
+        now_us = self._clock.now_us()
+        compiled = self._within_budget(
+            compile_forms(text, catalog, params, now_us=now_us, early_us=early_us), params, now_us, None
+        )
         scan = compiled.plan.scan
         if scan.since.kind == "live" and scan.until.kind == "live":
             with self._guard:
@@ -286,6 +314,39 @@ class Engine:
                     self._compiled.pop(next(iter(self._compiled)))
                 self._compiled[key] = compiled
         return compiled
+
+    def _within_budget(
+        self, compiled: Compiled, params: Mapping[str, Any] | None, now_us: int, scale: float | None
+    ) -> Compiled:
+        """The query with the threshold that its ALERT BUDGET asks for: the one given, else picked once a day."""
+        spec = detector_of(compiled)
+        if spec is None or spec.budget is None:
+            return compiled
+        text, catalog = compiled.plan.text, self.catalog()
+        note: tuple[str, ...] = ()
+        if scale is None:
+            key = (text, repr(sorted((params or {}).items())), now_us // DAY_US)
+            if key not in self._picks:
+                while len(self._picks) >= COMPILED_MAX:
+                    self._picks.pop(next(iter(self._picks)))
+                self._picks[key] = pick(self._trial(params, now_us, None), text, compiled, now_us)
+            picked = self._picks[key]
+            scale = 1.0 if picked is None else picked.scale
+            note = (told_of(picked, spec.budget, spec),)
+        found = compile_forms(text, catalog, params, now_us=now_us, scale=scale)
+        return replace(found, plan=replace(found.plan, warnings=(*found.plan.warnings, *note)))
+
+    def _trial(self, params: Mapping[str, Any] | None, now_us: int, timeout_s: float | None) -> Trial:
+        """How queries are tried over history here."""
+
+        def run(compiled: Compiled) -> Iterator[pa.Table]:
+            running = self._start(compiled, Options(timeout_s=timeout_s, name="backtest"))
+            yield from tables_of(running)
+            if running.execution.state == "timeout":
+                hint = "Take a shorter stretch, or allow it more time."
+                raise MqlError(f"the history was not read within {timeout_s:g} s", hint=hint, code="out-of-time")
+
+        return Trial(lambda text: compile_forms(text, self.catalog(), params, now_us=now_us), run)
 
     def _asker(
         self, execution: Execution | Member, compiled: Compiled, options: Options, joins: bool = False

@@ -22,7 +22,7 @@ from mql.planner.binding import (
 )
 from mql.planner.expressions import Aggregate, Apply, Bound, Convert, Output, conjunction, walk
 from mql.planner.logical import Detect, Logical, Track
-from mql.planner.physical import Explained, Window
+from mql.planner.physical import Budget, Explained, Window
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType, ListOf, MapOf, StructOf
 from mql.zones import ZONES
 
@@ -64,6 +64,8 @@ TTL_WINDOWS = 1000
 OF_MAX = 64
 SIGMAS_MIN = 3
 PEERS_NEEDED, PEERS_OF = 14, 20
+BUDGET_PER_US = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
+BUDGET_OVER_US = 7 * DAY_US
 DIMENSIONS_MAX = 5
 TOP, TOP_MAX = 3, 20
 
@@ -122,9 +124,6 @@ def bind_anomaly(
     if window.kind not in ("tumbling", "hopping"):
         what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
         raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")
-    for option, name in (("budget", "ALERT BUDGET"),):
-        if option in options:
-            raise MqlError(f'"{name}" is not supported yet', node.span, "Leave it out.", code="not-supported")
     value, of, relative = _measure(node, options, scope, grouped)
     method = _method(node, options, value, of, relative, grouped)
     given = _parameters(method, node, options, window, scope)
@@ -166,6 +165,7 @@ def bind_anomaly(
         max_gap=max(silence, 1),
         ttl=TTL_WINDOWS,
         explained=_explained(node, options, value, of, scope, grouped),
+        budget=_budget(options, scope),
     )
 
 
@@ -503,6 +503,16 @@ def _for(method: Method, options: Mapping[str, object], scope: Scope) -> tuple[i
         span = _expression(options["for"]).span
         raise MqlError(f"{needed} of {out_of} windows can not be", span, f"Write FOR {out_of} OF {needed} WINDOWS.")
     return needed, out_of
+
+
+def _budget(options: Mapping[str, object], scope: Scope) -> Budget | None:
+    """ALERT BUDGET: judged by the history that WARMUP FROM HISTORY names, else by that of a week."""
+    if "budget" not in options:
+        return None
+    alerts = constant_int(_expression(options["budget"]), scope, 1, 1_000_000)
+    over = options.get("warmup_from")
+    over_us = BUDGET_OVER_US if over is None else constant_duration(_expression(over), scope)
+    return Budget(alerts, BUDGET_PER_US[str(options["budget_per"])], over_us)
 
 
 def _guards(options: Mapping[str, object], scope: Scope, grouped: Grouped) -> tuple[float, tuple[Bound, ...]]:

@@ -20,7 +20,7 @@ from mql.planner.reading import Names, Read, Reading, as_one, bind_sources, sour
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
 from mql.planner.speaking import bind_speak, check_order, check_revisions
-from mql.planner.warming import told_after, warmed_since
+from mql.planner.warming import scaled, told_after, warmed_since
 from mql.planner.windowing import bind_window, window_outputs
 from mql.schema import BOOLEAN, VARCHAR, DataType, Field, Path, Shape
 
@@ -31,11 +31,13 @@ Columns = tuple[tuple[str, DataType], ...]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the asker brings beside the text: parameters, the time it is, whether early values are wanted."""
+    """What the asker brings beside the text: parameters, the time it is, whether early values are wanted; `scale`: by
+    how much an ALERT BUDGET raises the threshold, once that is picked."""
 
     params: Mapping[str, object] = field(default_factory=dict)
     now_us: int = 0
     early_us: int | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     top, columns = _bind_query(query, reading, settings, given.early_us)
     if after_us is not None:
         top = told_after(top, after_us)
+    if given.scale is not None:
+        top = scaled(top, given.scale)
     as_live = settings.get("late") == "as_live"
     if as_live:
         check_as_live(top, query.span)

@@ -52,11 +52,12 @@ def compile_forms(
     *,
     now_us: int = 0,
     early_us: int | None = None,
+    scale: float | None = None,
 ) -> Compiled:
-    """The same, with the forms in between."""
+    """The same, with the forms in between. `scale`: what an ALERT BUDGET has picked."""
     try:
         tree = with_properties(parse(text), params or {})
-        bound = bind(tree, catalog, Given(params or {}, now_us, early_us))
+        bound = bind(tree, catalog, Given(params or {}, now_us, early_us, scale))
     except MqlError as error:
         raise error.in_text(text) from None
     top = bound.plan

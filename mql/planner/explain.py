@@ -68,6 +68,7 @@ def summary(compiled: Compiled) -> str:
     if scan.needles is not None:
         shown = " or ".join(needle.decode("utf-8", "replace") for needle in scan.needles.any_of[:3])
         needles = f"\nprefilter  only texts that hold {shown}"
+    notes = "".join(f"\nnote       {warning}" for warning in plan.warnings)
     told = {
         "rows": "each row at once",
         "final": "each group once, when its window closes",
@@ -81,7 +82,7 @@ def summary(compiled: Compiled) -> str:
         f"gives      {columns}\n"
         f"speaks     {told}\n"
         f"{_shares(compiled)}"
-        f"plan hash  {plan.hash}"
+        f"plan hash  {plan.hash}{notes}"
     )
 
 

@@ -21,7 +21,7 @@ from typing import assert_never
 
 from mql.catalog import SourceInfo
 from mql.planner.expressions import Aggregate, Bound, Constant
-from mql.planner.physical import Explained, Start, Window
+from mql.planner.physical import Budget, Explained, Start, Window
 from mql.schema import DataType, Path
 
 
@@ -177,7 +177,8 @@ class Detect:
     window's sum where `relative`) of each group. Lengths of time are numbers of windows.
 
     `zeros`: the aggregates that are 0 in a window without rows; `fills`: so is the value then. `told_after_us`: windows
-    that end by then are learned from in silence.
+    that end by then are learned from in silence. `scale`: by how much the `budget` of alerts
+    raises the threshold, once it is picked.
     """
 
     input: Logical
@@ -203,6 +204,8 @@ class Detect:
     ttl: int
     explained: Explained | None = None
     told_after_us: int | None = None
+    budget: Budget | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,11 +472,19 @@ def show_detect(node: Detect) -> str:
     limit = "" if node.limit is None else f", at most {node.limit} a window"
     by = node.explained
     explained = "" if by is None else f", explained by the top {by.top} of {', '.join(by.dimensions)}"
+    budget = "" if node.budget is None else f", {show_budget(node.budget)}"
+    if node.scale is not None:
+        budget += f": {node.scale:g} times the threshold"
     silent = "" if node.told_after_us is None else f", silent until {node.told_after_us} us"
     return (
         f"detect {node.direction} in {measure}{share} by {node.method} ({given}), "
-        f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}{explained}{silent}"
+        f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}"
+        f"{explained}{silent}{budget}"
     )
+
+
+def show_budget(budget: Budget) -> str:
+    return f"at most {budget.alerts} alerts in {show_us(budget.per_us)}"
 
 
 def show_aggregate(call: Aggregate) -> str:

@@ -585,6 +585,8 @@ def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
         seed=_seed(parts, detect, group),
         explained=detect.explained,
         told_after_us=detect.told_after_us,
+        budget=detect.budget,
+        scale=detect.scale or 1.0,
     )
 
 

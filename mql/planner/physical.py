@@ -259,6 +259,15 @@ class Explained:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """At most so many alerts in so much time, by the history of `over_us`."""
+
+    alerts: int
+    per_us: int
+    over_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Anomaly:
     """Judge the rows of each window once all of them are there; rows come with k…, a…, __ws, __we, __id (the group),
     __x (the value), __having and, where the query needs them, __n (the denominator), __ok (MINIMUM holds), __among.
@@ -267,7 +276,8 @@ class Anomaly:
     for a group without rows, whose value is 0 where `fills`. `ends_us`: where the input ends, if that is a time; else
     windows without rows are stepped over as the watermark passes (`endless`) or as later rows come. Other lengths are
     numbers of windows. `seed` goes into the names of episodes. Windows that end by `told_after_us` are learned from in
-    silence.
+    silence. `scale`: a score counts so many times less, for the sake of a `budget` of alerts. `emit`: all, anomalies,
+    episodes, or hits (of backtests: each unusual window).
     """
 
     window: Window
@@ -294,6 +304,8 @@ class Anomaly:
     seed: str
     explained: Explained | None = None
     told_after_us: int | None = None
+    budget: Budget | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

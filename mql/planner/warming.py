@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from mql import syntax
@@ -39,9 +40,20 @@ def warmed_since(
 
 def told_after(plan: Speak, us: int) -> Speak:
     """The plan, whose detector tells nothing of windows that end by then."""
-    for at, node in enumerate(nodes := list(chain(plan))):
+    return _changed(plan, lambda detect: replace(detect, told_after_us=us))
+
+
+def scaled(plan: Speak, scale: float) -> Speak:
+    """The plan, whose detector has the threshold that its budget asks for."""
+    return _changed(plan, lambda detect: replace(detect, scale=scale))
+
+
+def _changed(plan: Speak, change: Callable[[Detect], Detect]) -> Speak:
+    """The plan with another detector, where it has one."""
+    nodes = list(chain(plan))
+    for at, node in enumerate(nodes):
         if isinstance(node, Detect):
-            found: Logical = replace(node, told_after_us=us)
+            found: Logical = change(node)
             for above in reversed(nodes[:at]):
                 found = with_input(above, found)
             assert isinstance(found, Speak)

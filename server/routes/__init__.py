@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from server.routes import health, jobs, pages, queries, replays, silences, sources, templates
+from server.routes import backtests, health, jobs, pages, queries, replays, silences, sources, templates
 from server.routes.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *queries.ROUTES,
     *replays.ROUTES,
+    *backtests.ROUTES,
     *sources.ROUTES,
     *templates.ROUTES,
     *jobs.ROUTES,

@@ -8,7 +8,7 @@ after more it is forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from mql.exec.detectors.frame import (
     Floats,
     Ints,
     Keys,
+    Scored,
     Seen,
     neighbours,
     none_of,
@@ -35,13 +36,15 @@ FRAME_FIELDS = (Field("last", "int64", -1), Field("seen", "int64"))
 class Limits:
     """`fill`: a known key that is absent counts as 0. `max_gap`: after so many missing windows a key starts anew.
     `ttl`: a key not seen for so many windows is forgotten. `max_keys`: at most so many, the least recently seen go.
-    `told`: at most so many alerts a window, the worst."""
+    `told`: at most so many alerts a window, the worst. `scale`: scores count so many times less, bands are so
+    many times as wide."""
 
     fill: bool = True
     max_gap: int = 100
     ttl: int = 1000
     max_keys: int = 1_000_000
     told: int | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,13 @@ RULE, LIMITS, GUARD = Rule(), Limits(), Guard()
 NOTHING_FRESH: tuple[Ints, Ints] = (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
+def stretched(scored: Scored, scale: float) -> Scored:
+    """The same by a threshold that is so many times as high."""
+    middle = scored.expected
+    lower, upper = (middle + (bound - middle) * scale for bound in (scored.lower, scored.upper))
+    return replace(scored, score=scored.score / scale, lower=lower, upper=upper)
+
+
 class Watch:
     """Steps a detector window by window and keeps the episodes of all keys."""
 
@@ -161,6 +171,8 @@ class Watch:
         scored = self._detector.step(
             self._state, Seen(at, value[lines], None if of is None else of[lines], group, rows.start_us)
         )
+        if self._limits.scale != 1:
+            scored = stretched(scored, self._limits.scale)
         self._frame["seen"][at] += 1
 
         count = len(all_slots)

@@ -42,7 +42,7 @@ class AnomalyOperator(Base):
         super().__init__(session)
         self._spec = spec
         made = detector(spec.method, dict(spec.parameters), spec.warmup, spec.window.slide, spec.direction)
-        limits = Limits(fill=spec.fills, max_gap=spec.max_gap, ttl=spec.ttl, told=spec.limit)
+        limits = Limits(fill=spec.fills, max_gap=spec.max_gap, ttl=spec.ttl, told=spec.limit, scale=spec.scale)
         guard = Guard(spec.direction, spec.change)
         self._watch = Watch(made, Rule(spec.needed, spec.out_of, spec.rearm), limits, guard)
         self._warmup = made.warmup
@@ -285,6 +285,8 @@ class AnomalyOperator(Base):
         match self._spec.emit:
             case "episodes":
                 wanted = (phase == CLOSED) | (judged.told & np.isin(phase, (OPENED, WORSE)))
+            case "hits":
+                wanted = judged.hit
             case "anomalies":
                 wanted = judged.told & judged.hit & in_episode & (phase != CLOSED)
             case _:
