@@ -21,6 +21,7 @@ from server.settings import Settings, settings_of
 from server.tables import use_kept_tables
 from sources.declared import load_sources
 from sources.file import FileSource
+from sources.formats.files import avro_files
 from sources.settings import Settings as Shared
 from sources.stdin import stdin_source
 from sources.strict_yaml import Document, read_yaml
@@ -72,7 +73,7 @@ def engine_for(house: House, text: str, params: Mapping[str, Any], workers: int 
         names = (default,) if default is not None else tuple(house.settings.sources)
     sources: list[Source] = list(declared(house, names))
     for path in paths:
-        sources.append(FileSource(path, path, settings=house.shared()))
+        sources.append(file_of(path, house))
     known = {source.info.name for source in sources}
     piped = None
     if house.piped and (not sources or any(name not in known for name in names)):
@@ -96,10 +97,17 @@ def source_of(house: House, name: str) -> Source:
     if name in (STDIN, "-") and house.piped:
         return stdin_source(STDIN, fd=sys.stdin.fileno(), settings=house.shared())
     if Path(name).exists() or any(sign in name for sign in "*?["):
-        return FileSource(name, name, settings=house.shared())
+        return file_of(name, house)
     names = ", ".join(f'"{known}"' for known in sorted(house.settings.sources))
     hint = f"Declared are {names}." if names else "Name a file, or declare the source in mql.yaml."
     raise MqlError(f'no source "{name}"', hint=hint, code="no-such-source")
+
+
+def file_of(path: str, house: House) -> Source:
+    """A file by its path, or those that match a pattern."""
+    if path.endswith((".avro", ".avro.gz", ".avro.zst")):
+        return avro_files(path, [path], house.shared())
+    return FileSource(path, path, settings=house.shared())
 
 
 def parse_in(text: str) -> Query:

@@ -63,8 +63,8 @@ class Limits(Said):
     replay_keep: Seconds = Field(default=600.0, description="a replay's result is kept for so long")
 
 
-class Webhooks(Said):
-    """Where jobs may send their rows, besides https to public addresses."""
+class Dialled(Said):
+    """What may be dialled, besides https to public addresses, where somebody else than the operator says where to."""
 
     allowed: tuple[str, ...] = Field(default=(), description="networks that may be dialled though they are not public")
     plain: bool = Field(default=False, description="http:// is allowed too")
@@ -98,6 +98,14 @@ class Sinks(Said):
     kafka: tuple[str, ...] = Field(default=(), description="brokers (host:port) that jobs may write to by name")
 
 
+class Webhooks(Dialled):
+    """Where jobs may send their rows."""
+
+
+class Registries(Dialled):
+    """Where schemas of sources that are declared over HTTP may come from."""
+
+
 class Server(Said):
     """Where the server listens and what it promises to itself. `insecure` lets it listen beyond this machine."""
 
@@ -112,6 +120,7 @@ class Server(Said):
     stop_within: Seconds = Field(default=10.0, description="how long a stop waits for what is under way")
     url: str | None = Field(default=None, description="by which people reach it: for links in alerts")
     webhooks: Webhooks = Webhooks()
+    registries: Registries = Registries()
     sinks: Sinks = Sinks()
     limits: Limits = Limits()
 

@@ -15,7 +15,7 @@ Everything that is wrong is told at once, each with its path and, where there is
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -33,11 +33,11 @@ from mql.schema import Field as Property
 from sources.archive import Archive, RecordedSource, Retention
 from sources.delimited import CsvForm
 from sources.file import FileSource
-from sources.formats.declared import Place, WrongFormat, format_of
+from sources.formats.declared import FORMATS, Place, Told, WrongFormat, format_of
+from sources.formats.files import Batches, RecordFiles, avro_files, cut_batches
 from sources.formats.source import FormattedSource
-from sources.formats.values import Format
 from sources.generator import GeneratorSource
-from sources.http import HttpSource
+from sources.http import BOM, Body, HttpSource, lines_body, split_body, values_body
 from sources.nexmark import NexmarkSource
 from sources.reach import Reach
 from sources.settings import Settings
@@ -129,8 +129,8 @@ class House:
 class Shaping:
     """The formats of a source's values and of their keys."""
 
-    value: Format
-    key: Format | None = None
+    value: Told
+    key: Told | None = None
 
 
 class Wrong(Exception):
@@ -307,7 +307,8 @@ class Declared(Strict):
         return None
 
     def shaped(self, source: Source, shaping: Shaping, house: House) -> Source:
-        return FormattedSource(source, shaping.value, self.settings(), key_format=shaping.key, clock=house.clock)
+        key = None if shaping.key is None else shaping.key.format
+        return FormattedSource(source, shaping.value.format, self.settings(), key_format=key, clock=house.clock)
 
     def raw_source(self, name: str, house: House, shaping: Shaping) -> Source:
         """The source under the formats: it gives bytes."""
@@ -328,11 +329,42 @@ class Declared(Strict):
         return Archive(directory, fsync=record.fsync, retention=retention, clock=house.clock)
 
 
-def formatted(key: str, said: Any, place: Place) -> Format | None:
+def formatted(key: str, said: Any, place: Place) -> Told | None:
     try:
         return format_of(said, place)
     except WrongFormat as wrong:
         raise Wrong(*(((key, *inner), message) for inner, message in wrong.complaints)) from wrong
+
+
+LINE_FORMATS = ("auto", "ndjson", "array", "csv", "parquet")
+JSON_NAMES = ("json", {"type": "json"})
+STREAMS: Mapping[str, Batches] = {"protobuf": cut_batches("protobuf"), "msgpack": cut_batches("msgpack")}
+
+
+def known_format(said: Any) -> Any:
+    """A format by its name; ValueError's sentence names those of files too."""
+    if isinstance(said, str) and said not in FORMATS:
+        known = (*LINE_FORMATS, *FORMATS)
+        hint = did_you_mean(said, known) or f"Known are {', '.join(known)}."
+        raise Wrong((("format",), f'unknown format "{said}". {hint}'))
+    return said
+
+
+def body_of(told: Told) -> Callable[[bytes, str], Body]:
+    """How the body of a post is cut into values."""
+    split = told.split
+    if split is None:
+        return lambda body, kind: split_body(body, kind) if told.name == "json" else lines_body(body.removeprefix(BOM))
+
+    def cut(body: bytes, kind: str) -> Body:
+        try:
+            return values_body(split(body) if body else [])
+        except ValueError as error:
+            raise MqlError(
+                f"the body is not {told.name}: {error}", hint=f"The source takes {told.name}.", code="malformed-body"
+            ) from error
+
+    return cut
 
 
 class CsvModel(Strict):
@@ -346,17 +378,48 @@ class CsvModel(Strict):
 
 class FileModel(Declared):
     path: Annotated[list[str], BeforeValidator(one_or_many), Field(min_length=1)]
-    format: Literal["auto", "ndjson", "array", "csv", "parquet"] = "auto"
+    format: Any = "auto"
     follow: bool = False
     csv: CsvModel = CsvModel()
 
+    def shaping(self, house: House) -> Shaping | None:
+        if self.format in LINE_FORMATS or self.is_avro(house):
+            return None
+        told = formatted("format", known_format(self.format), house.formatting())
+        return None if told is None else Shaping(told)
+
+    def is_avro(self, house: House) -> bool:
+        """Object container files hold their schema themselves."""
+        if self.format == "auto":
+            return all(path.endswith((".avro", ".avro.gz", ".avro.zst")) for path in self.path)
+        return self.format in ("avro", {"type": "avro"})
+
+    def raw_source(self, name: str, house: House, shaping: Shaping) -> Source:
+        """Lines, or the values of a stream."""
+        if shaping.value.split is None and shaping.value.name != "json":
+            return self.file_source(name, house, "ndjson")
+        if self.record is not False or self.follow:
+            raise Wrong((("follow",), f"files of {shaping.value.name} are read as a whole"))
+        if shaping.value.name not in STREAMS:
+            raise Wrong((("format",), f"a file holds no values of {shaping.value.name}"))
+        paths = [house.base_dir / path for path in self.path]
+        return RecordFiles(name, paths, STREAMS[shaping.value.name], settings=self.settings())
+
     def source(self, name: str, house: House) -> Source:
+        if self.is_avro(house):
+            if self.record is not False or self.follow:
+                raise Wrong((("follow",), "files of Avro are read as a whole"))
+            paths = [house.base_dir / path for path in self.path]
+            return avro_files(name, paths, self.settings())
+        return self.file_source(name, house, "ndjson" if self.format in JSON_NAMES else self.format)
+
+    def file_source(self, name: str, house: House, format: str) -> Source:
         if self.record is not False and not self.follow:
             raise Wrong((("record",), "a file that is not followed is its own record"))
         return FileSource(
             name,
             [house.base_dir / path for path in self.path],
-            format=self.format,
+            format=format,
             follow=self.follow,
             csv=self.csv.form(),
             settings=self.settings(),
@@ -366,21 +429,49 @@ class FileModel(Declared):
 
 
 class StdinModel(Declared):
-    format: Literal["auto", "ndjson", "array", "csv", "parquet"] = "auto"
+    format: Any = "auto"
     csv: CsvModel = CsvModel()
 
+    def shaping(self, house: House) -> Shaping | None:
+        if self.format in LINE_FORMATS:
+            return None
+        told = formatted("format", known_format(self.format), house.formatting())
+        return None if told is None else Shaping(told)
+
+    def raw_source(self, name: str, house: House, shaping: Shaping) -> Source:
+        if shaping.value.split is not None or shaping.value.name == "json":
+            raise Wrong((("format",), f"standard input holds lines; {shaping.value.name} can be read from a file"))
+        return self.piped(name, house, "ndjson")
+
     def source(self, name: str, house: House) -> Source:
-        return stdin_source(name, format=self.format, csv=self.csv.form(), settings=self.settings(), clock=house.clock)
+        return self.piped(name, house, "ndjson" if self.format in JSON_NAMES else self.format)
+
+    def piped(self, name: str, house: House, format: str) -> Source:
+        return stdin_source(name, format=format, csv=self.csv.form(), settings=self.settings(), clock=house.clock)
 
 
 class HttpModel(Declared):
     buffer: Size = 64 << 20
+    format: Any = "json"
+
+    def shaping(self, house: House) -> Shaping | None:
+        told = formatted("format", self.format, house.formatting())
+        return None if told is None else Shaping(told)
 
     def build(self, name: str, house: House) -> Source:
         """An HTTP source writes its archive itself: before a post is answered."""
+        shaping = self.shaping(house)
         at = self.archive_dir(name, house)
         archive = None if at is None else self.archive(at, house)
-        return HttpSource(name, settings=self.settings(), clock=house.clock, buffer_bytes=self.buffer, archive=archive)
+        source = HttpSource(
+            name,
+            settings=self.settings(),
+            clock=house.clock,
+            buffer_bytes=self.buffer,
+            archive=archive,
+            body=split_body if shaping is None else body_of(shaping.value),
+        )
+        return source if shaping is None else self.shaped(source, shaping, house)
 
 
 class GeneratorModel(Declared):
@@ -437,7 +528,7 @@ class KafkaModel(Declared):
         if self.key_format is None:
             return None if value is None else Shaping(value)
         key = formatted("key_format", self.key_format, house.formatting(f"{alone}-key" if alone else None))
-        if key is None or key.encoding == "json":
+        if key is None or key.format.encoding == "json":
             raise Wrong((("key_format",), "a key of JSON is a text: ask for it with envelope: [key]"))
         if value is None:
             raise Wrong((("key_format",), "beside values of plain JSON keys are texts; give a format for both"))

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import orjson
+import pyarrow as pa
 
 from mql.catalog import SourceInfo
 from mql.errors import MqlError
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.feed import From, Positions, Reader
-from mql.exec.items import Chunk, Raw
+from mql.exec.items import Chunk, Raw, Rows
 from sources.archive import Archive, ArchiveReader
 from sources.learning import Learner
-from sources.pieces import between
+from sources.pieces import between, bytes_of
 from sources.ring import Full, Ring
 from sources.settings import DEFAULTS, Settings, describe
 
@@ -26,15 +28,18 @@ __all__ = ["Body", "Full", "HttpSource", "Receipt", "split_body"]
 BUFFER_BYTES = 64 << 20
 KEYS_KEPT = 10_000
 KEYS_KEPT_S = 600.0
+SAMPLES = 100
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request's body as whole lines, one event each, and how many they are."""
+    """A request's body as whole lines, one event each, and how many they are; or, where events are no lines, as
+    `values`."""
 
     lines: bytes
     events: int
+    values: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +71,10 @@ class HttpSource:
         clock: Clock | None = None,
         buffer_bytes: int = BUFFER_BYTES,
         archive: Archive | None = None,
+        body: Callable[[bytes, str], Body] | None = None,
     ) -> None:
         self.name = name
+        self.split = body or split_body
         self.settings = settings
         self.clock = clock or SystemClock()
         self.archive = archive
@@ -76,6 +83,7 @@ class HttpSource:
         stored_until = archive.end().get(0) if archive is not None else None
         self.ring.next = {0: stored_until if stored_until is not None else self.clock.now_us() * 1000}
         self.learner = Learner(open=settings.open)
+        self.newest: tuple[bytes, ...] = ()
         self.keys: OrderedDict[str, tuple[float, Receipt]] = OrderedDict()
 
     @property
@@ -87,7 +95,7 @@ class HttpSource:
 
     def put(self, body: bytes | Body, idempotency_key: str | None = None, content_type: str = "") -> Receipt:
         """Takes a body in; Full where there is no room, MqlError where it cannot be read at all."""
-        parts = split_body(body, content_type) if isinstance(body, bytes) else body
+        parts = self.split(body, content_type) if isinstance(body, bytes) else body
         with self.lock:
             known = self.keys.get(idempotency_key) if idempotency_key is not None else None
             if known is not None:
@@ -101,15 +109,18 @@ class HttpSource:
         """On disk first, then to the readers: nobody sees an event that a crash could take back."""
         at = self.ring.end()[0]
         stored = "memory" if self.archive is None else self.archive.promise
-        if not body.lines:
+        if not body.lines and not body.values:
             return Receipt(0, stored, {0: at})
-        chunk = Chunk(0, body.lines, at, self.clock.now_us())
-        self.ring.check_room(len(chunk.data))
+        item = item_of(body, at, self.clock.now_us())
+        self.ring.check_room(bytes_of(item))
         if self.archive is not None:
-            self.archive.append((chunk,))
-        self.ring.append(chunk, checked=True)
-        self.learner.see(chunk)
-        return Receipt(body.events, stored, {0: chunk.next_offset})
+            self.archive.append((item,))
+        self.ring.append(item, checked=True)
+        if isinstance(item, Chunk):
+            self.learner.see(item)
+        else:
+            self.newest = body.values[-SAMPLES:]
+        return Receipt(body.events, stored, {0: item.next_offset})
 
     def remember(self, key: str, receipt: Receipt) -> None:
         now = self.clock.monotonic_s()
@@ -142,12 +153,27 @@ class HttpSource:
             yield from between(tuple(self.ring.stored(since.positions or {}, last)), since.positions or {}, last)
 
     def sample(self, n: int) -> Sequence[bytes]:
-        return self.learner.newest(n)
+        return self.newest[-n:] or self.learner.newest(n)
 
     def close(self) -> None:
         self.ring.finish()
         if self.archive is not None:
             self.archive.close()
+
+
+def item_of(body: Body, at: int, now_us: int) -> Raw:
+    """Lines as they are; values with offsets that leave each as much room as it has bytes."""
+    if not body.values:
+        return Chunk(0, body.lines, at, now_us)
+    values = pa.array(body.values, pa.binary())
+    ends = at + np.cumsum([len(value) + 1 for value in body.values], dtype=np.int64)
+    offsets = np.concatenate([[at], ends[:-1]]).astype(np.int64)
+    table = pa.RecordBatch.from_pydict({"_raw": values, "_offset": pa.array(offsets)})
+    return Rows(0, table, now_us, int(ends[-1]))
+
+
+def values_body(values: Sequence[bytes]) -> Body:
+    return Body(b"", len(values), tuple(values))
 
 
 def split_body(body: bytes, content_type: str = "") -> Body:

@@ -22,7 +22,9 @@ from server.routes.queries import json_answer
 from server.routes.route import FORM, JSON, LINES, TEXT, Answer, Parameter, Route
 from server.shared import Shared, shared_of
 from sources.declared import declare
-from sources.http import Body, Full, HttpSource, Receipt, split_body
+from sources.formats.source import FormattedSource
+from sources.http import Body, Full, HttpSource, Receipt
+from sources.reach import Reach
 from sources.strict_yaml import ConfigError
 
 EVENT_TYPES = (LINES, JSON)
@@ -35,6 +37,16 @@ EVENT_TYPES_TAKEN = frozenset(
         "application/ndjson",
         "application/jsonl",
         "application/json-lines",
+        "text/csv",
+        "application/avro",
+        "avro/binary",
+        "application/vnd.apache.avro",
+        "application/protobuf",
+        "application/x-protobuf",
+        "application/vnd.google.protobuf",
+        "application/msgpack",
+        "application/x-msgpack",
+        "application/vnd.msgpack",
     }
 )
 KEY_LENGTH_MAX = 255
@@ -180,7 +192,9 @@ async def delete_source(request: web.Request) -> web.Response:
 def declared(shared: Shared, name: str, mapping: Mapping[str, Any]) -> Source:
     settings = shared.settings
     data_dir = settings.base_dir / settings.data_dir
-    return declare(name, mapping, settings.base_dir, data_dir=data_dir, kinds=settings.server.declare)
+    registries = settings.server.registries
+    reach = Reach(registries.allowed, registries.plain)
+    return declare(name, mapping, settings.base_dir, data_dir=data_dir, kinds=settings.server.declare, reach=reach)
 
 
 def check_declaration(mapping: Mapping[str, Any]) -> None:
@@ -252,6 +266,8 @@ async def put_events(request: web.Request) -> web.Response:
     """Takes events in. 200: they are on disk; 202: they are in memory. The answer says which, and how many."""
     shared = shared_of(request)
     source = await source_of(request)
+    if isinstance(source, FormattedSource):
+        source = source.source
     if not isinstance(source, HttpSource):
         hint = f"Only a source of the kind http takes events; this one is of the kind {source.info.kind}."
         raise refuse(409, "not-for-events", f'source "{source.info.name}" brings its own events', hint)
@@ -273,7 +289,7 @@ def store(shared: Shared, source: HttpSource, raw: bytes, coding: str, key: str 
     """Decompresses, splits and puts a body; on a thread."""
     limits = shared.settings.server.limits
     try:
-        body = split_body(decoded(raw, coding, limits.events_decoded), kind)
+        body = source.split(decoded(raw, coding, limits.events_decoded), kind)
     except MqlError as error:
         raise Refusal(Problem(400, error.code, error.message, error.hint)) from None
     check_events(body, limits.event)
@@ -286,6 +302,8 @@ def store(shared: Shared, source: HttpSource, raw: bytes, coding: str, key: str 
 
 
 def check_events(body: Body, bytes_max: int) -> None:
+    if max(map(len, body.values), default=0) > bytes_max:
+        raise refuse(413, "event-too-large", f"an event is larger than {bytes_max:,} bytes")
     if len(body.lines) <= bytes_max:
         return
     start = 0

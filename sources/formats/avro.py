@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import lzma
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, BinaryIO
@@ -16,6 +18,7 @@ from typing import Any, BinaryIO
 import fastavro
 import pyarrow as pa
 import pyruhvro
+from fastavro.read import SchemaResolutionError
 from fastavro.schema import SchemaParseException
 
 from mql.errors import MqlError
@@ -55,19 +58,20 @@ class AvroReader:
     """Reads records of one schema. `references`: the schemas that it names, those that others name first."""
 
     def __init__(self, schema: str | Mapping[str, Any] | Sequence[Any], references: Sequence[str] = ()) -> None:
-        said: Any = json.loads(schema) if isinstance(schema, str) else schema
         named: dict[str, Any] = {}
         try:
+            said: Any = json.loads(schema) if isinstance(schema, str) else schema
             for reference in references:
                 fastavro.parse_schema(json.loads(reference), named_schemas=named)
             parsed: Any = fastavro.parse_schema(said, named_schemas=named, expand=False)
         except (SchemaParseException, ValueError, KeyError, TypeError, RecursionError) as error:
             raise unusable(error) from error
         self._is_record = isinstance(parsed, dict) and parsed.get("type") in ("record", "error")
-        self._parsed: Any = parsed if self._is_record else wrapped(parsed)
+        self.parsed: Any = parsed if self._is_record else wrapped(parsed)
         self._named = named
-        check_bounded(self._parsed, named)
-        self.columns = tuple(arrow_field(each["name"], each["type"], named) for each in self._parsed["fields"])
+        check_bounded(self.parsed, named)
+        own = (name_of(self.parsed),)
+        self.columns = tuple(arrow_field(each["name"], each["type"], named, own) for each in self.parsed["fields"])
         self.fields: tuple[Field, ...] = shape_fields(self.columns)
 
     @property
@@ -77,39 +81,43 @@ class AvroReader:
 
     @cached_property
     def _swift(self) -> str | None:
-        if not self.columns or not is_swift(self._parsed, self._named, ()):
+        if not self.columns or not is_swift(self.parsed, self._named, ()):
             return None
-        return json.dumps(inlined(self._parsed, self._named, set()))
+        return json.dumps(inlined(self.parsed, self._named, set()))
 
     def read(self, values: list[bytes]) -> pa.RecordBatch:
         if self._swift is None:
-            return self._of_records([self._record(value) for value in values])
+            return self._of_records([self._record(io.BytesIO(value)) for value in values])
         if not values:
             return self._empty()
         return self._conformed(plain_batch(without_panic(pyruhvro.deserialize_array, values, self._swift)))
 
-    def read_block(self, data: bytes, count: int) -> pa.RecordBatch:
-        """So many records, one straight after the other. A block is what an array of records would be."""
+    @cached_property
+    def _swift_list(self) -> str:
+        assert self._swift is not None
+        return json.dumps(list_of(json.loads(self._swift)))
+
+    def read_blocks(self, blocks: Sequence[tuple[int, bytes]]) -> pa.RecordBatch:
+        """Blocks of a file: so many records, one straight after the other. An array of records would look the same."""
+        count, data = sum(number for number, _ in blocks), b"".join(body for _, body in blocks)
         if not count:
             return self._empty()
         if self._swift is None:
             stream = io.BytesIO(data)
-            records: list[Any] = [fastavro.schemaless_reader(stream, self._parsed, None) for _ in range(count)]
-            return self._of_records(records)
-        listed = json.dumps(list_of(json.loads(self._swift)))
-        found = without_panic(pyruhvro.deserialize_array, [varint(count) + data + b"\x00"], listed)
+            return self._of_records([self._record(stream) for _ in range(count)])
+        array = varint(count) + data + b"\x00"
+        found = without_panic(pyruhvro.deserialize_array, [array], self._swift_list)
         return self._conformed(plain_batch(pa.RecordBatch.from_struct_array(found.column(0).flatten())))
 
-    def _record(self, value: bytes) -> Any:
-        stream = io.BytesIO(value)
+    def _record(self, stream: io.BytesIO) -> Any:
         try:
-            return fastavro.schemaless_reader(stream, self._parsed, None)
+            return fastavro.schemaless_reader(stream, self.parsed, None)
         except (ValueError, EOFError, KeyError, IndexError, OverflowError, TypeError, RecursionError) as error:
             raise ValueError(f"not of its Avro schema: {error or type(error).__name__}") from error
 
     def _of_records(self, records: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
         arrays = []
-        for field, said in zip(self.columns, self._parsed["fields"], strict=True):
+        for field, said in zip(self.columns, self.parsed["fields"], strict=True):
             values = [lowered(record[field.name], field, said["type"]) for record in records]
             try:
                 arrays.append(pa.array(values, field.type))
@@ -326,18 +334,48 @@ def lowered(value: Any, field: pa.Field, schema: Any) -> Any:
 
 # --- files -------------------------------------------------------------------------------------------
 
+RECORDS_MAX = 65_536
+BLOCK_BYTES_MAX = 16 << 20
 
-def container_reader(stream: BinaryIO) -> tuple[AvroReader, Iterator[tuple[int, bytes]]]:
-    """The reader of an object container file's own schema, and its blocks: how many records, and their bytes."""
+
+def container_reader(stream: BinaryIO) -> tuple[AvroReader, Iterator[pa.RecordBatch]]:
+    """The reader of an object container file's own schema, and its records. MqlError where it is none."""
     try:
         blocks = fastavro.block_reader(stream)
     except (ValueError, EOFError, KeyError, SchemaParseException) as error:
         raise MqlError(
             f"this is no Avro object container file: {error}", hint="It begins with Obj.", code="source-unreadable"
         ) from error
-    return AvroReader(blocks.writer_schema), blocks_of(blocks)
+    reader = AvroReader(blocks.writer_schema)
+    return reader, batches_of(reader, blocks)
 
 
-def blocks_of(blocks: Any) -> Iterator[tuple[int, bytes]]:
-    for block in blocks:
-        yield block.num_records, block.bytes_.read()
+def batches_of(reader: AvroReader, blocks: Any) -> Iterator[pa.RecordBatch]:
+    """The records of several blocks at once. ValueError where one can't be read."""
+    waiting: list[tuple[int, bytes]] = []
+    records, size = 0, 0
+    try:
+        for block in blocks:
+            waiting.append((block.num_records, block.bytes_.read()))
+            records, size = records + waiting[-1][0], size + len(waiting[-1][1])
+            if records >= RECORDS_MAX or size >= BLOCK_BYTES_MAX:
+                yield reader.read_blocks(waiting)
+                waiting, records, size = [], 0, 0
+    except (zlib.error, lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"a block cannot be unpacked: {error}") from error
+    if waiting:
+        yield reader.read_blocks(waiting)
+
+
+def values_of(container: bytes, schema: AvroReader) -> list[bytes]:
+    """The records of a container file, each by itself and in another schema: Avro's own rules of resolution apply."""
+    try:
+        records = list(fastavro.reader(io.BytesIO(container), schema.parsed))
+    except (ValueError, EOFError, KeyError, TypeError, SchemaParseException, SchemaResolutionError) as error:
+        raise ValueError(f"this is no Avro object container file of that schema: {error}") from error
+    found = []
+    for record in records:
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, schema.parsed, record)
+        found.append(out.getvalue())
+    return found

@@ -83,8 +83,10 @@ class CsvFormat:
                 found = list(csv.reader(lines, delimiter=self._delimiter, quotechar=self._quote, strict=True))
             except csv.Error as again:
                 return f"not CSV: {again}"
+        if found in ([], [[]]):
+            return "empty"
         if len(found) != 1:
-            return "empty" if not found else f"{len(found)} records in one event"
+            return f"{len(found)} records in one event"
         if len(found[0]) != len(columns):
             return f"{len(found[0])} cells instead of {len(columns)}"
         for column, cell in zip(columns, found[0], strict=True):

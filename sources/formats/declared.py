@@ -6,12 +6,12 @@ The packages that read a format are imported when a source declares it: who has 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mql.errors import MqlError, did_you_mean
 from mql.exec.clock import Clock
@@ -24,6 +24,8 @@ from sources.formats.values import Format, Reader, Single
 from sources.reach import Reach
 
 Where = tuple[str | int, ...]
+Split = Callable[[bytes], list[bytes]]
+"""The values in some bytes; ValueError where they can't be told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,15 @@ class Place:
     clock: Clock | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A format that was said. `split`: the values in a body or a stream; None where each line is one."""
+
+    name: str
+    format: Format
+    split: Split | None = None
+
+
 class WrongFormat(Exception):
     """What is wrong with a format's mapping: where in it, and a sentence."""
 
@@ -45,7 +56,7 @@ class WrongFormat(Exception):
         self.complaints = complaints
 
 
-def format_of(said: Any, place: Place) -> Format | None:
+def format_of(said: Any, place: Place) -> Told | None:
     """The format that is said; None for JSON that needs none. WrongFormat tells all that is wrong."""
     mapping = {"type": said} if isinstance(said, str) else said
     if not isinstance(mapping, Mapping):
@@ -57,7 +68,9 @@ def format_of(said: Any, place: Place) -> Format | None:
         raise WrongFormat((("type",) if isinstance(said, Mapping) else (), f"{told}. {hint}"))
     model = FORMATS[name]
     try:
-        return model.model_validate(dict(mapping)).format(place)
+        valid = model.model_validate(dict(mapping))
+        format = valid.format(place)
+        return None if format is None else Told(name, format, valid.split(format))
     except ValidationError as error:
         raise WrongFormat(*(complaint(model, one) for one in error.errors())) from error
     except MqlError as error:
@@ -81,15 +94,7 @@ def complaint(model: type[Said], error: Any) -> tuple[Where, str]:
             return where, message[0].lower() + message[1:]
 
 
-UNION_TAGS = (
-    "str",
-    "RegistryModel",
-    "dict[str,str]",
-    "list[str]",
-    "dict[str,any]",
-    "list[any]",
-    "list[union[str,any]]",
-)
+UNION_TAGS = ("str", "dict[str,any]", "list[any]")
 
 
 class Said(BaseModel):
@@ -101,6 +106,10 @@ class Said(BaseModel):
 
     def format(self, place: Place) -> Format | None:
         raise AssertionError(f"the format {self.type} makes nothing")
+
+    def split(self, format: Format) -> Split | None:
+        """The values of a body; those of a registry come one by one."""
+        return (lambda body: [body]) if isinstance(format, Framed) else None
 
 
 class RegistryModel(BaseModel):
@@ -139,10 +148,26 @@ class RegistryModel(BaseModel):
         return Registry(settings, place.clock)
 
 
+def with_url(said: Any) -> Any:
+    return {"url": said} if isinstance(said, str) else said
+
+
+def with_types(said: Any) -> Any:
+    """Cells are texts where nothing else is said."""
+    return dict.fromkeys(unlike(said), "VARCHAR") if isinstance(said, list) else said
+
+
+def unlike(names: Sequence[Any]) -> Sequence[str]:
+    found = [str(name) for name in names]
+    if len(set(found)) < len(found):
+        raise ValueError("has a name twice")
+    return found
+
+
 class SchemaModel(Said):
     """A format with a schema: from a registry, a file, or as it stands here."""
 
-    registry: str | RegistryModel | None = None
+    registry: Annotated[RegistryModel | None, BeforeValidator(with_url)] = None
     subject: str | None = None
     schema_file: str | None = None
     schema_: Annotated[str | dict[str, Any] | list[Any] | None, Field(alias="schema")] = None
@@ -159,8 +184,7 @@ class SchemaModel(Said):
 
     def client(self, place: Place) -> Registry:
         assert self.registry is not None
-        model = RegistryModel(url=self.registry) if isinstance(self.registry, str) else self.registry
-        return model.registry(place)
+        return self.registry.registry(place)
 
     def file(self, place: Place) -> Path:
         assert self.schema_file is not None
@@ -215,6 +239,14 @@ class AvroModel(SchemaModel):
             return Framed(self.client(place), "AVRO", self.subject or place.subject, compiled)
         return Single(avro.AvroReader(self.file(place).read_text() if origin == "file" else self.schema_))
 
+    def split(self, format: Format) -> Split | None:
+        """A container file, or one record."""
+        avro = importlib.import_module("sources.formats.avro")
+        if not isinstance(format, Single):
+            return SchemaModel.split(self, format)
+        reader = format.reader
+        return lambda body: avro.values_of(body, reader) if body.startswith(b"Obj\x01") else [body]
+
 
 class ProtobufModel(SchemaModel):
     """Protobuf messages. `message`: the full name of their type, where the schema has several."""
@@ -247,6 +279,11 @@ class ProtobufModel(SchemaModel):
                     raise MqlError("schema must be the text of a .proto", hint="Write it behind schema: |.")
                 return Single(protobuf.compiled(self.schema_).named(self.message))
 
+    def split(self, format: Format) -> Split | None:
+        """Messages, each behind its length."""
+        protobuf = importlib.import_module("sources.formats.protobuf")
+        return SchemaModel.split(self, format) or (lambda body: whole_of(protobuf.cut(body)))
+
 
 class MsgpackModel(Said):
     """MessagePack."""
@@ -258,12 +295,16 @@ class MsgpackModel(Said):
         made: Format = importlib.import_module("sources.formats.msgpack").MsgpackFormat()
         return made
 
+    def split(self, format: Format) -> Split | None:
+        msgpack = importlib.import_module("sources.formats.msgpack")
+        return lambda body: whole_of(msgpack.cut(body))
+
 
 class CsvModel(Said):
     """CSV records. `columns`: the names of the cells, or names and types."""
 
     type: Literal["csv"]
-    columns: Annotated[dict[str, str] | list[str], Field(min_length=1, max_length=1000)]
+    columns: Annotated[dict[str, str], BeforeValidator(with_types), Field(min_length=1, max_length=1000)]
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
     quote: Annotated[str, Field(min_length=1, max_length=1)] = '"'
 
@@ -273,7 +314,7 @@ class CsvModel(Said):
         names = list(self.columns)
         if len({name.lower() for name in names}) < len(names):
             raise MqlError("columns has a name twice", hint="Names that differ in letter case alone count as one.")
-        types = types_of(self.columns if isinstance(self.columns, Mapping) else {})
+        types = types_of(self.columns)
         return CsvFormat([Property(name, types.get(name, VARCHAR)) for name in names], self.delimiter, self.quote)
 
 
@@ -288,6 +329,13 @@ class TextModel(Said):
         from sources.formats.text import TextFormat
 
         return TextFormat(self.pattern, types_of(self.types))
+
+
+def whole_of(cut: tuple[list[bytes], bytes]) -> list[bytes]:
+    values, rest = cut
+    if rest:
+        raise ValueError(f"the last value is cut off after {len(rest)} bytes")
+    return values
 
 
 def types_of(said: Mapping[str, str]) -> dict[str, DataType]:

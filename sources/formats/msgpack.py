@@ -5,8 +5,6 @@ Bytes and extensions are base64 text, times are ISO 8601, a NaN is null, as JSON
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgpack
 import msgspec
 import pyarrow as pa
@@ -51,16 +49,20 @@ def texts_batch(texts: list[bytes]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({"_raw": pa.array(texts, pa.binary()).cast(pa.string())})
 
 
-def objects(data: bytes) -> Iterator[bytes]:
-    """The objects of a stream, one straight after the other. ValueError where one is cut off or none."""
+def cut(data: bytes) -> tuple[list[bytes], bytes]:
+    """The objects of a stream, and the rest, of which the end has not come. ValueError for what begins none."""
     unpacker = msgpack.Unpacker(max_buffer_size=BUFFER_BYTES_MAX, strict_map_key=False)
     unpacker.feed(data)
+    values: list[bytes] = []
     at = 0
     while at < len(data):
         try:
             unpacker.skip()
-        except (msgpack.OutOfData, msgpack.UnpackException, ValueError, RecursionError) as error:
-            raise ValueError(f"no MessagePack at byte {at}: {error or 'it is cut off'}") from error
+        except msgpack.OutOfData:
+            break
+        except (msgpack.UnpackException, ValueError, RecursionError) as error:
+            raise ValueError(f"no MessagePack at byte {at}: {error}") from error
         end = unpacker.tell()
-        yield data[at:end]
+        values.append(data[at:end])
         at = end
+    return values, data[at:]

@@ -195,6 +195,22 @@ def lowered(value: Any) -> Any:
     return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
+def json_rows(batch: pa.RecordBatch) -> list[bytes]:
+    """Each row as a JSON object."""
+    marked = {field.name for field in batch.schema if is_json(field)}
+    return [
+        orjson.dumps(
+            {
+                name: orjson.Fragment(value) if name in marked and isinstance(value, str) else value
+                for name, value in row.items()
+            },
+            default=lowered,
+            option=orjson.OPT_NON_STR_KEYS,
+        )
+        for row in batch.to_pylist(maps_as_pydicts="lossy")
+    ]
+
+
 def as_json(table: pa.Table, names: Iterable[str]) -> pa.Table:
     """The table with these columns as JSON texts."""
     for name in names:

@@ -7,6 +7,7 @@ are JSON: of these alone Python objects are made.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,9 +27,12 @@ from sources.formats.nested import DEPTH_MAX, json_field, json_text, plain_batch
 from sources.formats.values import without_panic
 
 PROTOC_S = 20.0
+LOGGED = re.compile(r"WARNING: |[IWEF]\d{4} ")
+"""Lines in which the compiler talks of itself."""
 CONFIG = PtarsConfig(timestamp_tz=None, timestamp_unit="us", time_unit="us", duration_unit="us", enum_repr="string")
 BY_HAND = frozenset(f"google.protobuf.{name}" for name in ("Struct", "Value", "ListValue", "Any", "FieldMask", "Empty"))
 VARINT_BYTES_MAX = 10
+MESSAGE_BYTES_MAX = 64 << 20
 
 
 class ProtobufReader:
@@ -36,7 +40,7 @@ class ProtobufReader:
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._handler = HandlerPool([descriptor.file], CONFIG).get_for_message(descriptor)
-        self._message = message_factory.GetMessageClass(descriptor)
+        self.message = message_factory.GetMessageClass(descriptor)
         self._by_hand = frozenset(field.name for field in descriptor.fields if is_by_hand(field, ()))
         schema: pa.Schema = self._handler.schema()
         self.columns = tuple(
@@ -59,7 +63,7 @@ class ProtobufReader:
         found: dict[str, list[str | None]] = {name: [] for name in self._by_hand}
         for value in values:
             try:
-                told = told_by_hand(self._message.FromString(value), self._by_hand)
+                told = told_by_hand(self.message.FromString(value), self._by_hand)
             except (DecodeError, json_format.Error, TypeError, RecursionError) as error:
                 raise ValueError(f"not of its message type: {error}") from error
             for name, texts in found.items():
@@ -197,7 +201,8 @@ def protoc(folders: Sequence[str], file: str) -> descriptor_pb2.FileDescriptorSe
         except subprocess.TimeoutExpired as error:
             raise unusable("the compiler took too long") from error
         if done.returncode:
-            raise unusable(done.stderr.replace(f"{folders[0]}/", "") or "the compiler failed")
+            said = [line for line in done.stderr.splitlines() if not LOGGED.match(line)]
+            raise unusable(" ".join(said).replace(f"{folders[0]}/", "") or "the compiler failed")
         return descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes())
 
 
@@ -236,12 +241,24 @@ def zigzag(number: int, at: int) -> tuple[int, int]:
     return (number >> 1) ^ -(number & 1), at
 
 
-def delimited(data: bytes) -> Iterator[bytes]:
-    """The messages of a stream, each behind its length. ValueError for a length that leads beyond the end."""
-    at = 0
-    while at < len(data):
-        size, at = read_varint(data, at)
-        if at + size > len(data):
-            raise ValueError("the last message is cut off")
-        yield data[at : at + size]
-        at += size
+def cut(data: bytes) -> tuple[list[bytes], bytes]:
+    """The messages of a stream, each behind its length, and the rest, of which the end has not come."""
+    values: list[bytes] = []
+    at, size, many = 0, len(data), MESSAGE_BYTES_MAX
+    while at < size:
+        length = data[at]
+        start = at + 1
+        if length > 0x7F:
+            try:
+                length, start = read_varint(data, at)
+            except ValueError:
+                if size - at >= VARINT_BYTES_MAX:
+                    raise
+                break
+        if length > many:
+            raise ValueError(f"a message of {length} bytes at byte {at}")
+        if start + length > size:
+            break
+        values.append(data[start : start + length])
+        at = start + length
+    return values, data[at:]

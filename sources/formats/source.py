@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mql.catalog import SourceInfo
 from mql.errors import MqlError
@@ -25,17 +25,17 @@ from mql.exec.clock import Clock, SystemClock
 from mql.exec.feed import From, Positions, Reader, Source
 from mql.exec.items import Chunk, Raw, Rows
 from mql.exec.scan import JSON_MARK, TYPED
-from mql.learn import learn
 from mql.schema import JSON, Field, Shape, StructOf
 from sources.formats.framed import Framed
-from sources.formats.nested import lowered
+from sources.formats.nested import json_rows
 from sources.formats.values import Format, Unavailable, Values
-from sources.learning import parsed
+from sources.learning import LEARN_PER_CHUNK, Learner
 from sources.pieces import first_of, lines_of
 from sources.settings import DEFAULTS, Settings, describe
 
 LEARN_EVENTS = 1_000
 LEARN_AGAIN_S = 5.0
+LOOK_PAUSE = 20.0  # while nothing is found, so many times as long as a look took until the next one
 AWAY_MAX_S = 30.0
 RETRY_S = 0.25
 OWN = ("_raw", "_offset", "_time", "_split", "_arrival", "_reason", "_unread")
@@ -60,10 +60,10 @@ class FormattedSource:
         self.key_format = key_format
         self.settings = settings
         self.clock = clock or SystemClock()
-        self._learned: Shape | None = None
-        self._looked_s = -math.inf
+        self._learner = Learner(open=settings.open)
+        self._look_again_s = -math.inf
         self._seen = False
-        self._learning = threading.Lock()
+        self._looking = threading.Lock()
 
     @property
     def info(self) -> SourceInfo:
@@ -109,9 +109,7 @@ class FormattedSource:
             return ()
         if self.format.encoding == "json":
             return tuple(text.encode() for text in found.column("_raw").to_pylist())
-        marked = {field.name for field in found.schema if (field.metadata or {}).items() >= JSON_MARK.items()}
-        rows = found.to_pylist(maps_as_pydicts="lossy")
-        return tuple(orjson.dumps(told(row, marked), default=lowered, option=orjson.OPT_NON_STR_KEYS) for row in rows)
+        return tuple(json_rows(found))
 
     def close(self) -> None:
         self.source.close()
@@ -120,6 +118,8 @@ class FormattedSource:
         """What the source gave, in columns. Unavailable leaves it to be read later."""
         rows = as_values(raw)
         found = self.format.read(rows.table.column("_raw"))
+        if self._learns:
+            self._learn(found.columns.column("_raw").slice(0, LEARN_PER_CHUNK).to_pylist())
         keys = None
         at = rows.table.schema.get_field_index(KEY)
         if self.key_format is not None and at >= 0:
@@ -146,35 +146,37 @@ class FormattedSource:
     def _known(self) -> Shape:
         """The format's shape, or what the newest events tell, where only they can."""
         shape = self.format.shape
-        if isinstance(self.format, Framed):
-            self._saw()
+        if self._learns:
+            self._looked(bool(self._learner.shape.fields))
+            shape = self._learner.shape
+        elif isinstance(self.format, Framed):
+            self._looked(self._seen)
             shape = self.format.shape
-        elif self.format.encoding == "json" and not shape.fields:
-            shape = self._looked()
         fields = tuple(field for field in shape.fields if field.name not in OWN)
         empty = not fields and self.settings.shape is None
         return replace(shape, fields=fields, open=shape.open or empty)
 
-    def _saw(self) -> None:
-        """The newest events may be of schemas that nobody has told of: the format gets to know them, once."""
-        with self._learning:
-            now = self.clock.monotonic_s()
-            if not self._seen and now - self._looked_s >= LEARN_AGAIN_S:
-                self._looked_s = now
-                with contextlib.suppress(OSError, MqlError):
-                    self._seen = bool(self.sample(LEARN_EVENTS))
+    @property
+    def _learns(self) -> bool:
+        """Only events tell what the shape is."""
+        return self.format.encoding == "json" and not self.format.shape.fields
 
-    def _looked(self) -> Shape:
-        with self._learning:
+    def _looked(self, known: bool) -> None:
+        """A look at the newest events, while their shapes, or schemas that nobody told of, are not `known`."""
+        with self._looking:
             now = self.clock.monotonic_s()
-            if self._learned is None and now - self._looked_s >= LEARN_AGAIN_S:
-                self._looked_s = now
-                try:
-                    events = parsed(self.sample(LEARN_EVENTS))
-                except (OSError, MqlError):
-                    events = []
-                self._learned = learn(events, None, self.settings.open) if events else None
-            return self._learned or Shape(open=True, events=0)
+            if known or now < self._look_again_s:
+                return
+            with contextlib.suppress(OSError, MqlError):
+                texts = self.sample(LEARN_EVENTS)
+                self._seen = bool(texts)
+                if self._learns:
+                    self._learn([text.decode() for text in texts])
+            self._look_again_s = now + min(LEARN_AGAIN_S, LOOK_PAUSE * (self.clock.monotonic_s() - now))
+
+    def _learn(self, texts: Sequence[str]) -> None:
+        if texts:
+            self._learner.see(Chunk(0, "".join(f"{text}\n" for text in texts).encode(), 0, 0))
 
 
 class FormattedReader:
@@ -236,7 +238,8 @@ def as_values(raw: Raw) -> Rows:
     match raw:
         case Chunk():
             lines, offsets = lines_of(raw)
-            table = pa.RecordBatch.from_pydict({"_raw": lines.cast(pa.large_binary()), "_offset": pa.array(offsets)})
+            bare = pc.ascii_rtrim(lines, "\r\n").cast(pa.large_binary())
+            table = pa.RecordBatch.from_pydict({"_raw": bare, "_offset": pa.array(offsets)})
             return as_values(Rows(raw.split, table, raw.arrival_us, raw.next_offset))
         case Rows():
             at = raw.table.schema.get_field_index("_raw")
@@ -313,12 +316,4 @@ def unread(reasons: Mapping[int, str], values: pa.Array) -> dict[str, tuple[pa.F
     return {
         "_reason": (pa.field("_reason", pa.string()), why),
         "_unread": (pa.field("_unread", pa.binary()), bytes_),
-    }
-
-
-def told(row: Mapping[str, Any], marked: set[str]) -> dict[str, Any]:
-    """A row as JSON, with what is JSON text already as such."""
-    return {
-        name: orjson.Fragment(value) if name in marked and isinstance(value, str) else value
-        for name, value in row.items()
     }

@@ -65,10 +65,10 @@ class Single:
     def __init__(self, reader: Reader, encoding: str = "columns") -> None:
         self.encoding = encoding
         self.shape = Shape(reader.fields)
-        self._reader = reader
+        self.reader = reader
 
     def read(self, values: pa.BinaryArray) -> Values:
-        return isolated(values.to_pylist(), self._reader.read)
+        return isolated(values.to_pylist(), self.reader.read)
 
 
 def isolated(values: list[bytes], read: Callable[[list[bytes]], pa.RecordBatch]) -> Values:
