@@ -122,27 +122,30 @@ def read_by(tree: Query, params: Mapping[str, Any]) -> tuple[tuple[str, ...], tu
     """The sources that a query names, and the files."""
     names: list[str] = []
     paths: list[str] = []
-    for query in queries_in(tree):
-        for source in (*query.sources, *(join.right for join in query.joins)):
-            match source:
-                case SourceRef(path=str(path)):
-                    paths.append(path)
-                case SourceRef(name=str(name)):
-                    names.append(name)
-                case SourceRef(param=str(param)):
-                    names.append(str(params.get(param)))
-                case _:
-                    pass
-    inner = {name for name, _ in tree.ctes}
-    return tuple(dict.fromkeys(name for name in names if name not in inner)), tuple(dict.fromkeys(paths))
+    for source in sources_in(tree, frozenset()):
+        match source:
+            case SourceRef(path=str(path)):
+                paths.append(path)
+            case SourceRef(name=str(name)):
+                names.append(name)
+            case SourceRef(param=str(param)):
+                names.append(str(params.get(param)))
+            case _:
+                pass
+    return tuple(dict.fromkeys(names)), tuple(dict.fromkeys(paths))
 
 
-def queries_in(tree: Query) -> Iterator[Query]:
-    yield tree
-    read = (*tree.sources, *(join.right for join in tree.joins))
-    inner = [source.query for source in read if isinstance(source, SubqueryRef)]
-    for query in (*inner, *(cte for _, cte in tree.ctes), *tree.union):
-        yield from queries_in(query)
+def sources_in(tree: Query, known: frozenset[str]) -> Iterator[SourceRef]:
+    """What a query reads, at any depth, less the names of queries that are `known` where they stand."""
+    for name, query in tree.ctes:
+        yield from sources_in(query, known)
+        known |= {name}
+    for part in (tree, *tree.union):
+        for source in (*part.sources, *(join.right for join in part.joins)):
+            if isinstance(source, SubqueryRef):
+                yield from sources_in(source.query, known)
+            elif source.name not in known:
+                yield source
 
 
 class LocalAnswer:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from typing import assert_never
 
+from mql import syntax
 from mql.detectors import method_named
 from mql.errors import MqlError, did_you_mean
 from mql.planner.compile import Compiled
@@ -60,7 +63,7 @@ def summary(compiled: Compiled) -> str:
     """What is read, what comes out and when, in a few lines."""
     plan = compiled.plan
     scan = plan.scan
-    sources = ", ".join(one.source for one in plan.scans)
+    sources = ", ".join(_times(Counter(one.source for one in plan.scans)))
     paths = dict.fromkeys("/".join(path) for one in plan.scans for path, _ in one.columns)
     names = ", ".join(paths) or "none"
     columns = ", ".join(f"{name} {type}" for name, type in plan.result.columns)
@@ -78,7 +81,7 @@ def summary(compiled: Compiled) -> str:
     return (
         f"source     {sources}, since {show_start(scan.since)}, until {show_start(scan.until)}, "
         f"lateness {show_us(scan.lateness_us)}\n"
-        f"reads      {names}{needles}\n"
+        f"{_named(compiled.tree)}reads      {names}{needles}\n"
         f"gives      {columns}\n"
         f"speaks     {told}\n"
         f"{_shares(compiled)}"
@@ -101,6 +104,29 @@ def _shares(compiled: Compiled) -> str:
 def show_value(value: object) -> str:
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= VALUE_SHOWN_MAX else f"{text[:VALUE_SHOWN_MAX]}…"
+
+
+def _times(counts: Counter[str]) -> list[str]:
+    return [name if times == 1 else f"{name} ({times} times)" for name, times in counts.items()]
+
+
+def _named(tree: syntax.Query) -> str:
+    """Which queries of WITH are used more than once: each use computes its own."""
+    uses = Counter(ref.name for ref in _refs(tree) if ref.name is not None)
+    twice = [f"{name} {uses[name]} times" for name, _ in tree.ctes if uses[name] > 1]
+    return f"computes   {', '.join(twice)}: once for each place that names it\n" if twice else ""
+
+
+def _refs(tree: syntax.Query) -> Iterator[syntax.SourceRef]:
+    """What a text names in FROM, at any depth."""
+    for part in (tree, *tree.union):
+        for ref in part.sources:
+            if isinstance(ref, syntax.SubqueryRef):
+                yield from _refs(ref.query)
+            else:
+                yield ref
+    for _, query in tree.ctes:
+        yield from _refs(query)
 
 
 def stages(plan: Plan) -> str:
