@@ -48,6 +48,8 @@ BEAT_S = 0.1
 HUB_LINGER_S = 2.0
 STOP_S = 1.5
 COMPILED_MAX = 256
+MANY, SELDOM = 500, 10
+"""Of more queries than so many, one beat in ten looks whether they are still read."""
 ALONE_MAX = 3
 """So many queries that differ in literals only run each by itself; those that follow share one plan."""
 KEPT_OVER_MAX = 200
@@ -596,13 +598,18 @@ class Engine:
 
     def _beat(self) -> None:
         parse("SELECT 1 FROM warm_up")  # the first text costs a third of a second: not at somebody's expense
+        beats = 0
         while not self._closed.wait(BEAT_S):
             now_us = self._clock.now_us()
-            for execution in {id(asker.execution): asker.execution for asker in self.queries()}.values():
+            askers = self.queries()
+            families = tuple(self._families.values())
+            for execution in {asker.execution for asker in askers if not isinstance(asker.execution, Member)}:
                 execution.beat(now_us)
-            for family in tuple(self._families.values()):
-                family.core.beat(now_us)
-            self._let_go()
+            for family in families:
+                family.beat(now_us)
+            beats += 1
+            if len(askers) <= MANY or beats % SELDOM == 0:
+                self._let_go()
 
     def _let_go(self) -> None:
         """Of askers whom nobody reads any more, of queries long over, of hubs without queries."""

@@ -50,6 +50,7 @@ class Family:
 
     def __init__(self, skeleton: Skeleton, runtime: Runtime, clock: Clock) -> None:
         self.key = skeleton.key
+        self.epoch = secrets.token_hex(4)
         self.types = skeleton.types
         self.clock = clock
         self.core = Execution(sharing.family_plan(skeleton), runtime, clock, Fan(self), Options(name="shared"))
@@ -62,6 +63,7 @@ class Family:
         self._version = 0
         self._roster = Roster(0, roster_table(self.types, (), ()))
         self._coming: list[Member] = []
+        self._timed: list[Member] = []
         self._sent: dict[int, int] = {}
         self._fresh: dict[int, list[Member]] = {}
         self._guard = threading.RLock()
@@ -87,11 +89,22 @@ class Family:
             member = Member(self, self._next, sibling, plan, options)
             self._next += 1
             self.members[member.number] = member
+            if options.timeout_s is not None:
+                self._timed.append(member)
             self._coming.append(member)
             for fresh in self._fresh.values():
                 fresh.append(member)
             self._version += 1
         return member
+
+    def beat(self, now_us: int) -> None:
+        """Called ten times a second, as an execution is."""
+        self.core.beat(now_us)
+        if self._timed:
+            for member in list(self._timed):
+                member.beat(now_us)
+            with self._guard:
+                self._timed = [member for member in self._timed if not member.over]
 
     def leave(self, member: Member, reason: str) -> None:
         """A query is over; with the last of them, so is the family."""
@@ -192,7 +205,7 @@ class Member:
         self.sibling = sibling
         self.plan = plan
         self.options = options
-        self.results = Results(secrets.token_hex(4))
+        self.results = Results(f"{family.epoch}{number:x}")
         self.askers: tuple[Running, ...] = ()
         self.started_us = family.clock.now_us()
         self.ended_us: int | None = None

@@ -29,7 +29,7 @@ KEY = "_key"
 Starts = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """Some rows of a table that many queries share, not cut out of it before somebody reads them."""
 
@@ -39,13 +39,19 @@ class Part:
     cursor: str
 
     def frame(self) -> RowsFrame:
-        # Taken, not sliced: a slice would keep the whole table for as long as somebody keeps the frame.
-        return RowsFrame(self.table.take(pa.array(np.arange(self.start, self.end))), self.cursor)
+        table = self.table
+        if any(pa.types.is_nested(kind) for kind in table.schema.types):
+            # A slice of structs has an offset that DuckDB refuses.
+            return RowsFrame(table.take(pa.array(np.arange(self.start, self.end))), self.cursor)
+        return RowsFrame(table.slice(self.start, self.end - self.start), self.cursor)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
-    """A frame in the ring. `before`: result rows ahead of it since the start. `starts`: of each row's window."""
+    """A frame in the ring. `before`: result rows ahead of it since the start. `starts`: of each row's window.
+
+    Not frozen, nor is a part of a table: where thousands of queries get theirs of each batch, that takes half the time.
+    """
 
     frame: Frame | Part
     rows: int
@@ -205,6 +211,8 @@ class Results:
         if self.keep_all:
             rows_max, bytes_max = rows_max // 2, bytes_max // 2
             last = min((reading.number for reading in self._readers), default=self._first)
+        elif self._kept_rows <= rows_max and self._kept_bytes <= bytes_max and last - self._first < ENTRIES_MAX:
+            return
         while self._first < last and (
             self._kept_rows > rows_max or self._kept_bytes > bytes_max or self._next - self._first > ENTRIES_MAX
         ):

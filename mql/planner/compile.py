@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from mql.parser import parse
 from mql.planner import logical
 from mql.planner.batch import batch_sql
 from mql.planner.binder import BoundQuery, Given, bind
+from mql.planner.digest import digest
 from mql.planner.logical import Derived, Input, Logical, inputs_of
 from mql.planner.lower import Parts, after_batch, keeps_top, parts_of, stages_of
 from mql.planner.needles import needles
@@ -76,7 +76,7 @@ def _plan(text: str, tree: syntax.Query, top: Logical, bound: BoundQuery) -> Pla
     keyed = keeps_top(parts) or (parts.group is not None and replaces)
     return Plan(
         text=text,
-        hash=hashlib.sha256(repr((top, bound.as_live)).encode()).hexdigest()[:32],
+        hash=digest(repr((top, bound.as_live))),
         scans=tuple(_scans(top, late_matters)),
         stages=stages_of(top, late_matters),
         result=Result(bound.columns, keyed, _is_windowed(parts), speak.kind),

@@ -15,10 +15,10 @@ it is: that is the *skeleton*, equal for all of the family.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 
 from mql.planner import windows
+from mql.planner.digest import digest
 from mql.planner.expressions import (
     Aggregate,
     Apply,
@@ -82,7 +82,7 @@ class Skeleton:
         scan = replace(self.plan.scan, needles=None)
         sampled = None if self.sample is None else self.sample.sampled
         told = repr((scan, sampled, self.where, _without_scan(self.above), self.types, self.plan.result))
-        return hashlib.sha256(told.encode()).hexdigest()[:32]
+        return digest(told)
 
 
 @dataclass(frozen=True, slots=True)
