@@ -15,7 +15,9 @@ from mql.errors import MqlError
 from mql.exec.engine import Running
 from server import encode
 from server.guard import Handler, decoded, parse_json, read_body
-from server.jobs import JOBS, TRANSITIONS, Job, Jobs, Spec
+from server.job import Job
+from server.job_spec import TRANSITIONS, Spec
+from server.jobs import JOBS, Jobs
 from server.problems import Problem, Refusal, of_query, refuse
 from server.routes.asking import INT64, STRING, choice, count, format_of, format_parameter, number_in
 from server.routes.asking import one_of as word

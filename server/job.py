@@ -1,0 +1,281 @@
+"""One job: its states and what leads from one to the other, its thread, its log, its sinks.
+
+docs/jobs.md has the states; TRANSITIONS in job_spec.py is the same as a table.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from mql.errors import MqlError
+from mql.exec.checkpoint import Checkpoints
+from mql.exec.engine import Running
+from mql.exec.frames import Ended, Failed, Meta
+from server.delivery import Delivery
+from server.job_run import LEAVE_S, Outcome, Run, nothing
+from server.job_spec import ALIVE, TRANSITIONS, Spec, has_episodes
+from server.outline import Outline, outline_of, read_outline
+from server.resultlog import Keep, Length, LogReading, ResultLog
+from server.silences import SILENCED
+from server.sinks import deliveries
+from server.store import StoredJob
+
+if TYPE_CHECKING:
+    from server.jobs import Jobs
+
+T = TypeVar("T")
+log = logging.getLogger("server")
+
+BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+STEADY_S = 300.0
+"""A run that lasted so long begins the backoff anew."""
+
+
+class Job:
+    """One job and its log. Its thread is there while it runs, or waits to run again."""
+
+    def __init__(self, jobs: Jobs, stored: StoredJob) -> None:
+        self.jobs = jobs
+        self.name = stored.name
+        self.spec = Spec.model_validate(stored.spec)
+        self.created_us = stored.created_us
+        self.state = stored.state
+        self.reason = stored.reason
+        self.running: Running | None = None
+        self.attempts = 0
+        home = jobs.directory(stored.name)
+        keep = Keep(age_s=self.spec.keep_age, bytes=self.spec.keep_bytes)
+        self.log = ResultLog(home / "results", keep, jobs.clock)
+        self.checkpoints = Checkpoints(home / "checkpoints")
+        self.checkpointed: Mapping[str, Any] | None = None
+        if self.spec.guarantee == "exactly_once":
+            last = self.checkpoints.newest()
+            self.log.commit(Length(*last.notes["log"]) if last is not None else Length())
+        self.ring: Callable[[], None] = nothing
+        self.sinks: tuple[Delivery, ...] = ()
+        self._told: str | None = None
+        self._bell = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._guard = threading.RLock()
+
+    # --- what may be done ------------------------------------------------------------------------------
+
+    def act(self, action: str) -> None:
+        """start, stop, pause, resume or restart; MqlError where its state does not allow that."""
+        with self._guard:
+            if self.state not in TRANSITIONS[action]:
+                allowed = [name for name, states in TRANSITIONS.items() if self.state in states]
+                hint = f"It can {' or '.join(allowed)}." if allowed else "Delete it, or make another."
+                raise MqlError(f'job "{self.name}" is {self.state}: it cannot {action}', hint=hint, code="wrong-state")
+            self.jobs.store.acted(self.name, action)
+            match action:
+                case "start" | "resume":
+                    self.begin()
+                case "restart":
+                    self.halt("stop")
+                    self.begin()
+                case _:
+                    self.halt(action)
+
+    def begin(self, adopted: Running | None = None) -> None:
+        with self._guard:
+            if self._thread is not None and self._thread.is_alive():
+                raise MqlError(
+                    f'job "{self.name}" has not stopped yet', hint="Try again in a moment.", code="wrong-state"
+                )
+            self._told = None
+            self._bell.clear()
+            self.attempts = 0
+            self._set("starting", None)
+            name = f"mql-job-{self.name}"
+            self._thread = threading.Thread(target=self._live, args=(adopted,), name=name, daemon=True)
+            self._thread.start()
+
+    def halt(self, how: str) -> None:
+        """Stops or pauses it, and waits until it has."""
+        with self._guard:
+            self.tell(how)
+            self.join()
+            if self.state not in ("completed", "failed"):
+                self._set("paused" if how == "pause" else "stopped", None)
+
+    def tell(self, what: str) -> None:
+        self._told = what
+        self._bell.set()
+        self.ring()
+
+    def join(self) -> None:
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(LEAVE_S)
+
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """New labels, owner, restart policy or retention: at once, without a restart."""
+        with self._guard:
+            self.spec = Spec.model_validate({**self.spec.model_dump(), **changes})
+            self.log.keep = Keep(age_s=self.spec.keep_age, bytes=self.spec.keep_bytes)
+            self.jobs.store.change_job(self.name, self.spec.model_dump(mode="json"))
+
+    def meta(self) -> Meta:
+        """What a reader of its results is told first."""
+        columns = self.columns()
+        return Meta(
+            {
+                "id": self.name,
+                "schema": [{"name": name, "type": type} for name, type in columns],
+                "guarantee": self.spec.guarantee,
+                "state": self.state,
+            }
+        )
+
+    def columns(self) -> Sequence[tuple[str, str]]:
+        running = self.running
+        if running is not None:
+            plan = running.execution.plan
+        else:
+            bound = self.jobs.bound(self.spec)
+            plan = self.jobs.engine.plan(bound.query, bound.values)
+        own = [(name, str(type)) for name, type in plan.result.columns]
+        return [*own, (SILENCED, "VARCHAR")] if has_episodes(plan) else own
+
+    def read(self, cursor: str | None, *, live: bool) -> LogReading:
+        reading = self.log.reading(self.meta(), cursor, live=live)
+        if self.state not in ALIVE:
+            reading.end(Ended(self.state, {"detail": self.reason}))
+        return reading
+
+    def open_sinks(self) -> None:
+        """They go on sending while the job stands still, until it is deleted or the server stops."""
+        if not self.spec.sinks:
+            return
+        jobs = self.jobs
+        home = jobs.directory(self.name) / "sinks"
+        try:
+            found = deliveries(
+                self.spec.sinks,
+                self.name,
+                self.log,
+                home,
+                self.outline,
+                jobs.engine,
+                jobs.keeper.settings,
+                jobs.clock,
+                self.say,
+                lambda rows: jobs.silences.marked(self.name, self.spec.labels, rows),
+            )
+            self.sinks = tuple(found)
+        except MqlError as error:  # what was allowed when it was made may not be any more: the job goes on without
+            self.say("error", f"its sinks cannot be opened: {error.message}")
+        for sink in self.sinks:
+            sink.start()
+
+    @cached_property
+    def outline(self) -> Outline:
+        """What is known of its results; told anew only where that was never written down."""
+        jobs = self.jobs
+        found = read_outline(jobs.directory(self.name))
+        if found is None:
+            bound = jobs.bound(self.spec)
+            found = outline_of(jobs.engine.plan(bound.query, bound.values), jobs.engine.catalog())
+            found.write(jobs.directory(self.name))
+        return found
+
+    def standing(self) -> str | None:
+        """Why no rows come of it, for those who read them."""
+        return None if self.state in ("starting", "running") else f"job {self.name} is {self.state}"
+
+    def close_sinks(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+    # --- its life --------------------------------------------------------------------------------------
+
+    def _live(self, adopted: Running | None) -> None:
+        """Runs, and runs again after failures, until it is told to stop or there is nothing more to do."""
+        while True:
+            began_s = self.jobs.clock.monotonic_s()
+            number = self._noted(lambda: self.jobs.store.begin_run(self.name))
+            outcome = self._run(adopted)
+            adopted = None
+            if number is not None:
+                self._end_run(number, outcome)
+            if outcome.kind == "left":
+                return
+            if outcome.kind != "failed":
+                self._say("info", outcome.kind + (f": {outcome.reason}" if outcome.reason else ""))
+            if outcome.kind == "completed":
+                self._set("completed", outcome.reason)
+            if outcome.kind in ("stopped", "paused", "completed"):
+                self.log.finish(Ended(outcome.kind))
+                return
+            if self.jobs.clock.monotonic_s() - began_s > STEADY_S:
+                self.attempts = 0
+            if not self._waits_to_run_again(outcome):
+                return
+
+    def _waits_to_run_again(self, outcome: Outcome) -> bool:
+        """Whether it does, after a failure; when it does, the backoff is over."""
+        self._say("error", f"failed: {outcome.reason}")
+        gone = self.jobs.missing(self)
+        if gone is not None:
+            outcome = Outcome("failed", f'job "{gone}", whose results it reads, was deleted')
+        if gone is not None or self.spec.restart == "never" or self.attempts >= self.spec.attempts:
+            self._set("failed", outcome.reason)
+            self.log.finish(Failed({"code": "job-failed", "detail": outcome.reason, "hint": None, "retryable": False}))
+            return False
+        wait_s = BACKOFF_S[min(self.attempts, len(BACKOFF_S) - 1)]
+        self.attempts += 1
+        self._set("restarting", outcome.reason)
+        self._say("info", f"runs again in {wait_s:g} s (attempt {self.attempts})")
+        self._bell.wait(wait_s)
+        if self._told is not None:
+            if self._told != "leave":
+                self.log.finish(Ended("paused" if self._told == "pause" else "stopped"))
+            return False
+        return True
+
+    def _run(self, adopted: Running | None) -> Outcome:
+        """One run, from its start to its end, whatever that is."""
+        try:
+            return Run(self, adopted).go()
+        except MqlError as error:
+            return Outcome("failed", error.message + (f". {error.hint}" if error.hint else ""))
+        except Exception as error:
+            log.exception("job %s", self.name)
+            return Outcome("failed", f"{type(error).__name__}: {error}")
+        finally:
+            self.running = None
+
+    def runs(self) -> None:
+        self._set("running", None)
+
+    @property
+    def told(self) -> str | None:
+        return self._told
+
+    def _end_run(self, number: int, outcome: Outcome) -> None:
+        self._noted(lambda: self.jobs.store.end_run(number, outcome.kind, outcome.reason))
+
+    def _say(self, level: str, text: str) -> None:
+        self._noted(lambda: self.jobs.store.log(self.name, level, text))
+
+    def _noted(self, note: Callable[[], T]) -> T | None:
+        """A store that is away for a while does not end a job; what it would have noted is in the server's log."""
+        try:
+            return note()
+        except SQLAlchemyError as error:
+            log.warning("job %s: the store is away: %s", self.name, error)
+            return None
+
+    def say(self, level: str, text: str) -> None:
+        self._say(level, text)
+
+    def _set(self, state: str, reason: str | None) -> None:
+        self.state, self.reason = state, reason
+        self._noted(lambda: self.jobs.store.set_state(self.name, state, reason))
