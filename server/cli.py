@@ -396,6 +396,47 @@ def explain(
 
 
 @main.command()
+@with_query
+@click.option("--event", required=True, metavar="JSON", help="The event, as it would come.")
+@click.option("--source", metavar="NAME", help="Which of the query's sources it is of [the first].")
+def why(
+    text: str | None,
+    file: Any,
+    params: Sequence[str],
+    config: Path | None,
+    server: str | None,
+    time_field: str | None,
+    event: str,
+    source: str | None,
+) -> None:
+    """Tell why an event would be among a query's, or what keeps it out. Exit code 1 where it is kept out."""
+    written = query_text(text, file)
+
+    def work() -> int:
+        given = params_of(params)
+        if server is not None:
+            from server.remote import call
+
+            asked = {"query": written, "params": given, "event": event, "source": source}
+            found = call(server, "POST", "/v1/queries:why", asked, {})
+        else:
+            from server.local import engine_for
+
+            engine = engine_for(house(config, time_field, file), written, given)
+            try:
+                found = engine.why(written, event.encode(), given, source)
+            finally:
+                engine.close()
+        signs = {True: "yes", False: "NO", None: "?"}
+        for step in found["steps"]:
+            click.echo(f"{signs[step['ok']]:<4} {step['step']:<9} {step['detail']}")
+        click.echo({True: "kept", False: "kept out", None: "can't be told"}[found["kept"]] + f": {found['reason']}")
+        return 1 if found["kept"] is False else 0
+
+    exit_by(work)
+
+
+@main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @CONFIG
 @PARAM

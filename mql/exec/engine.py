@@ -33,12 +33,14 @@ from mql.exec.running import Execution, Options, Running, Subscription, is_joina
 from mql.exec.runtimes.local import LocalRuntime
 from mql.exec.state import Snapshot
 from mql.exec.trials import Trial, backtest, pick, told_of
+from mql.exec.why import why
 from mql.parser import parse
 from mql.planner.backtesting import detector_of
 from mql.planner.compile import Compiled, compile_forms
 from mql.planner.explain import explain
 from mql.planner.physical import OperatorSpec, Plan, Result, Scan
 from mql.planner.placement import Placement, place, show_placement
+from mql.planner.why import questions
 from mql.schema import VARCHAR
 
 __all__ = ["Engine", "EngineApi", "Options", "Running", "Subscription", "tables_of"]
@@ -128,14 +130,23 @@ class Engine:
                 raise MqlError(f'no source "{name}"', hint=hint, code="no-such-source")
             return self._sources[name]
 
-    def catalog(self) -> Catalog:
+    def catalog(self, default: str | None = None) -> Catalog:
+        """What there is to read; `default` is read where a query says no FROM."""
+        if default is not None:
+            self.source(default)
         with self._guard:
-            return Catalog({name: source.info for name, source in self._sources.items()}, self._default, self._piped)
+            known = {name: source.info for name, source in self._sources.items()}
+            return Catalog(known, self._default if default is None else default, self._piped)
 
     def dead_letters(self, source: str, n: int = 100) -> Sequence[Mapping[str, Any]]:
         """The newest malformed events: reason, split, offset, arrival_us, text (first 4 KiB)."""
         self.source(source)
         return tuple(asdict(letter) for letter in self._letters[source].newest(n))
+
+    def troubles(self) -> Mapping[str, str]:
+        """Why nothing comes from a source that is read now, by its name."""
+        with self._guard:
+            return {hub.info.name: hub.trouble for hub in self._hubs if hub.trouble is not None}
 
     def _check_unused(self, name: str) -> None:
         users = [asker.id for asker in self._askers.values() if not asker.execution.over and reads(asker, name)]
@@ -154,19 +165,36 @@ class Engine:
         """The plan by which the query would run now. MqlError where it is wrong."""
         return self._compile(text, params, None).plan
 
-    def validate(self, text: str, params: Mapping[str, Any] | None = None) -> None:
-        """MqlError where the query is wrong."""
-        self._compile(text, params, None)
+    def validate(self, text: str, params: Mapping[str, Any] | None = None, source: str | None = None) -> None:
+        """MqlError where the query is wrong. `source`: what it reads where it says no FROM."""
+        self._compile(text, params, None, source)
 
-    def explain(self, text: str, params: Mapping[str, Any] | None = None, form: str = "plan") -> str:
-        compiled = self._compile(text, params, None)
+    def explain(
+        self, text: str, params: Mapping[str, Any] | None = None, form: str = "plan", source: str | None = None
+    ) -> str:
+        compiled = self._compile(text, params, None, source)
         return explain(compiled, form, show_placement(self._placement(compiled.plan)))
+
+    def why(
+        self, text: str, event: bytes, params: Mapping[str, Any] | None = None, source: str | None = None
+    ) -> Mapping[str, Any]:
+        """Why an event, a JSON text, would be among those that the query answers with now, or why not."""
+        now_us = self._clock.now_us()
+        asked = questions(text, self.catalog(source), params or {}, now_us, source)
+        with self._guard:
+            hubs = [hub for hub in self._hubs if hub.info.name == asked.scan.source]
+        reached = max((hub.splits.frontier(now_us) for hub in hubs), default=MIN_US)
+        session = self.session()
+        try:
+            return why(asked, event, session, now_us, reached if reached > MIN_US else None)
+        finally:
+            session.close()
 
     def start(self, text: str, params: Mapping[str, Any] | None = None, options: Options = DEFAULTS) -> Running:
         """Begins to answer a query: by a run that answers the same already, else by one of its own."""
         if self._closed.is_set():
             raise MqlError("the engine is closed", code="stopping")
-        asker = self._start(self._compile(text, params, options.early_us), options)
+        asker = self._start(self._compile(text, params, options.early_us, options.source), options)
         asker.params = dict(params or {})
         return asker
 
@@ -297,11 +325,13 @@ class Engine:
 
     # --- beginning -------------------------------------------------------------------------------------
 
-    def _compile(self, text: str, params: Mapping[str, Any] | None, early_us: int | None) -> Compiled:
+    def _compile(
+        self, text: str, params: Mapping[str, Any] | None, early_us: int | None, source: str | None = None
+    ) -> Compiled:
         """Compiled anew where its meaning may have changed: other shapes, or times told from now."""
-        catalog = self.catalog()
+        catalog = self.catalog(source)
         versions = tuple((name, info.shape.version, info.bounded) for name, info in sorted(catalog.sources.items()))
-        key = (text, repr(sorted((params or {}).items())), early_us, versions)
+        key = (text, repr(sorted((params or {}).items())), early_us, source, versions)
         found = self._compiled.get(key)
         if found is not None:
             return found

@@ -45,7 +45,8 @@ class Options:
     `on_lag`: conflate, drop or disconnect (None: by the kind of result). `max_rows`: end after so many.
     `timeout_s`: end after so long. `name`: what listings show. `early_us`: early values every so often where the
     query says no EMIT of its own (the console and the terminal ask for a second). `linger_s`: how long the query
-    outlives its last reader. `route`: "auto", "stream" or "batch" for bounded queries.
+    outlives its last reader. `route`: "auto", "stream" or "batch" for bounded queries. `source`: what is read where the
+    query says no FROM.
     """
 
     on_lag: str | None = None
@@ -55,6 +56,7 @@ class Options:
     early_us: int | None = None
     linger_s: float = 30.0
     route: str = "auto"
+    source: str | None = None
 
 
 class Execution:
@@ -434,6 +436,11 @@ class Running:
         self._ever_read = False
         self._idle_since_s = clock.monotonic_s()
         self._guard = threading.Lock()
+
+    @property
+    def source(self) -> str | None:
+        """What it reads where its text says no FROM."""
+        return self._options.source
 
     @property
     def shared_with(self) -> Sequence[str]:

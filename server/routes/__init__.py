@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from server.routes import backtests, health, jobs, pages, queries, replays, silences, sources, templates
+from server.routes import backtests, health, jobs, pages, queries, replays, silences, sources, templates, texts
 from server.routes.route import Route
 
 ROUTES: tuple[Route, ...] = (
     *queries.ROUTES,
+    *texts.ROUTES,
     *replays.ROUTES,
     *backtests.ROUTES,
     *sources.ROUTES,

@@ -33,6 +33,9 @@ class Ask(BaseModel):
 
     query: str = Field(min_length=1, max_length=QUERY_LENGTH_MAX, examples=["SELECT * FROM requests LIMIT 3"])
     params: dict[str, Any] = Field(default_factory=dict, description="values of the query's $names")
+    source: str | None = Field(
+        default=None, min_length=1, max_length=200, description="what is read where the query says no FROM"
+    )
     mode: Literal["auto", "stream", "batch"] = Field(default="auto", description="how a bounded query is answered")
     on_lag: Literal["conflate", "drop", "disconnect"] | None = Field(
         default=None, description="for a reader that is slow"
@@ -46,7 +49,7 @@ class Ask(BaseModel):
 
 
 ASK_TYPES = (JSON, TEXT, FORM)
-SAID_BY_PARAMETER = ("mode", "on_lag", "max_rows", "timeout", "early", "name")
+SAID_BY_PARAMETER = ("source", "mode", "on_lag", "max_rows", "timeout", "early", "name")
 
 
 async def read_ask(request: web.Request) -> Ask:
@@ -108,6 +111,7 @@ def options_of(ask: Ask, limits: Limits, linger_s: float) -> Options:
         early_us=None if ask.early is None else round(ask.early * 1e6),
         linger_s=linger_s,
         route=ask.mode,
+        source=ask.source,
     )
 
 
@@ -235,6 +239,7 @@ INT64 = choice(
     "int64", "`string`: 64-bit integers as texts, for readers whose numbers are doubles.", ("string", "number")
 )
 RUN_PARAMETERS = (
+    Parameter("source", "What is read where the query says no FROM.", {"type": "string", "maxLength": 200}),
     choice("mode", "How a bounded query is answered.", ("auto", "stream", "batch")),
     choice("on_lag", "For a reader that is slow.", ("conflate", "drop", "disconnect")),
     count("max_rows", "End after so many rows.", 1, 2**62),

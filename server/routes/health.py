@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from server.metrics import CONTENT_TYPE
 from server.routes.queries import json_answer
 from server.routes.route import JSON, TEXT, Answer, Route
 from server.shared import Shared, shared_of
+
+DISK_LEAST_BYTES = 64 << 20
 
 
 class Health(BaseModel):
@@ -51,11 +54,16 @@ async def readyz(request: web.Request) -> web.Response:
 
 def checks_of(shared: Shared) -> list[dict[str, Any]]:
     sources = shared.engine.catalog().sources
+    troubles = shared.engine.troubles()
     queries = shared.engine.queries()
     most = shared.settings.server.limits.queries
+    told = "; ".join(f"{name}: {why}" for name, why in sorted(troubles.items())) or f"{len(sources)} declared"
+    folder = shared.settings.base_dir / shared.settings.data_dir
+    free = shutil.disk_usage(folder if folder.exists() else shared.settings.base_dir).free
     return [
-        {"name": "sources", "ok": True, "detail": f"{len(sources)} declared"},
+        {"name": "sources", "ok": not troubles, "detail": told},
         {"name": "queries", "ok": len(queries) < most * 2, "detail": f"{len(queries)} known, {most} may run"},
+        {"name": "disk", "ok": free >= DISK_LEAST_BYTES, "detail": f"{free >> 20:,} MiB free for {folder}"},
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mql.errors import MqlError
 from mql.exec.engine import Running
+from mql.formatter import format_query
+from mql.parser import parse
+from mql.syntax import SourceRef
 from server import encode
 from server.guard import Handler, decoded, parse_json, read_body
 from server.job import Job
@@ -223,9 +227,18 @@ async def promote(request: web.Request) -> web.Response:
     """Makes a job of a query that runs: it goes on as it is, and its rows are kept from its first on."""
     said = Promotion.model_validate(await body_of(request))
     running: Running = await known(shared_of(request), request.match_info["id"])
-    spec = Spec(query=running.text, params=dict(running.params), labels=said.labels, owner=said.owner)
+    text = from_source(running.text, running.source)
+    spec = Spec(query=text, params=dict(running.params), labels=said.labels, owner=said.owner)
     job = await create(request, said.name, spec, True, running)
     return json_answer(await shared_of(request).call(told, job), 201, Location=f"/v1/jobs/{said.name}")
+
+
+def from_source(text: str, source: str | None) -> str:
+    """The query with the FROM that its asker said beside it."""
+    tree = parse(text)
+    if source is None or tree.sources:
+        return text
+    return format_query(replace(tree, sources=(SourceRef(name=source),)))
 
 
 async def create(request: web.Request, name: str, spec: Spec, start: bool, adopted: Running | None = None) -> Job:

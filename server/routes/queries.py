@@ -1,4 +1,4 @@
-"""Asking: one query, its stream, what becomes of it, and what may be known of a text before it runs."""
+"""Asking: one query, its stream, and what becomes of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from mql.errors import MqlError
 from mql.exec.engine import Running, Subscription
 from server import encode
-from server.problems import drawing, refuse, span_of
+from server.problems import refuse
 from server.routes.asking import (
     ASK_TYPES,
     CURSOR_LENGTH_MAX,
@@ -40,7 +40,6 @@ STREAMS_MAX = 50
 CURSOR_SCHEMA = {"type": "string", "maxLength": CURSOR_LENGTH_MAX, "pattern": "^[!-~]*$"}
 IDS = {"type": "array", "items": STRING, "minItems": 1, "maxItems": STREAMS_MAX, "uniqueItems": True}
 ON_LAG = ("conflate", "drop", "disconnect")
-EXPLAIN_FORMS = ("plan", "logical", "physical", "sql", "estimate")
 
 
 class Column(BaseModel):
@@ -88,38 +87,6 @@ class Whole(Listed):
     plan: str
 
 
-class Place(BaseModel):
-    """Where in a text, counted from 1."""
-
-    line: int
-    column: int
-    end: int
-
-
-class Fault(BaseModel):
-    """One thing that is wrong with a text."""
-
-    code: str
-    message: str
-    detail: str
-    hint: str | None
-    span: Place | None
-
-
-class Validity(BaseModel):
-    """Whether a query could run, and what is wrong with it if not."""
-
-    valid: bool
-    errors: list[Fault]
-
-
-class Explained(BaseModel):
-    """A query's plan in one of its forms, as text."""
-
-    form: str
-    text: str
-
-
 # --- one query -----------------------------------------------------------------------------------------------
 
 
@@ -157,7 +124,7 @@ async def started(shared: Shared, said: Ask) -> web.Response:
 def cost_of(shared: Shared, said: Ask) -> str | None:
     """The estimate, where one can be made."""
     try:
-        return shared.engine.explain(said.query, said.params, "estimate")
+        return shared.engine.explain(said.query, said.params, "estimate", said.source)
     except MqlError:
         return None
 
@@ -233,40 +200,6 @@ async def delete(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-# --- a text, before it runs ------------------------------------------------------------------------------------
-
-
-async def validate(request: web.Request) -> web.Response:
-    """Whether the query could run; all that is wrong with it, with its place in the text."""
-    shared = shared_of(request)
-    said = await read_ask(request)
-    try:
-        await shared.call(shared.engine.validate, said.query, said.params)
-    except MqlError as error:
-        return json_answer({"valid": False, "errors": [fault(error.in_text(said.query))]})
-    return json_answer({"valid": True, "errors": []})
-
-
-async def explain(request: web.Request) -> web.Response:
-    """The query's plan, without running it."""
-    return await explained(request, one_of(request, "form", EXPLAIN_FORMS, "plan") or "plan")
-
-
-async def estimate(request: web.Request) -> web.Response:
-    """What the query would read and keep, with the arithmetic."""
-    return await explained(request, "estimate")
-
-
-async def explained(request: web.Request, form: str) -> web.Response:
-    shared = shared_of(request)
-    said = await read_ask(request)
-    try:
-        text = await shared.call(shared.engine.explain, said.query, said.params, form)
-    except MqlError as error:
-        raise error.in_text(said.query) from None
-    return json_answer({"form": form, "text": text})
-
-
 # --- what they share ---------------------------------------------------------------------------------------------
 
 
@@ -317,16 +250,6 @@ def whole(running: Running) -> dict[str, Any]:
         "shared_with": list(running.shared_with),
         "ledger": dict(running.ledger()),
         "plan": running.explain("plan"),
-    }
-
-
-def fault(error: MqlError) -> dict[str, Any]:
-    return {
-        "code": error.code,
-        "message": error.message,
-        "detail": drawing(error),
-        "hint": error.hint,
-        "span": span_of(error),
     }
 
 
@@ -429,41 +352,5 @@ ROUTES = (
         (Answer(204, "It has ended."),),
         problems=(404,),
         path_notes=ID,
-    ),
-    Route(
-        "POST",
-        "/v1/queries:validate",
-        validate,
-        "Check a query's text",
-        "text",
-        (Answer(200, "What is wrong with it, if anything.", Validity),),
-        RUN_PARAMETERS,
-        Ask,
-        ASK_TYPES,
-        (415, 422),
-    ),
-    Route(
-        "POST",
-        "/v1/queries:explain",
-        explain,
-        "Show a query's plan",
-        "text",
-        (Answer(200, "The plan.", Explained),),
-        (choice("form", "Which form of the plan.", EXPLAIN_FORMS), *RUN_PARAMETERS),
-        Ask,
-        ASK_TYPES,
-        (415, 422),
-    ),
-    Route(
-        "POST",
-        "/v1/queries:estimate",
-        estimate,
-        "Estimate what a query would cost",
-        "text",
-        (Answer(200, "The estimate.", Explained),),
-        RUN_PARAMETERS,
-        Ask,
-        ASK_TYPES,
-        (415, 422),
     ),
 )

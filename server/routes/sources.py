@@ -299,6 +299,9 @@ def store(shared: Shared, source: HttpSource, raw: bytes, coding: str, key: str 
         wait = str(max(1, math.ceil(full.retry_after_s)))
         hint = "Its readers are behind; send it again after a while, with the same Idempotency-Key."
         raise refuse(429, "source-full", f'source "{source.name}" is full', hint, retry_after=wait) from None
+    except OSError as error:
+        said = f'source "{source.name}" can\'t be stored now: {error.strerror or error}'
+        raise refuse(507, "storage-full", said, "Nothing was taken. Free its disk, then send it again.") from None
 
 
 def check_events(body: Body, bytes_max: int) -> None:
@@ -443,7 +446,7 @@ ROUTES = (
             ),
         ),
         body_types=EVENT_TYPES,
-        problems=(404, 409, 415, 422),
+        problems=(404, 409, 415, 422, 429, 507),
         path_notes=NAME,
     ),
 )
