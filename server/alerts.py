@@ -33,6 +33,7 @@ from sources.sink import Portion
 CLOSED_MAX = 10_000
 OPEN_MAX = 10_000
 LABELS_MAX = 30
+KEEP_S = 1.0
 LOST_TRACK = "it is not known how it went on: {why}"
 SINCE = ("since", "window_start", "event_time", "ts", "time")
 UNTIL = ("window_end", "window_start", "event_time", "ts", "time")
@@ -109,6 +110,10 @@ class Messenger(Protocol):
         """These have opened or are over. Closing where it is to end meanwhile: they are told again later."""
         ...
 
+    def tell_once(self, alerts: list[Alert]) -> None:
+        """The same, tried once, though it is to end."""
+        ...
+
     def remind(self, alerts: list[Alert]) -> None:
         """These are open still. Called about once a second."""
         ...
@@ -144,6 +149,7 @@ class AlertSink:
         self._condition = condition
         self._seed = seed
         self._book = Book()
+        self._due_s = 0.0
 
     def open(self) -> int:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +165,7 @@ class AlertSink:
         if alerts:
             self._messenger.tell(alerts)
         book.place = portion.end
-        book.write(self._path)
-        self._book = book
+        self._keep(book, bool(alerts))
 
     def missed(self, why: str) -> None:
         """Whether an open alert is over may have been said in what was missed: so nobody is to wait for it."""
@@ -171,8 +176,16 @@ class AlertSink:
         self._messenger.tell([replace(alert, until=now, why=reason) for alert in book.open.values()])
         for id in tuple(book.open):
             book.over(id)
-        book.write(self._path)
+        book.kinds.clear()
+        self._keep(book, True)
+
+    def _keep(self, book: Book, changed: bool) -> None:
+        """Where nothing has opened or is over, the place alone is not worth a sync: the rows may be looked at again."""
         self._book = book
+        now_s = self._clock.monotonic_s()
+        if changed or now_s >= self._due_s:
+            self._due_s = now_s + KEEP_S
+            book.write(self._path)
 
     def idle(self) -> None:
         if self._book.open:
@@ -183,6 +196,13 @@ class AlertSink:
 
     def close(self) -> None:
         self._messenger.close()
+
+    def leave(self) -> None:
+        """The job is deleted: nobody else will say that an alert is over. Tried once, while the sink is open."""
+        now, why = self._now(), LOST_TRACK.format(why="the job was deleted")
+        over = [replace(alert, until=now, why=why) for alert in self._book.open.values()]
+        if over:
+            self._messenger.tell_once(over)
 
     # --- what becomes of them --------------------------------------------------------------------------
 
@@ -199,6 +219,8 @@ class AlertSink:
         if not portion.rows.num_rows:
             return
         truths = self._condition.holds(portion.rows)
+        if not (truths.any() or book.kinds):
+            return
         rows = portion.rows if SILENCED in portion.rows.column_names else self._silenced(portion.rows)
         for at, row in enumerate(encode.rows_of(rows)):
             is_silent = row.pop(SILENCED) is not None
@@ -210,6 +232,7 @@ class AlertSink:
                 book.kinds[kind] = alert.id
                 yield book.began(alert)
             elif not truths[at] and open_id is not None:
+                del book.kinds[kind]
                 yield from book.ended(open_id, row, now)
 
     def _now(self) -> str:
@@ -267,7 +290,6 @@ class Book:
 
     def over(self, id: str) -> None:
         self.open.pop(id, None)
-        self.kinds = {kind: one for kind, one in self.kinds.items() if one != id}
         self.closed[id] = None
         while len(self.closed) > CLOSED_MAX:
             self.closed.popitem(last=False)

@@ -10,7 +10,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -28,6 +28,13 @@ JOIN_S = 10.0
 
 class Closing(Exception):
     """It is told to close, in the midst of a portion: that comes again with the next server."""
+
+
+@runtime_checkable
+class Leaving(Protocol):
+    """A sink that has something to say when its job is deleted."""
+
+    def leave(self) -> None: ...
 
 
 class Delivery:
@@ -57,6 +64,7 @@ class Delivery:
         self._only = only
         self._say = say
         self._closing = closing
+        self._for_good = False
         self._tried = 0
         self._place = 0
         self._reading: LogReading | None = None
@@ -65,7 +73,9 @@ class Delivery:
     def start(self) -> None:
         self._thread.start()
 
-    def close(self) -> None:
+    def close(self, *, for_good: bool = False) -> None:
+        """`for_good`: the job is deleted; what is to be said of that is said."""
+        self._for_good = for_good
         self._closing.set()
         reading = self._reading
         if reading is not None:
@@ -95,10 +105,18 @@ class Delivery:
                 log.exception("a sink of job %s", self.name)
                 self._trouble(f"an error of ours, see the server's log: {type(error).__name__}")
             finally:
+                self._leave()
                 self.sink.close()
             wait_s = WAITS_S[min(self._tried, len(WAITS_S) - 1)] * random.uniform(0.5, 1.5)
             self._tried += 1
             self._closing.wait(wait_s)
+
+    def _leave(self) -> None:
+        if self._for_good and isinstance(self.sink, Leaving):
+            try:
+                self.sink.leave()
+            except Exception:  # it is the end in any case
+                log.exception("a sink of job %s could not take its leave", self.name)
 
     def _trouble(self, why: str) -> None:
         if self.trouble != why:

@@ -190,9 +190,9 @@ class Job:
         """Why no rows come of it, for those who read them."""
         return None if self.state in ("starting", "running") else f"job {self.name} is {self.state}"
 
-    def close_sinks(self) -> None:
+    def close_sinks(self, *, for_good: bool = False) -> None:
         for sink in self.sinks:
-            sink.close()
+            sink.close(for_good=for_good)
 
     # --- its life --------------------------------------------------------------------------------------
 

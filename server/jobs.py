@@ -136,7 +136,7 @@ class Jobs:
             self._jobs.pop(name, None)
         self._withdraw(name)
         self.store.delete_job(name)
-        job.close_sinks()
+        job.close_sinks(for_good=True)
         job.log.finish(Ended("deleted"))
         job.log.close()
         shutil.rmtree(self.directory(name), ignore_errors=True)

@@ -50,6 +50,10 @@ class ByLetter:
             if not self._courier.deliver(letter):
                 raise Closing
 
+    def tell_once(self, alerts: list[Alert]) -> None:
+        for letter in self._write(alerts, self._courier.id):
+            self._courier.post(letter)
+
     def remind(self, alerts: list[Alert]) -> None:
         """Most systems remember."""
 
@@ -206,6 +210,9 @@ class Said:
         for alert in alerts:
             lasted = f"since {alert.since}" if alert.until is None else f"{alert.since} to {alert.until}"
             say(f"{alert.status.upper()} [{alert.severity}] {alert.summary} ({lasted}) {alert.link}")
+
+    def tell_once(self, alerts: list[Alert]) -> None:
+        self.tell(alerts)
 
     def remind(self, alerts: list[Alert]) -> None:
         """It was said."""

@@ -126,6 +126,18 @@ def test_a_job_that_begins_anew_leaves_no_alert_open(tmp_path: Path) -> None:
     assert alerts_in(other)[1]["why"].startswith("it is not known how it went on")
 
 
+def test_a_job_that_is_deleted_leaves_no_alert_open() -> None:
+    story = Story()
+    with receiver() as other, served([story.source], webhooks=LOOPBACK) as server:
+        job(server, {"kind": "webhook", "url": other.url, "when": "anomaly"})
+        story.calm(*range(1, 11))
+        story.incident(11)
+        story.calm(12, 13)
+        wait_for(lambda: told(server)["open"] == 1)
+        assert server.send("DELETE", "/v1/jobs/busy").status == 204
+        assert [alert["status"] for alert in alerts_in(other)] == ["firing", "resolved"]
+
+
 def test_a_condition_opens_and_closes_alerts_too() -> None:
     story = Story()
     with receiver() as other, served([story.source], webhooks=LOOPBACK) as server:
