@@ -15,6 +15,7 @@ from server.settings import Bytes, Seconds
 from server.silences import SILENCED
 from server.sinks import AnySink
 from server.templates import SINKS_MAX, Label, ParamName
+from sources.formats.source import origin_of
 from sources.http import HttpSource
 
 TRANSITIONS: Mapping[str, tuple[str, ...]] = {
@@ -75,7 +76,8 @@ def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
     if info.bounded:
         hint = "Ask for at_most_once: it is read from its beginning each time."
         raise MqlError(f'source "{info.name}" ends by itself', hint=hint, code="no-guarantee")
-    if not info.history or (isinstance(source, HttpSource) and source.archive is None):
+    origin = origin_of(source)
+    if not info.history or (isinstance(origin, HttpSource) and origin.archive is None):
         hint = "Declare it with record: true, or ask for at_most_once."
         raise MqlError(f'source "{info.name}" keeps nothing to go back to', hint=hint, code="no-guarantee")
     if not info.shape.fields:

@@ -30,6 +30,7 @@ from server.outline import Outline
 from server.resultlog import ResultLog
 from server.settings import Bytes, Seconds, Settings
 from server.wording import check_names, names_in
+from sources.formats.source import origin_of
 from sources.sink import Sink
 
 ALWAYS, ANOMALY = "always", "anomaly"
@@ -319,7 +320,7 @@ class KafkaModel(SinkModel):
                 hint = "The operator allows them by server.sinks.kafka in mql.yaml; or say source: a declared source."
                 raise MqlError(f'rows are not sent to "{self.brokers[:80]}"', hint=hint, code="invalid-sink")
             return KafkaSettings(self.brokers, self.topic)
-        source = getattr(engine.source(self.source or ""), "source", None) or engine.source(self.source or "")
+        source = origin_of(engine.source(self.source or ""))
         if not isinstance(source, KafkaSource):
             raise MqlError(f'source "{self.source}" is no Kafka source', hint="Name one that is.", code="invalid-sink")
         return source.kafka

@@ -22,7 +22,7 @@ from server.routes.queries import json_answer
 from server.routes.route import FORM, JSON, LINES, TEXT, Answer, Parameter, Route
 from server.shared import Shared, shared_of
 from sources.declared import declare
-from sources.formats.source import FormattedSource
+from sources.formats.source import origin_of
 from sources.http import Body, Full, HttpSource, Receipt
 from sources.reach import Reach
 from sources.strict_yaml import ConfigError
@@ -265,9 +265,7 @@ async def dead_letters(request: web.Request) -> web.Response:
 async def put_events(request: web.Request) -> web.Response:
     """Takes events in. 200: they are on disk; 202: they are in memory. The answer says which, and how many."""
     shared = shared_of(request)
-    source = await source_of(request)
-    if isinstance(source, FormattedSource):
-        source = source.source
+    source = origin_of(await source_of(request))
     if not isinstance(source, HttpSource):
         hint = f"Only a source of the kind http takes events; this one is of the kind {source.info.kind}."
         raise refuse(409, "not-for-events", f'source "{source.info.name}" brings its own events', hint)

@@ -26,6 +26,7 @@ from mql.exec.feed import From, Positions, Reader, Source
 from mql.exec.items import Chunk, Raw, Rows
 from mql.exec.scan import JSON_MARK, TYPED
 from mql.schema import JSON, Field, Shape, StructOf
+from sources.archive import RecordedSource
 from sources.formats.framed import Framed
 from sources.formats.nested import json_rows
 from sources.formats.values import Format, Unavailable, Values
@@ -177,6 +178,13 @@ class FormattedSource:
     def _learn(self, texts: Sequence[str]) -> None:
         if texts:
             self._learner.see(Chunk(0, "".join(f"{text}\n" for text in texts).encode(), 0, 0))
+
+
+def origin_of(source: Source) -> Source:
+    """The source itself, without what stands before it: its format, its recorder."""
+    while isinstance(source, FormattedSource | RecordedSource):
+        source = source.source
+    return source
 
 
 class FormattedReader:

@@ -17,6 +17,8 @@ def typed_texts(texts: pa.Array, type: DataType) -> pa.Array:
     some = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
     if type in (VARCHAR, JSON):
         return some
+    if type in NUMBERS and (swift := plain_numbers(some, type)) is not None:
+        return swift
     bare = pc.utf8_trim_whitespace(some)
     if type in NUMBERS:
         fitting = pc.match_substring_regex(bare, NUMBERS[type])
@@ -30,6 +32,17 @@ def typed_texts(texts: pa.Array, type: DataType) -> pa.Array:
     elif type == DECIMAL:
         return cast_or_null(bare, pa.decimal128(38, 10))
     return cast_or_null(bare, arrow_of(type))
+
+
+def plain_numbers(texts: pa.Array, type: DataType) -> pa.Array | None:
+    """The numbers, where all are plainly such: Arrow alone would take `0x1f` and `inf` too."""
+    try:
+        found = pc.cast(texts, arrow_of(type))
+    except pa.ArrowInvalid:
+        return None
+    if type == BIGINT:
+        return None if pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py() else found
+    return found if pc.all(pc.is_finite(found)).as_py() is not False else None
 
 
 def instants(texts: pa.Array) -> pa.Array:
