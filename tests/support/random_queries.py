@@ -151,14 +151,14 @@ _TEXTS = (("k", "k"), ("d.id", "d_id"), ("upper(k)", "upper(k)"), ("e['d']['id']
 _KEYS = (*_TEXTS, ("g", "g"), ("ok", "ok"), ("n % 2", "(n % 2)"), ("length(k)", "length(k)"))
 
 
-def _condition(rng: random.Random, depth: int = 2) -> tuple[str, str]:
+def random_condition(rng: random.Random, depth: int = 2) -> tuple[str, str]:
     roll = rng.random()
     if depth and roll < 0.2:
-        (a, b), (c, d) = _condition(rng, depth - 1), _condition(rng, depth - 1)
+        (a, b), (c, d) = random_condition(rng, depth - 1), random_condition(rng, depth - 1)
         word = rng.choice(("and", "or", "AND", "OR", "&&"))
         return f"({a} {word} {c})", f"({b} {'OR' if word.lower() == 'or' else 'AND'} {d})"
     if depth and roll < 0.27:
-        a, b = _condition(rng, depth - 1)
+        a, b = random_condition(rng, depth - 1)
         return f"not ({a})", f"(NOT ({b}))"
     match rng.randrange(10):
         case 0 | 1:
@@ -258,7 +258,7 @@ def _plain(rng: random.Random) -> Draw:
     parts = [rng.choice((*_NUMBERS, *_TEXTS)) for _ in range(rng.randint(1, 3))]
     items = ", ".join(f"{mql} as c{i}" for i, (mql, _) in enumerate(parts))
     columns = ", ".join(f"{sql} AS c{i}" for i, (_, sql) in enumerate(parts))
-    where, condition = _condition(rng) if rng.random() < 0.8 else ("", "true")
+    where, condition = random_condition(rng) if rng.random() < 0.8 else ("", "true")
     text = f"select {items} from events" + (f" where {where}" if where else "")
     tail = ""
     live = True
@@ -391,7 +391,7 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
     windowed = kind not in ("none", "count")
     keys = rng.sample(_KEYS, rng.randint(0, 2))
     calls = [_aggregate(rng, windowed) for _ in range(rng.randint(1, 3))]
-    where, condition = _condition(rng) if rng.random() < 0.5 else ("", "true")
+    where, condition = random_condition(rng) if rng.random() < 0.5 else ("", "true")
     items = [f"{mql} as k{i}" for i, (mql, _) in enumerate(keys)] + [
         f"{mql} as a{i}" for i, (mql, _) in enumerate(calls)
     ]
@@ -467,7 +467,7 @@ def _filled(rng: random.Random, lateness_us: int) -> Draw:
         window, windows, kind = _window(rng)
     keys = rng.sample(_KEYS, rng.randint(0, 1))
     calls = rng.sample((("count(*)", "count(*)"), ("max(n)", "max(n)"), ("avg(x)", "avg(x)")), 2)
-    where, condition = _condition(rng) if rng.random() < 0.5 else ("", "true")
+    where, condition = random_condition(rng) if rng.random() < 0.5 else ("", "true")
     value, kept = rng.choice(("0", "null", "7")), rng.choice((12, 25, 60))
     items = [f"{mql} as k{i}" for i, (mql, _) in enumerate(keys)]
     items += [f"{mql} as a{i}" for i, (mql, _) in enumerate(calls)]
