@@ -92,6 +92,12 @@ class AvroReader:
             return self._empty()
         return self._conformed(plain_batch(without_panic(pyruhvro.deserialize_array, values, self._swift)))
 
+    def check(self, values: list[bytes]) -> None:
+        if self._swift is None:
+            self._of_records([self._record(io.BytesIO(value)) for value in values])
+        elif values:
+            without_panic(pyruhvro.deserialize_array, values, self._swift).validate(full=True)
+
     @cached_property
     def _swift_list(self) -> str:
         assert self._swift is not None

@@ -312,6 +312,8 @@ class CsvModel(Said):
         from sources.formats.csv import CsvFormat
 
         names = list(self.columns)
+        if not all(name.strip() and "\0" not in name for name in names):
+            raise MqlError("columns has a name that is empty", hint="Name each cell.")
         if len({name.lower() for name in names}) < len(names):
             raise MqlError("columns has a name twice", hint="Names that differ in letter case alone count as one.")
         types = types_of(self.columns)

@@ -164,7 +164,12 @@ def avro_shape(stream: BinaryIO) -> Shape:
 
 
 def avro_files(name: str, patterns: Sequence[Path | str], settings: Settings = DEFAULTS) -> RecordFiles:
-    return RecordFiles(name, patterns, avro_batches, avro_shape, settings)
+    """Object container files. MqlError where their reader is not installed."""
+    try:
+        return RecordFiles(name, patterns, avro_batches, avro_shape, settings)
+    except ModuleNotFoundError as error:
+        hint = "pip install 'mql-streams[avro]'"
+        raise MqlError(f"{error.name} is not installed", hint=hint, code="not-installed") from error
 
 
 def cut_batches(format: str) -> Batches:

@@ -6,6 +6,7 @@ columns join the shape when they are first seen, and older events have null ther
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,15 +61,13 @@ class Framed:
     @property
     def shape(self) -> Shape:
         """What the subject's newest schema tells, and those of the events that came."""
+        if self._subject is not None:
+            with contextlib.suppress(Unavailable, Unknown, MqlError):
+                newest = self._registry.latest(self._subject)
+                if newest != self._told:
+                    self._told = newest
+                    self._reader((newest, self._main_path(self._registry.schema(newest))))
         with self._guard:
-            if self._subject is not None:
-                try:
-                    newest = self._registry.latest(self._subject)
-                    if newest != self._told:
-                        self._told = newest
-                        self._reader((newest, self._main_path(self._registry.schema(newest))))
-                except (Unavailable, Unknown, MqlError):
-                    pass
             return replace(self._shape, version=max(1, self._shape.version))
 
     def read(self, values: pa.BinaryArray) -> Values:
@@ -82,7 +81,7 @@ class Framed:
                 bad |= dict.fromkeys(numbers.tolist(), reader)
                 continue
             bodies = [given[at][start:] for at, start in zip(numbers.tolist(), starts, strict=True)]
-            parts.append((numbers, isolated(bodies, reader.read)))
+            parts.append((numbers, isolated(bodies, reader)))
         if not parts:
             return Values(pa.RecordBatch.from_pydict({}), bad)
         found = merged(parts, len(given))
@@ -122,16 +121,18 @@ class Framed:
         return groups, bad
 
     def _reader(self, key: Key) -> Reader | str:
-        """The reader of a schema, or why there is none for it."""
+        """The reader of a schema, or why there is none for it. What is known is never waited for."""
+        found = self._readers.get(key)
+        if found is not None:
+            return found
+        id, path = key
+        try:
+            registered = self._registry.schema(id)
+        except Unknown as unknown:
+            return reason_of(unknown)  # it may come: asked for again
         with self._guard:
-            found = self._readers.get(key)
-            if found is not None:
-                return found
-            id, path = key
-            try:
-                registered = self._registry.schema(id)
-            except Unknown as unknown:
-                return reason_of(unknown)  # it may come: asked for again
+            if key in self._readers:
+                return self._readers[key]
             made: Reader | str
             if registered.kind != self._kind:
                 made = f"schema {id} is {registered.kind}, not {self._kind}"

@@ -59,6 +59,11 @@ class ProtobufReader:
         ]
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(self.columns))
 
+    def check(self, values: list[bytes]) -> None:
+        without_panic(self._handler.list_to_record_batch, values).validate(full=True)
+        if self._by_hand:
+            self._json_columns(values)
+
     def _json_columns(self, values: Sequence[bytes]) -> dict[str, pa.Array]:
         found: dict[str, list[str | None]] = {name: [] for name in self._by_hand}
         for value in values:

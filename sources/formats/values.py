@@ -58,6 +58,10 @@ class Reader(Protocol):
         """All of them; ValueError where one can't be read."""
         ...
 
+    def check(self, values: list[bytes]) -> None:
+        """The same ValueError, as cheap as it can be had."""
+        ...
+
 
 class Single:
     """The format of values that were all written with the one schema that was declared."""
@@ -68,29 +72,29 @@ class Single:
         self.reader = reader
 
     def read(self, values: pa.BinaryArray) -> Values:
-        return isolated(values.to_pylist(), self.reader.read)
+        return isolated(values.to_pylist(), self.reader)
 
 
-def isolated(values: list[bytes], read: Callable[[list[bytes]], pa.RecordBatch]) -> Values:
+def isolated(values: list[bytes], reader: Reader) -> Values:
     """What can be read of the values: where all of them at once fail, halves are tried, down to the bad ones."""
     try:
-        return Values(read(values))
+        return Values(reader.read(values))
     except ValueError as error:
         if len(values) == 1:
-            return Values(read([]), {0: reason_of(error)})
+            return Values(reader.read([]), {0: reason_of(error)})
     bad: dict[int, str] = {}
     spans = [(0, len(values) // 2), (len(values) // 2, len(values))]
     while spans:
         start, end = spans.pop()
         try:
-            read(values[start:end])
+            reader.check(values[start:end])
         except ValueError as error:
             if end - start == 1:
                 bad[start] = reason_of(error)
             else:
                 middle = (start + end) // 2
                 spans += [(start, middle), (middle, end)]
-    return Values(read([value for at, value in enumerate(values) if at not in bad]), dict(sorted(bad.items())))
+    return Values(reader.read([value for at, value in enumerate(values) if at not in bad]), dict(sorted(bad.items())))
 
 
 def without_panic(call: Callable[..., T], *given: Any) -> T:
