@@ -172,6 +172,8 @@ class JobReader:
             self._bell.wait(timeout_s)
             self._bell.quiet()
             found = self._taken(max_bytes)
+        if found:
+            self._lost = self._place.lost = 0  # it has been told
         return found
 
     def _taken(self, max_bytes: int) -> list[Raw]:

@@ -95,7 +95,7 @@ def span_of(error: MqlError) -> Mapping[str, int] | None:
 def of_validation(error: ValidationError) -> Problem:
     """All that is wrong with a body, each with a pointer to it."""
     errors = [
-        {"pointer": "/" + "/".join(str(part) for part in each["loc"]), "message": each["msg"]}
+        {"pointer": "/" + "/".join(str(part) for part in said_of(each["loc"])), "message": each["msg"]}
         for each in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     first = errors[0]
@@ -103,6 +103,12 @@ def of_validation(error: ValidationError) -> Problem:
     if len(errors) > 1:
         detail += f" (and {len(errors) - 1} more)"
     return Problem(422, "invalid-body", detail, more={"errors": errors})
+
+
+def said_of(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A place as it is in the body: behind a sink's number stands its kind, which is no part of the way."""
+    at = location.index("sinks") if "sinks" in location else len(location)
+    return (*location[: at + 2], *location[at + 3 :])
 
 
 def of_status(status: int, headers: Mapping[str, str]) -> Problem:

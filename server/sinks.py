@@ -308,7 +308,9 @@ class KafkaModel(SinkModel):
 
         compression = None if self.compression == "none" else self.compression
         target = KafkaTarget(self.topic, self.key, self.tombstones, compression)
-        return KafkaSink(self._connection(site.settings, site.engine), target, f"mql-{site.job}-{site.id}", texts_of)
+        kafka = self._connection(site.settings, site.engine)
+        site.home.mkdir(parents=True, exist_ok=True)
+        return KafkaSink(kafka, target, f"mql-{site.job}-{site.id}", texts_of, site.home / "place")
 
     def _connection(self, settings: Settings, engine: Engine) -> Any:
         from sources.kafka import KafkaSettings, KafkaSource

@@ -12,12 +12,14 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
+from mql.exec.files import replace_file
 from sources.kafka import CLOSE_S, KafkaSettings, LoopThread, password_of, started, stopped, tls_of
 from sources.sink import Away, Fenced, Portion
 
@@ -26,6 +28,8 @@ log = logging.getLogger("sources")
 
 ROWS_MAX = 20_000
 TRANSACTION_MS = 60_000
+WRITE_TIMEOUTS = 3
+"""A portion takes no longer than so many requests may; then the broker counts as away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,8 @@ class KafkaTarget:
 class KafkaSink:
     """`id`: what the transactional id and the group of places are called; the same for whoever writes for this job.
 
-    `texts`: rows as JSON texts.
+    `texts`: rows as JSON texts. `beside`: a file for the place, too: Kafka forgets the offsets of a group that has
+    committed nothing for a week.
     """
 
     rows_max = ROWS_MAX
@@ -54,11 +59,13 @@ class KafkaSink:
         target: KafkaTarget,
         id: str,
         texts: Callable[[pa.Table], Sequence[bytes]],
+        beside: Path | None = None,
     ) -> None:
         self.kafka = kafka
         self.target = target
         self.id = id
         self.texts = texts
+        self.beside = beside
         self._at = 0
         self._loop: LoopThread | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -66,12 +73,14 @@ class KafkaSink:
     def open(self) -> int:
         self._loop = LoopThread(f"kafka-sink-{self.id}")
         self._producer = self._run("connecting", self._started())
-        self._at = self._run("asking for its place", self._place())
+        self._at = self._run("asking for its place", self._place()) or self._noted()
         return self._at
 
     def write(self, portion: Portion) -> None:
         self._run("writing", self._write(portion))
         self._at = portion.end
+        if self.beside is not None:
+            replace_file(self.beside, str(self._at).encode())
 
     def missed(self, why: str) -> None:
         """What is gone is told by who drives the sink."""
@@ -101,6 +110,9 @@ class KafkaSink:
             said = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
             raise Away(f"Kafka at {self.kafka.bootstrap_servers}, {doing}: {said}") from error
 
+    def _noted(self) -> int:
+        return int(self.beside.read_text()) if self.beside is not None and self.beside.exists() else 0
+
     def _taken_over(self) -> Away | Fenced:
         """Somebody else has written since; else it was Kafka that gave up a transaction which took too long."""
         if self._run("asking for its place", self._place()) != self._at:
@@ -129,7 +141,7 @@ class KafkaSink:
             sasl_plain_password=password_of(kafka),
         )
         try:
-            async with asyncio.timeout(kafka.request_timeout_s + TRANSACTION_MS / 1000):
+            async with asyncio.timeout(WRITE_TIMEOUTS * kafka.request_timeout_s):
                 await producer.start()
         except BaseException:
             await let_go(producer)
@@ -155,7 +167,7 @@ class KafkaSink:
         producer = self._producer
         assert producer is not None
         rows = portion.rows
-        async with asyncio.timeout(TRANSACTION_MS / 1000):
+        async with asyncio.timeout(min(WRITE_TIMEOUTS * self.kafka.request_timeout_s, TRANSACTION_MS / 1000)):
             await producer.begin_transaction()
             sent = []
             for key, value in zip(self._keys(rows), self._values(rows), strict=True):

@@ -416,6 +416,8 @@ class Share:
         raws = list(self.reader.poll(IDLE_POLL_S, bytes_max))
         self._say(self.reader.trouble)
         self._expect()
+        if self.trouble is not None:
+            self.hub.splits.excuse(self._known_splits, self.hub.clock.now_us())
         if raws:
             self._gather(raws, bytes_max)
             self._attach()

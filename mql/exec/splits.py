@@ -59,6 +59,13 @@ class Splits:
             for split in splits:
                 self._splits.setdefault(split, _Split(now_us))
 
+    def excuse(self, splits: Iterable[int], now_us: int) -> None:
+        """Nobody can hear these splits at the moment: that they are silent does not mean that nothing happens there."""
+        with self._guard:
+            for split in splits:
+                if split in self._splits and not self._splits[split].idle:
+                    self._splits[split].heard_us = max(self._splits[split].heard_us, now_us)
+
     def forget(self, splits: Iterable[int]) -> None:
         """Somebody else reads these splits from now on: the frontier no longer waits for them."""
         with self._guard:

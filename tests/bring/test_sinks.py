@@ -335,3 +335,15 @@ def test_a_broker_that_is_away_is_told() -> None:
     with pytest.raises(Away, match=r"Kafka at 127\.0\.0\.1:1, connecting"):
         sink.open()
     sink.close()
+
+
+def test_a_place_that_kafka_has_forgotten_is_known_beside(kafka: Kafka, tmp_path: Path) -> None:
+    topic, beside = new_topic(), tmp_path / "place"
+    settings, target = KafkaSettings(kafka.address, topic), KafkaTarget(topic)
+    sink = KafkaSink(settings, target, f"job-{topic}", texts, beside)
+    assert sink.open() == 0
+    sink.write(numbers(0, 10))
+    sink.close()
+    forgotten = KafkaSink(settings, target, f"other-{topic}", texts, beside)
+    assert forgotten.open() == 10
+    forgotten.close()

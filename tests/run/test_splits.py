@@ -147,3 +147,12 @@ def test_a_pause_of_ours_is_no_silence_of_theirs() -> None:
     restored.restore(splits.snapshot(), 10_000)
     assert restored.frontier(10_001) == 5
     assert restored.earlier(1, np.array([1]), 10_001).tolist() == [8]
+
+
+def test_who_cannot_be_heard_is_not_left_out() -> None:
+    splits = Splits(IDLE, AHEAD)
+    assert frontier_after(splits, 0, s0=0) == 0
+    for now in range(0, 10 * IDLE, IDLE // 2):
+        splits.excuse([0, 7], now)
+        assert splits.frontier(now) == 0
+    assert splits.frontier(11 * IDLE) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
+from support.kafka_broker import Broker
 from support.postgres import postgres, why_not
 from support.receiver import LOOPBACK, receiver
 from support.serving import Served, served
@@ -19,9 +21,14 @@ from support.waiting import wait_for, wait_for_state
 
 from mql.catalog import TimeRule
 from server.delivery import Delivery
+from server.messengers import texts_of
 from server.resultlog import Keep, ResultLog
+from sources.kafka import KafkaSettings, KafkaSource
+from sources.kafka_sink import KafkaSink, KafkaTarget
 from sources.memory import MemorySource
 from sources.sink import Away, Fenced, Portion
+
+pytest_plugins = ["support.kafka_fixture"]
 
 
 class Shelf:
@@ -219,3 +226,25 @@ def test_a_condition_chooses_rows_and_places_go_on(tmp_path: Path) -> None:
     home = tmp_path / ".mql" / "sinks"
     assert duckdb.connect(str(home / "out.duckdb")).execute("SELECT count(*), sum(n) FROM t").fetchall() == [(49, 2450)]
     assert duckdb.sql(f"SELECT count(*) FROM '{home}/files/*.parquet'").fetchall() == [(99,)]
+
+
+def test_a_broker_that_is_killed_and_comes_back_has_each_row_once(broker: Broker, tmp_path: Path) -> None:
+    log = ResultLog(tmp_path / "log")
+    settings = KafkaSettings(broker.address, "out", request_timeout_s=2)
+    sink = KafkaSink(settings, KafkaTarget("out"), "job-out", texts_of)
+    delivery = Delivery("j", log, sink, {"kind": "kafka"}, threading.Event(), lambda level, text: None)
+    delivery.start()
+    for first in range(0, 3_000, 100):
+        told(log, *range(first, first + 100))
+        if first == 1_000:
+            wait_for(lambda: delivery.sent > 0)
+            broker.kill()
+        if first == 2_000:
+            wait_for(lambda: delivery.trouble)
+            broker.start()
+    wait_for(lambda: delivery.told()["behind"] == 0, within_s=90)
+    delivery.close()
+    source = KafkaSource("out", settings)
+    rows = [json.loads(text)["n"] for text in source.sample(10_000)]
+    source.close()
+    assert sorted(rows) == list(range(3_000))

@@ -11,8 +11,8 @@ from support.serving import Served
 WAIT_S = 15.0
 
 
-def wait_for(what: Callable[[], Any]) -> Any:
-    until = time.monotonic() + WAIT_S
+def wait_for(what: Callable[[], Any], within_s: float = WAIT_S) -> Any:
+    until = time.monotonic() + within_s
     while time.monotonic() < until:
         found = what()
         if found:
