@@ -12,6 +12,10 @@ from sources.generator import GeneratorSource
 from sources.nexmark import NexmarkSource
 
 REQUESTS, BIDS = "requests", "bids"
+ALARM = """SELECT count(*) AS requests, count_if(status >= 500) AS errors, phase, contributors, reason
+    FROM requests WINDOW 10s
+    ANOMALY ON errors / requests USING ratio(fdr => 0.01%, phi => 10000, min_effect => 1.2, half_life => 360)
+      WARMUP FROM HISTORY 1h REARM AFTER 1m EXPLAIN BY country, device.type TOP 1 EMIT EPISODES"""
 
 
 def run_demo(port: int, rate: float) -> int:
@@ -50,5 +54,9 @@ Where did it fail most in the last twenty minutes? The same words, over history:
   curl -N {base}/v1/queries -d "
     SELECT country, count(*) AS failed FROM requests WHERE status >= 500
     WINDOW 5m GROUP BY country ORDER BY failed DESC LIMIT 1 SINCE '-20m' UNTIL NOW"
+
+Something goes wrong every five minutes. What, where, and when is it over? An alert, warm from the first second:
+  curl -N {base}/v1/queries -d "
+    {ALARM}"
 
 More to try: {base}/   Every route: {base}/docs"""

@@ -108,12 +108,37 @@ class Queries(Collector):
                 add_status(told, query.id, status)
                 for kind, count in query.ledger().items():
                     events.add_metric((query.id, kind), count)
+        yield from detectors_of(running)
         totals = GaugeMetricFamily("mql_queries", "Queries by state", labels=("state",))
         for state, count in states.items():
             totals.add_metric((state,), count)
         yield totals
         yield from told.values()
         yield events
+
+
+PER_DETECTOR = (
+    ("keys", "mql_detector_keys", "Groups that the detector of the query's ANOMALY clause remembers"),
+    ("warming", "mql_detector_warming_keys", "Groups that are watched in silence still"),
+    ("open", "mql_detector_open_episodes", "Groups in an open episode"),
+)
+COUNTED_PER_DETECTOR = (
+    ("evicted", "mql_detector_evicted_keys", "Groups forgotten: not seen for long, or too many"),
+    ("late", "mql_detector_late_rows", "Rows of windows that came after later ones had been judged"),
+    ("suppressed", "mql_detector_suppressed_alerts", "Alerts that LIMIT held back"),
+)
+
+
+def detectors_of(running: Sequence[Running]) -> Iterator[Metric]:
+    """The numbers of detectors, of queries that have one."""
+    told: dict[str, GaugeMetricFamily | CounterMetricFamily] = {
+        key: GaugeMetricFamily(name, text, labels=("query",)) for key, name, text in PER_DETECTOR
+    }
+    told |= {key: CounterMetricFamily(name, text, labels=("query",)) for key, name, text in COUNTED_PER_DETECTOR}
+    for query in running[:QUERIES_MAX]:
+        for key, count in query.detector().items():
+            told[key].add_metric((query.id,), count)
+    yield from told.values()
 
 
 def add_status(told: Mapping[str, GaugeMetricFamily], query: str, status: Mapping[str, Any]) -> None:

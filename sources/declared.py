@@ -479,6 +479,7 @@ class GeneratorModel(Declared):
     splits: Annotated[int, Field(ge=1, le=256)] = 2
     seed: int = 1
     rhythm: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    incidents: bool = True
     events: Annotated[int, Field(ge=0)] | None = None
 
     def source(self, name: str, house: House) -> Source:
@@ -488,6 +489,7 @@ class GeneratorModel(Declared):
             splits=self.splits,
             seed=self.seed,
             rhythm=self.rhythm,
+            incidents=self.incidents,
             events=self.events,
             settings=self.settings(),
             clock=house.clock,

@@ -60,7 +60,8 @@ SHAPE = Shape(
 
 
 class GeneratorSource(SyntheticSource):
-    """Requests at `rate` a second on average, each about 250 bytes of JSON. `events`: ends after so many."""
+    """Requests at `rate` a second on average, each about 250 bytes of JSON. `events`: ends after so many. `incidents`:
+    now and then something goes wrong."""
 
     def __init__(
         self,
@@ -70,18 +71,21 @@ class GeneratorSource(SyntheticSource):
         splits: int = 2,
         seed: int = 1,
         rhythm: float = 0.4,
+        incidents: bool = True,
         events: int | None = None,
         start_us: int | None = None,
         settings: Settings = DEFAULTS,
         clock: Clock | None = None,
     ) -> None:
         curve = Curve(rate, rhythm, begin_us(start_us, events))
-        super().__init__(name, Requests(seed), curve, splits=splits, events=events, settings=settings, clock=clock)
+        model = Requests(seed, incidents)
+        super().__init__(name, model, curve, splits=splits, events=events, settings=settings, clock=clock)
         self.seed = seed
+        self.has_incidents = incidents
 
     def incidents_between(self, since_us: int, until_us: int) -> Sequence[Incident]:
         """What goes wrong in that time."""
-        return incidents_between(since_us, until_us, self.seed)
+        return incidents_between(since_us, until_us, self.seed) if self.has_incidents else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,9 @@ class Requests:
     time = TimeRule(("ts",), "ms")
     bytes_per_event = 260
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, incidents: bool = True) -> None:
         self.seed = seed
+        self.incidents = incidents
 
     def keep(self, numbers: Numbers) -> Numbers:
         return numbers
@@ -172,6 +177,8 @@ class Requests:
 
     def is_hit(self, stamps: Numbers, country: Numbers, device: Numbers) -> npt.NDArray[np.bool_]:
         """Whether an incident strikes the event."""
+        if not self.incidents:
+            return np.zeros(len(stamps), np.bool_)
         slots = stamps // INCIDENT_EVERY_US
         first = int(slots.min())
         table = schedule(np.arange(first, int(slots.max()) + 1, dtype=np.int64), self.seed)

@@ -326,6 +326,15 @@ class Execution:
             found = max(found, self.collector.watermark_us)
         return found if MIN_US < found < MAX_US else None
 
+    def detector(self) -> Mapping[str, int]:
+        """How the detector of its ANOMALY clause does; empty where it has none, or has judged no window yet."""
+        found: dict[str, int] = {}
+        for task in self.graph.tasks if self.graph is not None else ():
+            for operator in task.operators:
+                for name, number in getattr(operator, "numbers", {}).items():
+                    found[name] = found.get(name, 0) + number
+        return found
+
     def late(self, n: int) -> pa.Table:
         """The newest late rows that are kept."""
         tables = []
@@ -472,6 +481,10 @@ class Running:
 
     def late(self, n: int = 100) -> pa.Table:
         return self.execution.late(n)
+
+    def detector(self) -> Mapping[str, int]:
+        """How the detector of its ANOMALY clause does: see `Execution.detector`."""
+        return self.execution.detector() if isinstance(self.execution, Execution) else {}
 
     def explain(self, form: str = "plan") -> str:
         return self._explainer(form)

@@ -9,7 +9,7 @@ from typing import Any
 from mql import syntax
 from mql.catalog import Catalog
 from mql.errors import MqlError, Span, did_you_mean
-from mql.planner.binding import Scope, bind_condition, constant_duration, constant_text
+from mql.planner.binding import Scope, bind_condition, constant_duration, constant_int, constant_text
 from mql.planner.bounds import bind_bounds, time_bounds
 from mql.planner.collecting import Collector, without_aggregates
 from mql.planner.composing import check_as_live, check_inner, check_times, first_of_union, of_the_whole, united
@@ -20,11 +20,11 @@ from mql.planner.reading import Names, Read, Reading, as_one, bind_sources, sour
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
 from mql.planner.speaking import bind_speak, check_order, check_revisions
-from mql.planner.warming import scaled, told_after, warmed_since
+from mql.planner.warming import bounded, scaled, told_after, warmed_since
 from mql.planner.windowing import bind_window, window_outputs
 from mql.schema import BOOLEAN, VARCHAR, DataType, Field, Path, Shape
 
-SETTINGS = ("late", "revisions_for")
+SETTINGS = ("late", "revisions_for", "max_keys", "key_ttl")
 REVISIONS_FOR_US = 3_600_000_000
 Columns = tuple[tuple[str, DataType], ...]
 
@@ -67,6 +67,8 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
         top = told_after(top, after_us)
     if given.scale is not None:
         top = scaled(top, given.scale)
+    if settings.keys() & {"max_keys", "key_ttl"}:
+        top = bounded(top, settings.get("max_keys"), settings.get("key_ttl"))
     as_live = settings.get("late") == "as_live"
     if as_live:
         check_as_live(top, query.span)
@@ -199,7 +201,12 @@ def _settings(query: syntax.Query, scope: Scope) -> dict[str, Any]:
         if name.lower() not in SETTINGS:
             hint = did_you_mean(name, SETTINGS) or f"There are: {', '.join(SETTINGS)}."
             raise MqlError(f'no setting "{name}"', value.span, hint)
-        if name.lower() == "revisions_for":
+        if name.lower() in ("max_keys", "key_ttl") and query.anomaly is None:
+            raise MqlError(f'"{name}" is for detectors', value.span, "Leave it out, or add ANOMALY ON ….")
+        if name.lower() == "max_keys":
+            found[name.lower()] = constant_int(value, scope, 1, 100_000_000)
+            continue
+        if name.lower() in ("revisions_for", "key_ttl"):
             found[name.lower()] = constant_duration(value, scope)
             _at_least(constant_duration(value, scope), 1, name, value)
             continue

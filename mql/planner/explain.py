@@ -212,7 +212,7 @@ def _detector_state(detect: Detect) -> str:
     each = method.bytes + EPISODE_BYTES + (method.bytes_each * int(grown) if isinstance(grown, int | float) else 0)
     return (
         f"{detect.method} keeps {each} bytes for each group, without its name: "
-        f"1,000,000 groups, the most it keeps, take {each:,} MB"
+        f"{detect.max_keys:,} groups, the most it keeps, take {each * detect.max_keys / 1e6:,.0f} MB"
     )
 
 

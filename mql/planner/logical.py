@@ -206,6 +206,7 @@ class Detect:
     told_after_us: int | None = None
     budget: Budget | None = None
     scale: float | None = None
+    max_keys: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -587,6 +587,7 @@ def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
         told_after_us=detect.told_after_us,
         budget=detect.budget,
         scale=detect.scale or 1.0,
+        max_keys=detect.max_keys,
     )
 
 

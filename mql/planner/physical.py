@@ -306,6 +306,7 @@ class Anomaly:
     told_after_us: int | None = None
     budget: Budget | None = None
     scale: float = 1.0
+    max_keys: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from mql import syntax
 from mql.catalog import SourceInfo
 from mql.errors import MqlError
 from mql.planner.binding import Scope, constant_duration
-from mql.planner.logical import Detect, Logical, Speak, chain, with_input
+from mql.planner.logical import Detect, Filter, Group, Logical, Speak, chain, with_input
 from mql.planner.physical import Start
 from mql.planner.windowing import bind_window
 
@@ -46,6 +46,18 @@ def told_after(plan: Speak, us: int) -> Speak:
 def scaled(plan: Speak, scale: float) -> Speak:
     """The plan, whose detector has the threshold that its budget asks for."""
     return _changed(plan, lambda detect: replace(detect, scale=scale))
+
+
+def bounded(plan: Speak, max_keys: int | None, ttl_us: int | None) -> Speak:
+    """The plan, whose detector remembers at most so many groups, and each for so long after it was seen last."""
+
+    def change(detect: Detect) -> Detect:
+        group = detect.input.input if isinstance(detect.input, Filter) else detect.input
+        assert isinstance(group, Group)
+        ttl = detect.ttl if ttl_us is None else -(-ttl_us // group.window.slide)
+        return replace(detect, ttl=ttl, max_keys=max_keys or detect.max_keys)
+
+    return _changed(plan, change)
 
 
 def _changed(plan: Speak, change: Callable[[Detect], Detect]) -> Speak:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from mql.exec.clock import ManualClock
 from mql.exec.engine import Engine, Options
+from server.demonstration import ALARM
 from sources.generator import GeneratorSource, Incident, incidents_between
 
 MINUTE = 60_000_000
@@ -64,3 +66,43 @@ def test_live_and_batch_tell_the_same_episodes() -> None:
     batch = told("batch")
     assert batch
     assert told("stream") == batch
+
+
+def alarmed(minutes: int, rate: float, *, incidents: bool) -> list[dict[str, Any]]:
+    """What the alert of the demonstration tells of the last minutes."""
+    source = GeneratorSource(rate=rate, incidents=incidents, clock=ManualClock(NOW))
+    engine = Engine([source], clock=ManualClock(NOW))
+    try:
+        text = f"{ALARM.replace('WARMUP FROM HISTORY 1h', '')} SINCE '-{minutes}m' UNTIL NOW"
+        return [row for table in engine.rows(text) for row in table.to_pylist()]
+    finally:
+        engine.close()
+
+
+def test_the_alert_of_the_demonstration_names_the_country_and_the_device_and_ends_after_the_incident() -> None:
+    rows = alarmed(20, 800, incidents=True)
+    told = [(us_of(row["since"]), us_of(row["window_end"]), row) for row in rows]
+    large = ("US", "BR", "IN", "DE")
+    incidents = [one for one in incidents_between(NOW - 15 * MINUTE, NOW - 3 * MINUTE) if one.country in large]
+    assert len(incidents) >= 2
+    for incident in incidents:
+        opened = [
+            (end_us, row)
+            for since_us, end_us, row in told
+            if row["phase"] == "open" and incident.start_us - WINDOW < since_us < incident.end_us
+        ]
+        assert opened, incident
+        end_us, row = opened[0]
+        assert end_us - incident.start_us <= 4 * WINDOW, incident
+        assert row["contributors"][0]["what"] == f"country={incident.country}, device.type={incident.device}"
+        closed = [end_us for since_us, end_us, one in told if one["phase"] == "close" and one["since"] == row["since"]]
+        assert closed, incident
+        assert incident.end_us < closed[0] < incident.end_us + 2 * MINUTE
+
+
+def test_a_quiet_hour_has_no_alert() -> None:
+    assert alarmed(60, 100, incidents=False) == []
+
+
+def us_of(at: datetime) -> int:
+    return round(at.replace(tzinfo=UTC).timestamp() * 1e6)

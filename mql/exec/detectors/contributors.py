@@ -107,9 +107,8 @@ class Usual:
             expected = usual_k * (told.expected / whole) if whole else np.zeros(len(names))
         else:
             size = np.array([told.sizes.get(name, 0.0) for name in names])
-            expected = size * (usual_k + KAPPA * told.expected) / (usual_n + KAPPA)
-            if expected.sum():
-                expected *= told.expected * size.sum() / expected.sum()
+            rate = usual_k.sum() / usual_n.sum() if usual_n.sum() else told.expected
+            expected = size * (usual_k + KAPPA * rate) / (usual_n + KAPPA)
         return contributors(names, amount, expected, told.way, dimensions, top)
 
     def save(self) -> pa.Table:

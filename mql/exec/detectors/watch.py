@@ -247,6 +247,18 @@ class Watch:
         self._forget(np.sort(oldest))
         return oldest
 
+    def numbers(self, warmup: int) -> dict[str, int]:
+        """How many keys there are, how many of them are watched in silence still, and how many are in an episode; how
+        many were forgotten, and how many rows came too late, since it was made."""
+        live = self.keys.live()
+        return {
+            "keys": len(live),
+            "warming": int((self._frame["seen"][live] <= warmup).sum()) if warmup else 0,
+            "open": int(self._open()[live].sum()),
+            "evicted": self.evicted,
+            "late": self.late,
+        }
+
     def save(self) -> pa.Table:
         """Keys and state, a row a slot."""
         columns: dict[str, pa.Array] = {"key": self.keys.save()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -42,7 +42,14 @@ class AnomalyOperator(Base):
         super().__init__(session)
         self._spec = spec
         made = detector(spec.method, dict(spec.parameters), spec.warmup, spec.window.slide, spec.direction)
-        limits = Limits(fill=spec.fills, max_gap=spec.max_gap, ttl=spec.ttl, told=spec.limit, scale=spec.scale)
+        limits = Limits(
+            fill=spec.fills,
+            max_gap=spec.max_gap,
+            ttl=spec.ttl,
+            max_keys=spec.max_keys,
+            told=spec.limit,
+            scale=spec.scale,
+        )
         guard = Guard(spec.direction, spec.change)
         self._watch = Watch(made, Rule(spec.needed, spec.out_of, spec.rearm), limits, guard)
         self._warmup = made.warmup
@@ -51,6 +58,8 @@ class AnomalyOperator(Base):
         by = spec.explained
         self._usual = None if by is None else Usual(by.sizes is not None)
         self._closed_us = MIN_US
+        self._suppressed = 0
+        self.numbers: Mapping[str, int] = {}
 
     def on_batch(self, batch: Batch) -> Iterable[Item]:
         self.counts.seen += batch.table.num_rows
@@ -155,7 +164,13 @@ class AnomalyOperator(Base):
         self._learn_parts(judged, table)
         self._watch.forget_more()
         self._known.forget(self._watch)
+        self._suppressed += judged.suppressed
+        self.numbers = self._numbers()
         return found
+
+    def _numbers(self) -> Mapping[str, int]:
+        """How the detector does, for the metrics."""
+        return {**self._watch.numbers(self._warmup), "suppressed": self._suppressed}
 
     def _rows_of(self, number: int, table: pa.Table | None) -> Rows:
         start = self._start_of(number)
