@@ -61,7 +61,7 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     lateness = whole.lateness_us if query.lateness is None else constant_duration(query.lateness, scope)
     _at_least(lateness, 0, "LATENESS", query.lateness)
     since, after_us = warmed_since(query, whole, scope, since, given.now_us)
-    reading = Reading(names, since, until, lateness)
+    reading = Reading(names, since, until, lateness, several=len(infos) > 1)
     top, columns = _bind_query(query, reading, settings, given.early_us)
     if after_us is not None:
         top = told_after(top, after_us)

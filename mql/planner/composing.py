@@ -14,6 +14,7 @@ from mql.planner.logical import (
     Group,
     Input,
     Logical,
+    Merge,
     Project,
     Scan,
     Union,
@@ -24,7 +25,7 @@ from mql.planner.logical import (
     with_input,
 )
 from mql.planner.reading import Reading, as_one, either_type
-from mql.schema import JSON, DataType, Field, Shape
+from mql.schema import JSON, NULL, VARCHAR, DataType, Field, Shape
 
 OF_THE_WHOLE = ("order_by", "limit", "emit", "lateness", "since", "until", "replay_speed", "settings")
 """What a union says of all its rows together."""
@@ -77,16 +78,17 @@ def check_inner(query: syntax.Query, grouped: bool, reading: Reading) -> None:
 
 def check_times(query: syntax.Query, read: Input) -> None:
     """Refuses clauses that need more of the rows of a query than these have."""
-    if isinstance(read, Scan) or not query.windows:
+    if isinstance(read, Scan | Merge) or not query.windows:
         return
     if not has_times(read):
         hint = "Give the inner query a WINDOW: its rows then lie at the ends of theirs."
         raise MqlError("groups without a window have no time to window them by", query.windows[0].span, hint)
+    fill = query.windows[0].fill
+    if fill is not None and (not has_events(read) or isinstance(read, Union) or query.sample is not None):
+        hint = "Write it in an inner query, which reads events."
+        raise MqlError("FILL can not stand over the rows of other queries", fill.span, hint)
     if has_events(read):
         return
-    fill = query.windows[0].fill
-    if fill is not None:
-        raise MqlError("FILL can not stand over windows", fill.span, "Write it in the inner query, which reads events.")
     if query.emit is not None and query.emit.revisions:
         hint = "What comes too late for the inner query is lost to this one: raise LATENESS."
         raise MqlError("rows of windows are never late, so none is revised", query.emit.span, hint)
@@ -104,16 +106,24 @@ def check_as_live(top: Logical, span: Span) -> None:
 def united(queries: Sequence[Derived], parts: Sequence[syntax.Query]) -> Union:
     """The rows of several queries: columns by their place, with the names of the first, of types that hold all."""
     names = [field.name for field in queries[0].info.shape.fields]
-    types = [field.type for field in queries[0].info.shape.fields]
+    types = _types(queries[0])
     for query, part in zip(queries[1:], parts[1:], strict=True):
         fields = query.info.shape.fields
         if len(fields) != len(names):
             hint = f"The first gives {', '.join(names)}; this one gives {', '.join(field.name for field in fields)}."
             raise MqlError(f"rows of {len(names)} and of {len(fields)} columns can not be united", part.span, hint)
-        types = [either_type(one, field.type) for one, field in zip(types, fields, strict=True)]
-    shape = Shape(tuple(Field(name, type) for name, type in zip(names, types, strict=True)))
+        types = [either_type(one, type) for one, type in zip(types, _types(query), strict=True)]
+    known = (VARCHAR if type == NULL else type for type in types)
+    shape = Shape(tuple(Field(name, type) for name, type in zip(names, known, strict=True)))
     info = as_one("union", shape, [query.info for query in queries])
     return Union(tuple(_giving(query, shape) for query in queries), info)
+
+
+def _types(node: Derived) -> list[DataType]:
+    """The types of a query's columns; of one that is null by its text none, so that it fits the others."""
+    project = find(node.query, Project)
+    assert isinstance(project, Project)
+    return [NULL if isinstance(item, Constant) and item.value is None else item.type for _, item in project.items]
 
 
 def _giving(node: Derived, shape: Shape) -> Derived:

@@ -11,8 +11,20 @@ from mql import syntax
 from mql.detectors import method_named
 from mql.errors import MqlError, did_you_mean
 from mql.planner.compile import Compiled
-from mql.planner.logical import Detect, show, show_start, show_us, show_window
-from mql.planner.lower import parts_of
+from mql.planner.logical import (
+    Derived,
+    Detect,
+    Input,
+    Logical,
+    Union,
+    inputs_of,
+    scans_of,
+    show,
+    show_start,
+    show_us,
+    show_window,
+)
+from mql.planner.lower import Parts, parts_of
 from mql.planner.physical import (
     Anomaly,
     Arranging,
@@ -177,22 +189,45 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
 
 def estimate(compiled: Compiled) -> str:
     """What the query will hold, in bytes per group, with the arithmetic."""
-    parts = parts_of(compiled.logical)
-    scan = compiled.plan.scan
-    lines = [f"decodes {len(scan.columns)} of {len(parts.scan.info.shape.fields)} properties of each event"]
+    lines = [
+        f"decodes {len(scan.columns)} of {len(scan.info.shape.fields)} properties of each event"
+        + ("" if len(compiled.plan.scans) == 1 else f' of "{scan.info.name}"')
+        for scan in scans_of(compiled.logical)
+    ]
+    lines.extend(line for parts in _queries(compiled.logical) for line in _kept(parts, compiled.plan.scan.lateness_us))
+    return "\n".join(lines)
+
+
+def _queries(top: Logical) -> Iterator[Parts]:
+    """All queries of a plan, the outermost first, less those that only hand on what another one gives."""
+    parts = parts_of(top)
+    if parts.group is not None or not isinstance(parts.scan, Derived | Union):
+        yield parts
+    waiting: list[Input] = [parts.scan]
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, Derived):
+            yield from _queries(node.query)
+        else:
+            waiting.extend(inputs_of(node))
+
+
+def _kept(parts: Parts, lateness_us: int) -> list[str]:
+    """What one of its queries keeps."""
+    lines: list[str] = []
     group = parts.group
     if group is None:
-        return "\n".join([*lines, "keeps no state: every row is told at once"])
+        return ["keeps no state: every row is told at once"]
     key_bytes = sum(_bytes(key.type) for key in group.keys)
     partial_bytes = sum(_bytes(call.type) for call in group.aggregates) + 24
     row = key_bytes + partial_bytes
     lines.append(f"keeps {row} bytes for each group and pane: {key_bytes} of keys, {partial_bytes} of partials")
     if group.window.kind in ("tumbling", "hopping", "cumulate"):
-        open_us = group.window.size + scan.lateness_us
+        open_us = group.window.size + lateness_us
         panes = -(-open_us // group.window.pane)
         lines.append(
             f"{show_window(group.window)}: {panes} panes of {show_us(group.window.pane)} are open at a time "
-            f"(size {show_us(group.window.size)} and lateness {show_us(scan.lateness_us)})"
+            f"(size {show_us(group.window.size)} and lateness {show_us(lateness_us)})"
         )
         lines.append(f"state of 1,000 groups: {panes} x {row} x 1,000 = {panes * row * 1000 / 1e6:,.1f} MB")
     else:
@@ -202,7 +237,7 @@ def estimate(compiled: Compiled) -> str:
     exact = [call.name for call in group.aggregates if call.distinct or call.name in _VALUES]
     if exact:
         lines.append(f"and every distinct value with its count, for {', '.join(sorted(set(exact)))}")
-    return "\n".join(lines)
+    return lines
 
 
 def _detector_state(detect: Detect) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from mql import syntax
@@ -34,7 +35,7 @@ def _looked_up(node: syntax.Property, scope: Scope) -> tuple[Bound, tuple[syntax
         if scope.shape.field(first.name) is None:
             return _unknown(steps[1:], node, scope)
     if first.name in scope.aliases and len(steps) > 1:
-        inner = _named(steps[1:], scope)
+        inner = _named(steps[1:], replace(scope, outputs_first=False))
         if inner is not None:
             return inner
     found = _named(steps, scope)

@@ -17,6 +17,12 @@ from mql.planner.scope import Scope
 from mql.schema import BIGINT, BOOLEAN, JSON, NULL, VARCHAR, DataType, Field, Path, Shape, StructOf
 
 SOURCES_MAX = 64
+DEPTH_MAX = 32
+"""So many queries may stand in each other."""
+
+
+_OWN_SPLIT = Apply("%", (EventMeta("split"), Constant(SPLITS_MAX, BIGINT)), BIGINT)
+"""A split's number as its own source counts it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,13 @@ class Names:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What all parts of a text have in common: names, the stretch of time that is read, and what is found on the way:
-    names of open shapes (`opened`), and things to warn of."""
+    names of open shapes (`opened`), and things to warn of. `several`: more than one scan reads it."""
 
     names: Names
     since: Start
     until: Start
     lateness_us: int
+    several: bool
     opened: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -83,7 +90,7 @@ class Read:
 def sources_of(query: syntax.Query, names: Names) -> list[SourceInfo]:
     """The sources of a text, as often as they are read. MqlError tells what can't be read, or not together."""
     found: list[SourceInfo] = []
-    for info, span in _leaves(query, names):
+    for info, span in _leaves(query, names, 1):
         if len(found) == SOURCES_MAX:
             raise MqlError(f"at most {SOURCES_MAX} sources can be merged", span)
         if found and info.bounded != found[0].bounded:
@@ -94,14 +101,16 @@ def sources_of(query: syntax.Query, names: Names) -> list[SourceInfo]:
     return found
 
 
-def _leaves(query: syntax.Query, names: Names) -> Iterator[tuple[SourceInfo, Span]]:
+def _leaves(query: syntax.Query, names: Names, depth: int) -> Iterator[tuple[SourceInfo, Span]]:
+    if depth > DEPTH_MAX:
+        raise MqlError(f"more than {DEPTH_MAX} queries stand in each other", query.span, "Put some of them together.")
     for part in (query, *query.union):
         if not part.sources:
             yield _default(part, names.catalog), part.span
         for ref in part.sources:
             inner = names.query(ref)
             if inner is not None:
-                yield from _leaves(*inner)
+                yield from _leaves(*inner, depth + 1)
             else:
                 yield _named(ref, names), ref.span
 
@@ -114,15 +123,19 @@ def bind_sources(query: syntax.Query, reading: Reading) -> Read:
     def scan(info: SourceInfo) -> Scan:
         return Scan(info, reading.since, reading.until, reading.lateness_us)
 
+    def alone(info: SourceInfo, aliases: frozenset[str]) -> Read:
+        calls: dict[str, Bound] = {"source": Constant(info.name, VARCHAR)}
+        return Read(scan(info), info, aliases, {**calls, "split": _OWN_SPLIT} if reading.several else calls)
+
     if not refs:
         info = _default(query, names.catalog)
-        return Read(scan(info), info, frozenset((info.name,)), {"source": Constant(info.name, VARCHAR)})
+        return alone(info, frozenset((info.name,)))
     infos = tuple(_named(ref, names) for ref in refs)
     aliases = frozenset(
         name for ref in refs if isinstance(ref, syntax.SourceRef) for name in (ref.alias, ref.name) if name
     )
     if len(infos) == 1:
-        return Read(scan(infos[0]), infos[0], aliases, {"source": Constant(infos[0].name, VARCHAR)})
+        return alone(infos[0], aliases)
     united = _united(infos, refs)
     return Read(Merge(tuple(scan(info) for info in infos), united), united, aliases, _told_apart(infos))
 
@@ -165,16 +178,15 @@ def _known_sources(catalog: Catalog) -> str | None:
 
 def _told_apart(infos: Sequence[SourceInfo]) -> dict[str, Bound]:
     """`source()` and `split()` of merged events, by the numbers of their splits."""
-    number = EventMeta("split")
 
     def below(at: int) -> Bound:
-        return Apply("<", (number, Constant((at + 1) * SPLITS_MAX, BIGINT)), BOOLEAN)
+        return Apply("<", (EventMeta("split"), Constant((at + 1) * SPLITS_MAX, BIGINT)), BOOLEAN)
 
     names = [Constant(info.name, VARCHAR) for info in infos]
     whens = tuple((below(at), name) for at, name in enumerate(names[:-1]))
     return {
         "source": Choose(whens, names[-1], VARCHAR),
-        "split": Apply("%", (number, Constant(SPLITS_MAX, BIGINT)), BIGINT),
+        "split": _OWN_SPLIT,
     }
 
 
