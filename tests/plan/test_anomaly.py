@@ -195,7 +195,7 @@ def test_what_does_not_fit_together_is_refused_with_a_hint(clause: str, message:
 
 def test_the_examples_of_the_page_are_right() -> None:
     text = PAGE.read_text()
-    requests = Catalog({"requests": SourceInfo("requests", GENERATED)})
+    requests = Catalog({"requests": SourceInfo("requests", GENERATED, history=True)})
     queries = re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert queries
     for query in queries:
