@@ -394,7 +394,7 @@ def column_sql(schema: pa.Schema, path: Path, type: DataType) -> str:
     """A property out of columns, in its type; null where there is no such column."""
     if not path:
         names = [name for name in schema.names if not name.startswith("_")]
-        packed = ", ".join(f"{quote_identifier(name)} := {quote_identifier(name)}" for name in names)
+        packed = ", ".join(f"{quote_identifier(name)} := {_as_told(schema.field(name))}" for name in names)
         return f"to_json(struct_pack({packed}))"
     at = schema.get_field_index(path[0])
     field = None if at < 0 else schema.field(at)
@@ -410,12 +410,22 @@ def column_sql(schema: pa.Schema, path: Path, type: DataType) -> str:
         sql = f"{sql}[{quote_string(name)}]"
     if field is None:
         return f"CAST(NULL AS {type_sql(type)})"
-    is_json = pa.types.is_string(field.type) and (field.metadata or {}).items() >= JSON_MARK.items()
+    is_json = _is_json(field)
     if typed and is_json and type != JSON:
         return convert_sql(f"TRY_CAST({sql} AS JSON)", JSON, type)
     if typed and type == JSON and not is_json:
         return f"nullif(to_json({sql}), 'null')"
     return f"TRY_CAST({sql} AS {type_sql(type)})"
+
+
+def _as_told(field: pa.Field) -> str:
+    """A column as it stands in the whole event."""
+    name = quote_identifier(field.name)
+    return f"TRY_CAST({name} AS JSON)" if _is_json(field) else name
+
+
+def _is_json(field: pa.Field) -> bool:
+    return pa.types.is_string(field.type) and (field.metadata or {}).items() >= JSON_MARK.items()
 
 
 def times_of(column: Any, unit: str) -> tuple[pa.Array, Mask] | None:

@@ -19,7 +19,6 @@ from mql.exec.feed import From, Positions, Reader
 from mql.exec.items import Raw, Rows
 from mql.exec.scan import TYPED
 from mql.schema import Shape
-from sources.columns import rows_of
 from sources.file import matching
 from sources.formats.framed import widened
 from sources.formats.nested import json_rows
@@ -115,8 +114,7 @@ class RecordFiles:
         at, arrived = 0, path.stat().st_mtime_ns // 1000
         with decompressed(path) as stream:
             for batch in self._read(path, stream):
-                rows = rows_of(split, batch, at, arrived)
-                rows = replace(rows, table=rows.table.replace_schema_metadata(TYPED))
+                rows = numbered(split, batch, at, arrived)
                 at = rows.next_offset
                 if at <= first:
                     continue
@@ -144,6 +142,14 @@ class RecordFiles:
                 known = (key, sum(batch.num_rows for batch in self._read(path, stream)))
             self._lengths[path] = known
         return known[1]
+
+
+def numbered(split: int, batch: pa.RecordBatch, first: int, arrival_us: int) -> Rows:
+    """A batch whose rows are numbered from `first`; what its fields say of themselves is kept."""
+    offsets = pa.array(np.arange(first, first + batch.num_rows, dtype=np.int64))
+    schema = batch.schema.append(pa.field("_offset", pa.int64())).with_metadata(TYPED)
+    table = pa.RecordBatch.from_arrays([*batch.columns, offsets], schema=schema)
+    return Rows(split, table, arrival_us, first + batch.num_rows)
 
 
 def whole(rows: Rows) -> Rows:

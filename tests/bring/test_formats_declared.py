@@ -306,3 +306,46 @@ def test_schemas_stand_beside_mql_yaml(tmp_path: Path) -> None:
     }
     for one in sources:
         one.close()
+
+
+def test_json_in_columns_is_json_in_rows(tmp_path: Path) -> None:
+    schema = {
+        "type": "record",
+        "name": "Event",
+        "fields": [
+            {"name": "id", "type": "long"},
+            {"name": "any", "type": ["null", "long", "string"]},
+            {"name": "attrs", "type": {"type": "map", "values": "string"}},
+        ],
+    }
+    events = [
+        {"id": 1, "any": "s", "attrs": {"k": "1"}},
+        {"id": 2, "any": 3, "attrs": {"k": "x", "odd name": "y"}},
+        {"id": 3, "any": None, "attrs": {}},
+    ]
+    out = io.BytesIO()
+    fastavro.writer(out, fastavro.parse_schema(schema), events)
+    (tmp_path / "a.avro").write_bytes(out.getvalue())
+    questions = (
+        "SELECT * FROM s",
+        "SELECT id, e FROM s",
+        "SELECT id FROM s WHERE any = 's' OR any = 3",
+        "SELECT attrs.k AS k, attrs['odd name'] AS y, any::BIGINT AS n FROM s",
+        "SELECT attrs['k'] AS k, count(*) AS n FROM s GROUP BY attrs['k']",
+        "SELECT id FROM s WHERE attrs.k == null",
+    )
+    found = []
+    for source in (
+        declare("s", {"kind": "file", "path": "a.avro"}, tmp_path),
+        declare("s", lines_of(events, tmp_path), tmp_path),
+    ):
+        with closing(Engine((source,))) as engine:
+            found.append([answer(engine, text) for text in questions])
+    assert found[0] == found[1]
+    assert found[0][2] == ['{"id": 1}', '{"id": 2}']
+
+
+def lines_of(events: list[dict[str, Any]], directory: Path) -> dict[str, Any]:
+    """The same events as JSON lines, with maps as JSON."""
+    (directory / "a.ndjson").write_text("".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events))
+    return {"kind": "file", "path": "a.ndjson", "shape": {"id": "BIGINT", "any": "JSON", "attrs": "JSON"}}
