@@ -9,6 +9,7 @@ from mql import functions
 from mql.aggregates import AGGREGATES, OF_DISTINCT, UNMOVED_BY_DISTINCT, AggregateRow
 from mql.detectors import METHODS, Method, Parameter
 from mql.functions import Function
+from mql.overs import OVERS
 from server.encode import duration
 
 PAGE = Path(__file__).parent.parent / "docs" / "functions.md"
@@ -36,7 +37,7 @@ number) is null, never an error.
 
 
 def page() -> str:
-    return "\n".join((HEAD, *function_lines(), *aggregate_lines(), *method_lines()))
+    return "\n".join((HEAD, *function_lines(), *aggregate_lines(), *over_lines(), *method_lines()))
 
 
 def function_lines() -> Iterator[str]:
@@ -76,6 +77,20 @@ def aggregate_lines() -> Iterator[str]:
         names = ", ".join(f"`{name}`" for name in row.aliases)
         notes = [f"Also {names}." if names else "", "Takes DISTINCT." if takes_distinct(row) else ""]
         yield line(f"`{aggregate_call(row)}`", str(row.gives), " ".join((row.doc, *filter(None, notes))))
+    yield ""
+
+
+def over_lines() -> Iterator[str]:
+    yield from (
+        "## Window functions",
+        "",
+        "They stand before `OVER (PARTITION BY … ORDER BY …)`, as aggregates do.",
+        "",
+        "| call | what |",
+        "| --- | --- |",
+    )
+    for row in OVERS:
+        yield line(f"`{row.sql.replace('{0}', 'x').replace('{x}', 'n')}`", row.doc)
     yield ""
 
 

@@ -13,7 +13,7 @@ FLOORS = ("mql", "mql.planner", "mql.exec", "sources", "server")
 WITHIN_MQL = (
     {"errors"},
     {"schema", "syntax", "scan", "precedence", "regexes", "zones"},
-    {"catalog", "aggregates", "functions", "detectors", "mistakes", "learn"},
+    {"catalog", "aggregates", "functions", "overs", "detectors", "mistakes", "learn"},
     {"parser"},
     {"formatter"},
 )

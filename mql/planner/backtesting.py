@@ -9,7 +9,7 @@ from mql.errors import MqlError
 from mql.planner.compile import Compiled
 from mql.planner.expressions import Output
 from mql.planner.logical import Detect, Project, chain, show_bound
-from mql.planner.lower import parts_of
+from mql.planner.parts import parts_of
 from mql.planner.physical import Anomaly, Plan, Result
 from mql.schema import BIGINT, DOUBLE, VARCHAR, DataType
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
-from mql.planner import fill, sessions, sliding, windows
+from mql.planner import fill, over_flow, sessions, sliding, windows
 from mql.planner import grouping as g
 from mql.planner.expressions import conjunction
 from mql.planner.logical import (
@@ -27,19 +27,11 @@ from mql.planner.logical import (
     inputs_of,
     numbered,
 )
-from mql.planner.lower import (
-    Parts,
-    arranging_sql,
-    event_time,
-    parts_of,
-    result_sql,
-    row_late_sql,
-    rows_sql,
-    sample_hash_sql,
-    sampling_sql,
-)
+from mql.planner.lower import event_time, result_sql, row_late_sql, sample_hash_sql, sampling_sql
+from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import SPLITS_MAX
 from mql.planner.sql import column_name, expression_sql, quote_identifier
+from mql.planner.told import arranging_sql, is_ordered, rows_sql
 
 ARRIVED = "arrived"
 PLACED = ('"__t"', '"__s"', '"__o"', '"__a"', '"__m"')
@@ -73,6 +65,8 @@ def _query(top: Logical, as_live: bool, scan: int | None) -> str:
     final = f'SELECT * FROM ({result_sql(parts, group)}) WHERE "__keep"'
     if parts.detect is not None:
         final = result_sql(parts, group)
+    elif parts.over is not None:
+        final = over_flow.batch_groups_sql(parts, f"({final})")
     elif parts.arrange is not None:
         final = arranging_sql(parts, parts.arrange, f"({final})")
     return f"{head}, {', '.join(ctes)} {final}"
@@ -80,10 +74,10 @@ def _query(top: Logical, as_live: bool, scan: int | None) -> str:
 
 def _rows(parts: Parts, as_live: bool) -> str:
     late = None
-    if as_live and (parts.windowed is not None or parts.arrange is not None):
+    if as_live and is_ordered(parts):
         late = f"NOT ({row_late_sql(parts)})"
     source = f"(SELECT * FROM kept WHERE {late})" if late else "kept"
-    rows = rows_sql(parts, source)
+    rows = rows_sql(parts, source) if parts.over is None else over_flow.batch_rows_sql(parts, source)
     if parts.arrange is not None:
         return arranging_sql(parts, parts.arrange, f"({rows})")
     if parts.inner:

@@ -15,7 +15,8 @@ from mql.planner.collecting import Collector, without_aggregates
 from mql.planner.composing import check_as_live, check_inner, check_times, first_of_union, of_the_whole, united
 from mql.planner.expressions import Constant, conjunction
 from mql.planner.groups import bind_grouped, is_grouped
-from mql.planner.logical import Derived, Filter, Logical, Merge, Sample, Scan, Speak, Union, scans_of
+from mql.planner.logical import Derived, Filter, Logical, Merge, Over, Sample, Scan, Speak, Union, find, scans_of
+from mql.planner.overs import Around, Overs, bind_over_speak, told_of_forgetting
 from mql.planner.reading import Names, Read, Reading, as_one, bind_sources, sources_of
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
@@ -24,7 +25,8 @@ from mql.planner.warming import bounded, scaled, told_after, warmed_since
 from mql.planner.windowing import bind_window, window_outputs
 from mql.schema import BOOLEAN, VARCHAR, DataType, Field, Path, Shape
 
-SETTINGS = ("late", "revisions_for", "max_keys", "key_ttl")
+SETTINGS = ("late", "revisions_for", "state_ttl", "max_keys", "key_ttl")
+STATE_TTL_US = 3_600_000_000
 REVISIONS_FOR_US = 3_600_000_000
 Columns = tuple[tuple[str, DataType], ...]
 
@@ -61,7 +63,9 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     lateness = whole.lateness_us if query.lateness is None else constant_duration(query.lateness, scope)
     _at_least(lateness, 0, "LATENESS", query.lateness)
     since, after_us = warmed_since(query, whole, scope, since, given.now_us)
-    reading = Reading(names, since, until, lateness, several=len(infos) > 1)
+    reading = Reading(
+        names, since, until, lateness, several=len(infos) > 1, ttl_us=settings.get("state_ttl", STATE_TTL_US)
+    )
     top, columns = _bind_query(query, reading, settings, given.early_us)
     if after_us is not None:
         top = told_after(top, after_us)
@@ -100,11 +104,16 @@ def _bind_query(
 
     collector = Collector()
     inner = replace(scope, aggregates=collector, outputs=window_outputs(window))
+    around = Around(is_grouped(query), window, read.input)
     if is_grouped(query):
-        plan, columns = bind_grouped(query, plan, window, inner, collector)
+        plan, columns = bind_grouped(query, plan, window, inner, collector, Overs(collector, around), reading.ttl_us)
     else:
-        plan, columns = bind_plain(query, plan, window, scope)
+        plan, columns = bind_plain(query, plan, window, scope, around, reading.ttl_us)
     emit = bind_speak(query, plan, window, is_grouped(query), scope, early_us)
+    over = find(plan, Over)
+    if isinstance(over, Over):
+        emit = bind_over_speak(query, over, emit)
+        reading.warnings.extend(told_of_forgetting(over))
     if query.emit is not None and query.emit.revisions:
         check_revisions(query, query.emit, window)
         emit = replace(emit, revise_us=settings.get("revisions_for", REVISIONS_FOR_US))
@@ -178,7 +187,6 @@ def _refuse_what_is_missing(query: syntax.Query) -> None:
     """Clauses that the grammar knows and this version does not run."""
     refused: list[tuple[object, str, str]] = [
         (query.joins, "JOIN", "Ask each source in a query of its own."),
-        (query.qualify, "QUALIFY", "Use LIMIT n PER key for the first rows of each group."),
         (query.replay_speed, "REPLAY SPEED", "Leave it out: SINCE with UNTIL answers at once."),
     ]
     for clause, name, hint in refused:
@@ -206,7 +214,7 @@ def _settings(query: syntax.Query, scope: Scope) -> dict[str, Any]:
         if name.lower() == "max_keys":
             found[name.lower()] = constant_int(value, scope, 1, 100_000_000)
             continue
-        if name.lower() in ("revisions_for", "key_ttl"):
+        if name.lower() in ("revisions_for", "state_ttl", "key_ttl"):
             found[name.lower()] = constant_duration(value, scope)
             _at_least(constant_duration(value, scope), 1, name, value)
             continue

@@ -7,9 +7,12 @@ from dataclasses import replace
 from mql import syntax
 from mql.aggregates import OF_DISTINCT, OWN, UNMOVED_BY_DISTINCT, AggregateRow, aggregate_row, result_type
 from mql.errors import MqlError
+from mql.overs import over_row
 from mql.planner.binding import Scope, bind_condition, bind_expression, constant_int, constant_number
 from mql.planner.expressions import Aggregate, Bound, Constant, Convert, Output
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, NULL, VARCHAR
+
+BEHIND_GROUPS = "It stands in SELECT, QUALIFY and ORDER BY; conditions on it go into QUALIFY."
 
 
 class Collector:
@@ -20,47 +23,53 @@ class Collector:
         self._inside = False
 
     def claim(self, call: syntax.Call, scope: Scope) -> Bound | None:
+        if call.over is not None or over_row(call.name) is not None:
+            raise MqlError("a window function can not stand here", call.span, BEHIND_GROUPS)
         row = aggregate_row(call.name)
         if row is None or row is OWN:
             return None
-        if call.over is not None:
-            raise MqlError('"OVER" is not supported yet', call.span, code="not-supported")
         if self._inside:
             raise MqlError("an aggregate stands inside an aggregate", call.span)
         self._inside = True
         try:
-            return self.add(self._bind(row, call, scope))
+            return self.add(bind_aggregate(row, call, replace(scope, outputs={})))
         finally:
             self._inside = False
+
+    @property
+    def inside(self) -> bool:
+        """Whether the arguments of an aggregate are being bound."""
+        return self._inside
 
     def add(self, call: Aggregate) -> Bound:
         if call not in self.calls:
             self.calls.append(call)
         return Output(f"a{self.calls.index(call)}", call.type)
 
-    def _bind(self, row: AggregateRow, call: syntax.Call, scope: Scope) -> Aggregate:
-        inner = replace(scope, outputs={})
-        args = [arg for arg in call.args if not isinstance(arg, syntax.Star)]
-        condition = None if call.filter is None else bind_condition(call.filter, inner)
-        extra: tuple[Constant, ...] = ()
-        if row.constant in ("number", "integer"):
-            if len(args) > 1:
-                extra = (_aggregate_constant(row, args.pop(), scope),)
-            elif row.default is None:
-                raise MqlError(f'"{row.name}" needs a second argument', call.span, f"Write {_example(row)}.")
-        most = max(row.args, 1) if row.name in ("count", "rate") else row.args
-        if not row.args <= len(args) <= most:
-            raise MqlError(f'"{row.name}" takes {_counted(row)}', call.span, f"Write {_example(row)}.")
-        if any(isinstance(arg, syntax.Star) for arg in call.args) and row.name not in ("count", "rate"):
-            raise MqlError(f'"{row.name}" can not take "*"', call.span, f"Write {_example(row)}.")
-        if call.distinct and not args:
-            raise MqlError("DISTINCT needs a value", call.span, "Name a property: count(DISTINCT user_id).")
-        bound = tuple(_aggregable(row, bind_expression(arg, inner), arg, first=i == 0) for i, arg in enumerate(args))
-        type = result_type(row, bound[0].type if bound else None)
-        if call.distinct and row.name not in OF_DISTINCT and row.name not in UNMOVED_BY_DISTINCT:
-            raise MqlError(f'"{row.name}" does not take DISTINCT', call.span, f"Write {_example(row)}.")
-        distinct = call.distinct and row.name in OF_DISTINCT
-        return Aggregate(row.name, bound, type, distinct, condition, extra)
+
+def bind_aggregate(row: AggregateRow, call: syntax.Call, scope: Scope) -> Aggregate:
+    """The call with its arguments, checked."""
+    args = [arg for arg in call.args if not isinstance(arg, syntax.Star)]
+    condition = None if call.filter is None else bind_condition(call.filter, scope)
+    extra: tuple[Constant, ...] = ()
+    if row.constant in ("number", "integer"):
+        if len(args) > 1:
+            extra = (_aggregate_constant(row, args.pop(), scope),)
+        elif row.default is None:
+            raise MqlError(f'"{row.name}" needs a second argument', call.span, f"Write {_example(row)}.")
+    most = max(row.args, 1) if row.name in ("count", "rate") else row.args
+    if not row.args <= len(args) <= most:
+        raise MqlError(f'"{row.name}" takes {_counted(row)}', call.span, f"Write {_example(row)}.")
+    if any(isinstance(arg, syntax.Star) for arg in call.args) and row.name not in ("count", "rate"):
+        raise MqlError(f'"{row.name}" can not take "*"', call.span, f"Write {_example(row)}.")
+    if call.distinct and not args:
+        raise MqlError("DISTINCT needs a value", call.span, "Name a property: count(DISTINCT user_id).")
+    bound = tuple(_aggregable(row, bind_expression(arg, scope), arg, first=i == 0) for i, arg in enumerate(args))
+    type = result_type(row, bound[0].type if bound else None)
+    if call.distinct and row.name not in OF_DISTINCT and row.name not in UNMOVED_BY_DISTINCT:
+        raise MqlError(f'"{row.name}" does not take DISTINCT', call.span, f"Write {_example(row)}.")
+    distinct = call.distinct and row.name in OF_DISTINCT
+    return Aggregate(row.name, bound, type, distinct, condition, extra)
 
 
 def _aggregable(row: AggregateRow, bound: Bound, node: syntax.Expression, first: bool) -> Bound:
@@ -133,8 +142,8 @@ class _Refusing:
         self._clause = clause
 
     def claim(self, call: syntax.Call, scope: Scope) -> Bound | None:
-        if call.over is not None:
-            raise MqlError('"OVER" is not supported yet', call.span, code="not-supported")
+        if call.over is not None or over_row(call.name) is not None:
+            raise MqlError(f"a window function can not stand in {self._clause}", call.span, BEHIND_GROUPS)
         if aggregate_row(call.name) is None:
             return None
         hint = "Conditions on aggregates go into HAVING." if self._clause == "WHERE" else None

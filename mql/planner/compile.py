@@ -14,12 +14,14 @@ from mql.planner.batch import batch_sql
 from mql.planner.binder import BoundQuery, Given, bind
 from mql.planner.digest import digest
 from mql.planner.logical import Derived, Input, Logical, inputs_of
-from mql.planner.lower import Parts, after_batch, keeps_top, parts_of, stages_of
+from mql.planner.lower import after_batch, stages_of
 from mql.planner.needles import needles
+from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import Needles, Plan, Result, Scan
 from mql.planner.rules import RULES
 from mql.planner.sharing import Sibling, sibling_of
 from mql.planner.standins import with_properties
+from mql.planner.told import is_ordered, keeps_top
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def _is_windowed(parts: Parts) -> bool:
 def _scans(top: Logical, late_matters: bool, above: bool = False) -> Iterator[Scan]:
     """What is read, in the order of the scans' numbers. `above`: to the queries above it, time matters."""
     parts = parts_of(top)
-    needs_time = above or parts.window is not None or parts.arrange is not None
+    needs_time = above or parts.window is not None or is_ordered(parts)
 
     def of(node: Input) -> Iterator[Scan]:
         match node:

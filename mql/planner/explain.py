@@ -24,7 +24,7 @@ from mql.planner.logical import (
     show_us,
     show_window,
 )
-from mql.planner.lower import Parts, parts_of
+from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import (
     Anomaly,
     Arranging,
@@ -39,6 +39,7 @@ from mql.planner.physical import (
     Plan,
     RateSample,
     Renumber,
+    Running,
     RunningMedian,
     SelectRows,
     Sessions,
@@ -175,6 +176,8 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("when a window closes", spec.close)]
         case Held():
             return [("when rows are final", spec.close)]
+        case Running():
+            return [("as the watermark passes rows", spec.close), *(("what goes on", sql) for sql in spec.carry)]
         case Sessions():
             return [("which meet", spec.spans), ("when a session is over", spec.close), ("the others", spec.fold)]
         case Arranging():
@@ -289,6 +292,8 @@ def operator_name(spec: OperatorSpec) -> str:
             return "fill windows"
         case Held(window):
             return f"hold rows, aggregate {show_window(window)}"
+        case Running():
+            return "go on from row to row"
         case Sessions(window):
             return f"merge, close {show_window(window)}"
         case Arranging():

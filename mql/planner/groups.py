@@ -20,7 +20,8 @@ from mql.planner.anomaly import (
 from mql.planner.binding import Scope, bind_condition, bind_expression, constant_int
 from mql.planner.collecting import Collector, calls_aggregate, without_aggregates
 from mql.planner.expressions import Aggregate, Bound, Column, Constant, EventMeta, Output, children, with_children
-from mql.planner.logical import Arrange, Filter, Group, Logical, Project, SortKey
+from mql.planner.logical import Arrange, Filter, Group, Logical, Over, Project, SortKey
+from mql.planner.overs import OVER_ANOMALY, Overs, bind_qualify, calls_over, check_having
 from mql.planner.physical import Window
 from mql.planner.selecting import name_of, select_items, sort_expression, with_window_columns
 from mql.planner.windowing import bind_cuts, bind_fill, window_outputs
@@ -35,13 +36,23 @@ def is_grouped(query: syntax.Query) -> bool:
     if query.anomaly is not None and not is_tracking(query):
         return True
     expressions = [item.expression for item in query.select] + [order.expression for order in query.order_by]
+    if query.qualify is not None:
+        expressions.append(query.qualify)
     return any(calls_aggregate(expression) for expression in expressions)
 
 
 def bind_grouped(
-    query: syntax.Query, plan: Logical, window: Window, scope: Scope, collector: Collector
+    query: syntax.Query,
+    plan: Logical,
+    window: Window,
+    scope: Scope,
+    collector: Collector,
+    overs: Overs,
+    ttl_us: int,
 ) -> tuple[Logical, tuple[tuple[str, DataType], ...]]:
     """The nodes from the groups up to the select list, and the columns that come of them."""
+    if query.distinct and not query.group_by and any(calls_over(item.expression) for item in query.select):
+        raise MqlError("DISTINCT can not stand with window functions", query.span, "Put them into a query in FROM.")
     keys = _keys(query, scope)
     if window.kind == "several":
         window = replace(window, by=f"k{len(keys)}")
@@ -53,13 +64,15 @@ def bind_grouped(
         return _behind_group(bound, spoken, collector, OWN.name if window.kind == "sliding" else "first")
 
     judged = {} if query.anomaly is None else outputs_of(scope, columns_of(query.anomaly))
-    inside = replace(scope, outputs={**scope.outputs, **judged})
+    inside = replace(scope, outputs={**scope.outputs, **judged}, aggregates=overs)
     items = tuple((name, finish(bound)) for name, bound in select_items(query.select, inside))
     shown = with_window_columns(items, window)
     named = _names(query, items)
     after = replace(scope, outputs={**scope.outputs, **named}, outputs_first=True)
     having = None if query.having is None else finish(bind_condition(query.having, after))
-    judging = replace(after, outputs={**judged, **after.outputs})
+    check_having(having, query)
+    judging = replace(after, outputs={**judged, **after.outputs}, aggregates=overs)
+    qualify = bind_qualify(query, judging, overs, finish)
     order = tuple(
         SortKey(finish(sort_expression(item, items, judging)), item.descending, bool(item.nulls_first))
         for item in query.order_by
@@ -74,12 +87,19 @@ def bind_grouped(
         grouped = Grouped(keys, window, collector.calls, finish, collector.add, plain)
         detect = bind_anomaly(query.anomaly, query.emit, below, after, grouped)
         shown = with_columns(shown, columns_of(query.anomaly))
+    if overs.calls and query.anomaly is not None:
+        raise MqlError("ANOMALY can not stand with window functions", query.anomaly.span, OVER_ANOMALY)
+    calls = overs.over(finish)
     begins, ends = bind_cuts(query, replace(without_aggregates(scope, "WINDOW"), outputs={}))
     plan = Group(plan, window, keys, tuple(collector.calls), begins, ends, bind_fill(query, window, scope))
     if having is not None:
         plan = Filter(plan, having)
     if detect is not None:
         plan = replace(detect, input=plan, zeros=zeros_of(collector.calls))
+    if overs.calls:
+        plan = Over(plan, calls, overs.remembered_us(ttl_us))
+    if qualify is not None:
+        plan = Filter(plan, qualify)
     if order or query.limit is not None:
         limit = None if query.limit is None else constant_int(query.limit.count, scope, 0)
         plan = Arrange(plan, order, limit, per, window.kind not in ("none", "session", "sliding"))

@@ -238,6 +238,43 @@ class SortKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """The rows around a row that a window function looks at: from `start` to `end` in rows or in what is ordered by
+    (time in microseconds), counted from the row itself; None is without bound. `unit`: rows or range."""
+
+    unit: str
+    start: int | float | None
+    end: int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OverCall:
+    """One window function: `call` is a row of mql.overs or of mql.aggregates. `scope` tells which rows it is taken over
+    (mql.planner.overs). Without `order` rows are in event order."""
+
+    call: Aggregate
+    partition: tuple[Bound, ...]
+    order: tuple[SortKey, ...]
+    frame: Frame | None
+    scope: str
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a partition that has been silent for long begins anew: what goes on keeps something of each."""
+        in_range = self.frame is not None and self.frame.unit == "range" and self.frame.start is not None
+        return self.scope == "run" and bool(self.partition) and not in_range
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Adds the window functions w0 w1 … to rows. A partition that is silent for longer than `ttl_us` begins anew."""
+
+    input: Logical
+    calls: tuple[OverCall, ...]
+    ttl_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Arrange:
     """ORDER BY and LIMIT [PER]; per window where the input has windows. Sits below Project."""
 
@@ -264,7 +301,7 @@ class Speak:
     inner: bool = False
 
 
-Logical = Input | Sample | Filter | Group | Windowed | Detect | Track | Project | Arrange | Speak
+Logical = Input | Sample | Filter | Group | Windowed | Detect | Track | Over | Project | Arrange | Speak
 
 
 def chain(node: Logical) -> Iterator[Logical]:
@@ -395,6 +432,10 @@ def show_line(node: Logical) -> str:
             return show_detect(node)
         case Track():
             return f"track {show_bound(node.value)} by steps of {node.step:g}, anomalous above {node.times:g} times"
+        case Over():
+            calls = ", ".join(f"w{i} := {show_over(call)}" for i, call in enumerate(node.calls))
+            forgets = any(call.forgets for call in node.calls)
+            return f"over {calls}{f', silent partitions kept for {show_us(node.ttl_us)}' if forgets else ''}"
         case Project():
             return "project " + ", ".join(f"{name} := {show_bound(item)}" for name, item in node.items)
         case Arrange():
@@ -493,3 +534,24 @@ def show_aggregate(call: Aggregate) -> str:
     distinct = "distinct " if call.distinct else ""
     only = "" if call.filter is None else f" filter ({show_bound(call.filter)})"
     return f"{call.name}({distinct}{inside or '*'}){only}"
+
+
+def show_over(over: OverCall) -> str:
+    partition = [f"partition by {', '.join(show_bound(item) for item in over.partition)}"] if over.partition else []
+    order = ", ".join(show_bound(key.expression) + (" desc" if key.descending else "") for key in over.order)
+    frame = [show_frame(over.frame)] if over.frame is not None else []
+    inside = " ".join([*partition, *([f"order by {order}"] if order else []), *frame])
+    told = {"run": "as rows come", "window": "in each window", "all": "of all rows"}[over.scope]
+    call = show_aggregate(over.call) if over.call.args or over.call.extra else f"{over.call.name}()"
+    return f"{call} over ({inside}) {told}"
+
+
+def show_frame(frame: Frame) -> str:
+    def bound(value: int | float | None, side: str) -> str:
+        if value is None:
+            return f"unbounded {side}"
+        if value == 0:
+            return "current row"
+        return f"{abs(value)} {'preceding' if value < 0 else 'following'}"
+
+    return f"{frame.unit} between {bound(frame.start, 'preceding')} and {bound(frame.end, 'following')}"

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import assert_never
 
 from mql.detectors import method_named
-from mql.planner import fill, sessions, sliding, windows
+from mql.planner import fill, over_flow, sessions, sliding, windows
 from mql.planner import grouping as g
-from mql.planner.expressions import TRUE, Apply, Bound, Constant, EventMeta, conjunction, conjuncts
+from mql.planner.expressions import TRUE, Apply, Bound, Constant, EventMeta, conjuncts
 from mql.planner.flow import Flow, scanning, side_by_side
 from mql.planner.logical import (
-    Arrange,
     Derived,
     Detect,
-    Filter,
     Group,
     Input,
     Logical,
     Merge,
-    Project,
-    Sample,
     Sampled,
     Scan,
-    Speak,
     Track,
     Union,
-    Windowed,
-    chain,
     first_number,
     has_events,
     inputs_of,
@@ -37,10 +29,10 @@ from mql.planner.logical import (
     show_line,
     show_window,
 )
+from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import (
     SPLITS_MAX,
     Anomaly,
-    Arranging,
     AsEvents,
     CountWindows,
     Final,
@@ -55,77 +47,19 @@ from mql.planner.physical import (
     Window,
 )
 from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
+from mql.planner.told import (
+    PLACE,
+    TIME,
+    arranging,
+    beside,
+    is_ordered,
+    key_sql,
+    order_columns,
+    place_sql,
+    rows_sql,
+    window_place,
+)
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, TIMESTAMP, DataType
-
-TIME = '"__t"'
-PLACE = (TIME, '"__s"', '"__o"')
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The nodes of a logical plan, each at most once, in the order in which rows pass them."""
-
-    scan: Input
-    sampled: Sampled | None
-    where: Bound | None
-    windowed: Windowed | None
-    group: Group | None
-    having: Bound | None
-    detect: Detect | None
-    track: Track | None
-    arrange: Arrange | None
-    project: Project
-    speak: Speak
-    inner: bool = False
-    """Its rows are the events of another query."""
-
-    @property
-    def window(self) -> Window | None:
-        if self.group is not None:
-            return self.group.window
-        return self.windowed.window if self.windowed is not None else None
-
-    @property
-    def patience_us(self) -> int:
-        """How far behind its split a window may have ended and still take a row."""
-        return self.scan.lateness_us + self.speak.revise_us
-
-
-def parts_of(top: Logical) -> Parts:
-    """Take a query's chain apart."""
-    scan = sampled = windowed = group = detect = track = arrange = project = speak = None
-    above: list[Bound] = []
-    below: list[Bound] = []
-    for node in chain(top):
-        match node:
-            case Scan() | Merge() | Derived() | Union():
-                scan = node
-            case Sample():
-                sampled = node.sampled
-            case Filter():
-                (below if group is not None else above).append(node.predicate)
-            case Windowed():
-                windowed = node
-            case Group():
-                group = node
-            case Detect():
-                detect = node
-            case Track():
-                track = node
-            case Project():
-                project = node
-            case Arrange():
-                arrange = node
-            case Speak():
-                speak = node
-    assert scan is not None
-    assert project is not None
-    assert speak is not None
-    if group is None:
-        below, above = above, []
-    where = conjunction(below) if below else None
-    having = conjunction(above) if above else None
-    return Parts(scan, sampled, where, windowed, group, having, detect, track, arrange, project, speak, speak.inner)
 
 
 def stages_of(top: Logical, late_matters: bool) -> tuple[Stage, ...]:
@@ -176,19 +110,14 @@ def event_time(window: Window) -> str:
 
 def _rows(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) -> Flow:
     predicate = None if parts.where is None else expression_sql(parts.where)
-    late = None
-    if late_matters and (parts.windowed is not None or parts.arrange is not None):
-        late = row_late_sql(parts)
-    flow = flow.then(
-        SelectRows(
-            rows_sql(parts, _kept(sampling, predicate)),
-            sampling,
-            predicate,
-            late,
-            parts.scan.lateness_us,
-            parts.window is not None,
-        )
-    )
+    late = row_late_sql(parts) if late_matters and is_ordered(parts) else None
+    kept = _kept(sampling, predicate)
+    sql = rows_sql(parts, kept) if parts.over is None else over_flow.raw_rows_sql(parts, kept)
+    flow = flow.then(SelectRows(sql, sampling, predicate, late, parts.scan.lateness_us, parts.window is not None))
+    if parts.over is not None:
+        flow = over_flow.rows(parts, flow)
+        if not over_flow.goes_on(parts):
+            return flow
     arrange = parts.arrange
     if parts.track is not None:
         limit = () if arrange is None else (TakeFirst(arrange.limit or 0, parts.scan.until.kind != "live"),)
@@ -198,7 +127,7 @@ def _rows(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) ->
     if not arrange.order and not arrange.per and not arrange.per_window:
         assert arrange.limit is not None
         return flow.gathered(TakeFirst(arrange.limit, parts.scan.until.kind != "live"))
-    return flow.gathered(_arranging(parts, arrange))
+    return flow.gathered(arranging(parts, arrange, None))
 
 
 def _tracking(track: Track, parts: Parts) -> RunningMedian:
@@ -216,45 +145,6 @@ def _kept(sampling: str | None, predicate: str | None) -> str:
     """The rows of a batch that pass SAMPLE and WHERE, as a table."""
     conditions = [f"({condition})" for condition in (sampling, predicate) if condition]
     return f"(SELECT * FROM batch WHERE {' AND '.join(conditions)})" if conditions else "batch"
-
-
-def rows_sql(parts: Parts, source: str) -> str:
-    """The select list over rows, with the place of each row, window columns and what ORDER BY needs."""
-    items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
-    inside, at = f"SELECT * FROM {source}", []
-    if parts.windowed is not None:
-        window = parts.windowed.window
-        inside = f"SELECT *, {windows.pane_sql(window, TIME)} AS p FROM {windows.numbered_sql(window, source)}"
-        inside = windows.expanded_sql(window, f"(SELECT * FROM ({inside}) WHERE p IS NOT NULL)")
-        inside = f"SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM ({inside})"
-        at = ['ws AS "__ws"', 'we AS "__we"']
-    if parts.track is not None:
-        at = [*at, f'CAST({expression_sql(parts.track.value)} AS {type_sql(DOUBLE)}) AS "__x"']
-    keys = []
-    if keeps_top(parts):
-        number = [quote_identifier(name) for name, _ in beside(parts)[:1]]
-        place = ['"__s"', '"__o"']
-        keys = [f'{key_sql([*place, *number])} AS "_key"']
-        keys += [f'{key_sql(place)} AS "__key"'] if number else []
-    rest = ['"__a"', '"__m"'] if parts.inner else []
-    return f"SELECT {', '.join([*items, *at, *PLACE, *rest, *order_columns(parts), *keys])} FROM ({inside})"
-
-
-def beside(parts: Parts) -> tuple[tuple[str, DataType], ...]:
-    """What comes with events where several queries share the plan: the query's number, and its literals."""
-    return parts.scan.beside if isinstance(parts.scan, Scan) else ()
-
-
-def keeps_top(parts: Parts) -> bool:
-    """ORDER BY … LIMIT over rows without an end: a list of the top that is kept, and whose changes are told."""
-    endless = parts.scan.until.kind == "live"
-    return (
-        endless
-        and parts.group is None
-        and parts.arrange is not None
-        and bool(parts.arrange.order)
-        and not parts.arrange.per_window
-    )
 
 
 def row_late_sql(parts: Parts) -> str:
@@ -297,7 +187,9 @@ def _filling(parts: Parts, group: Group, pieces: g.Grouping) -> tuple[OperatorSp
 def after_groups(parts: Parts) -> tuple[OperatorSpec, ...]:
     """What the rows of all groups together go through: the detector, ORDER BY and LIMIT."""
     detect = () if parts.detect is None else (_anomaly(parts, parts.detect),)
-    return detect if parts.arrange is None else (*detect, _arranging(parts, parts.arrange))
+    if parts.over is not None:
+        return (*detect, *over_flow.after_groups(parts))
+    return detect if parts.arrange is None else (*detect, arranging(parts, parts.arrange, None))
 
 
 def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | None, late_matters: bool) -> Partial:
@@ -503,6 +395,8 @@ def result_sql(parts: Parts, group: Group) -> str:
     if parts.detect is not None:
         return _judged_sql(parts, parts.detect, group)
     window = group.window
+    if parts.over is not None:
+        return over_flow.raw_groups_sql(parts, group)
     items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
     inside = (
         "a"
@@ -510,9 +404,7 @@ def result_sql(parts: Parts, group: Group) -> str:
         else ("(SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM a)")
     )
     keys = [f"k{i}" for i in range(len(group.keys))]
-    # Where a clock skips a day, two windows may end at once.
-    fixed = ["we"] if window.zone is None else ["ws", "we"]
-    place = {"none": [], "count": ["wn"], "session": ["ws"], "sliding": list(PLACE)}.get(window.kind, fixed)
+    place = window_place(window)
     at = ['ws AS "__ws"', 'we AS "__we"', *(PLACE if window.kind == "sliding" else ())]
     having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
     number = ["wn"] if window.kind == "count" else []
@@ -655,65 +547,6 @@ def _told_sql(parts: Parts, detect: Detect, group: Group) -> str:
     items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
     columns = [*items, '"__ws"', '"__we"', *order_columns(parts)]
     return f"SELECT {', '.join(columns)} FROM ({inside}) ORDER BY {', '.join(order)}"
-
-
-def key_sql(columns: list[str]) -> str:
-    """What a result row is known by: a hash of its group and window."""
-    return f"md5(to_json(row({', '.join(columns)}))::VARCHAR)" if columns else "md5('')"
-
-
-def place_sql(columns: list[str]) -> str:
-    """Where a group's row stands among those of the same time, as an event: by a hash of its group and window."""
-    return f"(md5_number_lower(to_json(row({', '.join(columns)}))::VARCHAR) >> 1)::BIGINT" if columns else "0::BIGINT"
-
-
-def order_columns(parts: Parts) -> list[str]:
-    """What ORDER BY and LIMIT PER sort by, computed beside the rows: __o0 … and __p0 …; ties go by group or place."""
-    if parts.arrange is None:
-        return []
-    found = [f'{expression_sql(key.expression)} AS "__o{i}"' for i, key in enumerate(parts.arrange.order)]
-    found += [f'{expression_sql(item)} AS "__p{i}"' for i, item in enumerate(parts.arrange.per)]
-    if parts.group is not None:
-        found += [f'k{i} AS "__k{i}"' for i in range(len(parts.group.keys))]
-    return found
-
-
-def arranging_sql(parts: Parts, arrange: Arrange, table: str) -> str:
-    """Sort and cut the table of result rows, all at once or in each window."""
-    order = [
-        f'"__o{i}" {"DESC" if key.descending else "ASC"} NULLS {"FIRST" if key.nulls_first else "LAST"}'
-        for i, key in enumerate(arrange.order)
-    ]
-    ties = (
-        ['"__t"', '"__s"', '"__o"']
-        if parts.group is None
-        else [f'"__k{i}" NULLS LAST' for i in range(len(parts.group.keys))]
-    )
-    if parts.group is not None and parts.group.window.kind in ("count", "session"):
-        ties = ['"__we"', '"__ws"', *ties]
-    if parts.group is not None and parts.group.window.kind == "sliding":
-        ties = list(PLACE)
-    window = ['"__we"'] if arrange.per_window else []
-    everything = [*window, *order, *ties] or ["1"]
-    sql = f"SELECT * FROM {table}"
-    if arrange.limit is not None and (arrange.per or arrange.per_window):
-        scope = ", ".join([*window, *(f'"__p{i}"' for i in range(len(arrange.per)))])
-        ranked = ", ".join([*order, *ties]) or "1"
-        sql += f" QUALIFY row_number() OVER (PARTITION BY {scope} ORDER BY {ranked}) <= {arrange.limit}"
-    sql += f" ORDER BY {', '.join(everything)}"
-    if arrange.limit is not None and not arrange.per and not arrange.per_window:
-        sql += f" LIMIT {arrange.limit}"
-    return sql
-
-
-def _arranging(parts: Parts, arrange: Arrange) -> Arranging:
-    return Arranging(
-        sql=arranging_sql(parts, arrange, "rows"),
-        per_window=arrange.per_window,
-        kind=parts.speak.kind if parts.group is not None else "changes" if keeps_top(parts) else "rows",
-        every_us=parts.speak.every_us or 1_000_000,
-        early_us=parts.speak.early_us,
-    )
 
 
 def sampling_sql(sampled: Sampled) -> str | None:

@@ -14,6 +14,8 @@ from mql.planner.logical import (
     Input,
     Logical,
     Merge,
+    Over,
+    OverCall,
     Project,
     Sample,
     Scan,
@@ -104,6 +106,8 @@ def with_expressions(node: Logical, change: Change) -> Logical:
                 begins=None if node.begins is None else change(node.begins),
                 ends=None if node.ends is None else change(node.ends),
             )
+        case Over():
+            return replace(node, calls=tuple(_over(call, change) for call in node.calls))
         case Track():
             return replace(node, value=change(node.value))
         case Project():
@@ -118,3 +122,8 @@ def with_expressions(node: Logical, change: Change) -> Logical:
 def _aggregate(call: Aggregate, change: Change) -> Aggregate:
     only = None if call.filter is None else change(call.filter)
     return replace(call, args=tuple(map(change, call.args)), filter=only)
+
+
+def _over(over: OverCall, change: Change) -> OverCall:
+    order = tuple(replace(key, expression=change(key.expression)) for key in over.order)
+    return replace(over, call=_aggregate(over.call, change), partition=tuple(map(change, over.partition)), order=order)

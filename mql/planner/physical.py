@@ -334,6 +334,21 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """Window functions that go on from row to row, in event order. `close` gives the rows of the table `held` that are
+    told now, those from $since to before $until, with their results; `keep` what of it later ones need. Beside these
+    stand tables of what each partition carries, named `carries`: `begin` gives each of them without rows, and `carry`
+    brings it up to date.
+    """
+
+    close: str
+    carry: tuple[str, ...]
+    begin: tuple[str, ...]
+    carries: tuple[str, ...]
+    keep: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sessions:
     """Sessions as panes that merge. `spans` tells the session (ws, last) of each pane (p) of the table `state`; beside
     that as `spans`, `close` gives the result rows (with __keep) of the sessions that are over at $until, `fold` and
@@ -363,6 +378,7 @@ OperatorSpec = (
     | Anomaly
     | RunningMedian
     | Held
+    | Running
     | Sessions
 )
 

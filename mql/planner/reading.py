@@ -51,13 +51,15 @@ class Names:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What all parts of a text have in common: names, the stretch of time that is read, and what is found on the way:
-    names of open shapes (`opened`), and things to warn of. `several`: more than one scan reads it."""
+    names of open shapes (`opened`), and things to warn of. `several`: more than one scan reads it.
+    `ttl_us`: how long state of what is silent is kept."""
 
     names: Names
     since: Start
     until: Start
     lateness_us: int
     several: bool
+    ttl_us: int
     opened: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 

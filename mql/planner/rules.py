@@ -15,6 +15,7 @@ from mql.planner.logical import (
     Input,
     Logical,
     Merge,
+    Over,
     Project,
     Sample,
     Scan,
@@ -111,6 +112,11 @@ def _expressions(node: Logical) -> Iterator[Bound]:
             yield from (cut for cut in (node.begins, node.ends) if cut is not None)
         case Track():
             yield node.value
+        case Over():
+            for over in node.calls:
+                yield from (*over.call.args, *over.partition, *(key.expression for key in over.order))
+                if over.call.filter is not None:
+                    yield over.call.filter
         case Project():
             yield from (item for _, item in node.items)
         case Arrange():

@@ -10,14 +10,15 @@ from mql.planner.anomaly import bind_tracking
 from mql.planner.binding import Scope, bind_expression, constant_int
 from mql.planner.collecting import without_aggregates
 from mql.planner.expressions import Bound, Column, Constant, Output
-from mql.planner.logical import Arrange, Logical, Project, SortKey, Windowed
+from mql.planner.logical import Arrange, Filter, Logical, Over, Project, SortKey, Windowed
+from mql.planner.overs import OVER_ANOMALY, Around, bind_qualify, plain_overs
 from mql.planner.physical import Window
 from mql.planner.windowing import window_outputs
 from mql.schema import BIGINT, BOOLEAN, NULL, VARCHAR, DataType
 
 
 def bind_plain(
-    query: syntax.Query, plan: Logical, window: Window, scope: Scope
+    query: syntax.Query, plan: Logical, window: Window, scope: Scope, around: Around, ttl_us: int
 ) -> tuple[Logical, tuple[tuple[str, DataType], ...]]:
     """The nodes from the windows up to the select list of a query without groups, and the columns that come of them."""
     if window.kind in ("count", "session", "sliding"):
@@ -29,11 +30,19 @@ def bind_plain(
         plan = Windowed(plan, window)
     if query.anomaly is not None:
         plan = bind_tracking(query, plan, without_aggregates(scope, "ANOMALY"))
-    scope = replace(without_aggregates(scope, "SELECT"), outputs=window_outputs(window))
+    scope, overs = plain_overs(replace(scope, outputs=window_outputs(window)), around, "SELECT")
     items = select_items(query.select, scope)
     items = with_window_columns(items, window)
     ordering = replace(scope, outputs={**scope.outputs, **dict(items)}, outputs_first=False)
-    plan = _arrange(query, plan, ordering, items, window)
+    qualify = bind_qualify(query, ordering, overs)
+    arranged = _arrange(query, plan, ordering, items, window)
+    if overs.calls:
+        if query.anomaly is not None:
+            raise MqlError("ANOMALY can not stand with window functions", query.anomaly.span, OVER_ANOMALY)
+        plan = Over(plan, overs.over(), overs.remembered_us(ttl_us))
+    if qualify is not None:
+        plan = Filter(plan, qualify)
+    plan = plan if arranged is None else replace(arranged, input=plan)
     columns = tuple((name, bound.type) for name, bound in items)
     return Project(plan, items), columns if query.anomaly is None else (*columns, ("anomalous", BOOLEAN))
 
@@ -125,9 +134,9 @@ def sort_expression(order: syntax.Order, items: tuple[tuple[str, Bound], ...], s
 
 def _arrange(
     query: syntax.Query, plan: Logical, scope: Scope, items: tuple[tuple[str, Bound], ...], window: Window
-) -> Logical:
+) -> Arrange | None:
     if not query.order_by and query.limit is None:
-        return plan
+        return None
     order = tuple(
         SortKey(sort_expression(item, items, scope), item.descending, bool(item.nulls_first)) for item in query.order_by
     )

@@ -15,7 +15,8 @@ from mql.planner.compile import compile_forms
 from mql.planner.expressions import Bound, columns_of
 from mql.planner.logical import Merge, Sampled
 from mql.planner.logical import Scan as Read
-from mql.planner.lower import Parts, parts_of, sampling_sql
+from mql.planner.lower import sampling_sql
+from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import Scan, Window
 from mql.planner.sql import column_name, expression_sql
 from mql.planner.standins import with_properties

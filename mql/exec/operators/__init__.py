@@ -17,6 +17,7 @@ from mql.exec.operators.held import HeldOperator
 from mql.exec.operators.partial import PartialOperator
 from mql.exec.operators.rate_sample import RateSampleOperator
 from mql.exec.operators.renumber import RenumberOperator
+from mql.exec.operators.running import RunningOperator
 from mql.exec.operators.running_median import RunningMedianOperator
 from mql.exec.operators.select_rows import SelectRowsOperator
 from mql.exec.operators.sessions import SessionsOperator
@@ -34,6 +35,7 @@ from mql.planner.physical import (
     Partial,
     RateSample,
     Renumber,
+    Running,
     RunningMedian,
     SelectRows,
     Sessions,
@@ -64,6 +66,8 @@ def build(spec: OperatorSpec, session: Session) -> Operator:
             return FillOperator(spec, session)
         case Held():
             return HeldOperator(spec, session)
+        case Running():
+            return RunningOperator(spec, session)
         case Sessions():
             return SessionsOperator(spec, session)
         case Arranging():
