@@ -202,8 +202,8 @@ def names_in(location: tuple[int | str, ...]) -> Iterable[str]:
             return Settings.model_fields
         case ("server",):
             return Server.model_fields
-        case ("server", "webhooks"):
-            return Webhooks.model_fields
+        case ("server", "webhooks" | "registries"):
+            return Dialled.model_fields
         case ("silences", _):
             return [field.alias or name for name, field in Silence.model_fields.items()]
         case ("server", "sinks"):

@@ -13,7 +13,8 @@ import fastavro
 import msgspec
 import pytest
 from support.reading import read_all, read_rows, rows_of
-from support.serving import served
+from support.serving import Served, served
+from support.waiting import wait_for, wait_for_state
 
 from mql.exec.engine import Engine
 from mql.exec.feed import From, Source
@@ -349,3 +350,27 @@ def lines_of(events: list[dict[str, Any]], directory: Path) -> dict[str, Any]:
     """The same events as JSON lines, with maps as JSON."""
     (directory / "a.ndjson").write_text("".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events))
     return {"kind": "file", "path": "a.ndjson", "shape": {"id": "BIGINT", "any": "JSON", "attrs": "JSON"}}
+
+
+@pytest.mark.parametrize("name", ["avro", "csv"])
+def test_a_job_goes_on_where_it_stood_over_a_restart(name: str, tmp_path: Path) -> None:
+    write, format, kind = POSTS[name]
+    mapping = {"kind": "http", "format": format, "record": True, "time": {"field": "at", "unit": "s"}}
+    said = {"name": "j", "query": "SELECT id FROM s", "guarantee": "exactly_once", "checkpoint_every": 0.05}
+
+    def ids(server: Served) -> list[int]:
+        return [row["id"] for row in server.get("/v1/jobs/j/results").json()["rows"]]
+
+    for first, last in ((0, 20), (20, 40)):
+        with served([declare("s", mapping, tmp_path, data_dir=tmp_path)], home=tmp_path) as server:
+            if first == 0:
+                assert server.post("/v1/jobs", said).status == 201
+            wait_for_state(server, "j", "running")
+            server.send("POST", "/v1/sources/s/events", write(EVENTS[first:last]), {"Content-Type": kind})
+            wait_for(lambda: len(ids(server)) >= last)  # noqa: B023 - waits at once
+    assert ids_of_all(tmp_path, mapping) == list(range(40))
+
+
+def ids_of_all(home: Path, mapping: dict[str, Any]) -> list[int]:
+    with served([declare("s", mapping, home, data_dir=home)], home=home) as server:
+        return [row["id"] for row in server.get("/v1/jobs/j/results").json()["rows"]]
