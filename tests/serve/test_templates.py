@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server import templates
-from server.templates import BadParams, Template, parse_template, values_of
+from server.templates import BadParams, Template, parse_template, read_template, values_of
 from server.trying import test_template as try_examples
 from sources.strict_yaml import ConfigError
 
@@ -45,6 +46,15 @@ def wrong(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse_template(text, "t.yaml")
     return str(caught.value).split("\n")
+
+
+def test_the_templates_that_come_with_it_are_good() -> None:
+    root = Path(__file__).parent.parent.parent / "examples"
+    alerts = [path for path in sorted(root.glob("*.yaml")) if path.name != "mql.yaml"]
+    assert len(alerts) >= 3
+    for path in alerts:
+        report = try_examples(read_template(path))
+        assert report.good, list(report.lines())
 
 
 def test_examples_hold_by_every_route() -> None:
