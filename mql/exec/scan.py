@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
@@ -184,6 +185,7 @@ class Decoder:
             return _Found(columns, everything, timed)
         sql = f'SELECT "__i", {", ".join(asked)} FROM raw'
         by_sql = self._time.path is not None and by_hand is None
+        given = given.rename_columns(distinct_names(given.column_names))
         decoded = _in_order(self._session.run(with_time(sql, self._time.unit) if by_sql else sql, {"raw": given}))
         columns |= {name: decoded.column(name) for name in decoded.column_names if name not in ("__i", "__timed")}
         return _Found(columns, everything, _mask(decoded.column("__timed")) if by_sql else timed)
@@ -393,12 +395,17 @@ def envelope_sql(path: Path, type: DataType) -> str:
 def column_sql(schema: pa.Schema, path: Path, type: DataType) -> str:
     """A property out of columns, in its type; null where there is no such column."""
     if not path:
-        names = [name for name in schema.names if not name.startswith("_")]
-        packed = ", ".join(f"{quote_identifier(name)} := {_as_told(schema.field(name))}" for name in names)
+        told = dict(zip(schema.names, distinct_names(schema.names), strict=True))
+        names = {name.lower(): name for name in reversed(schema.names) if not name.startswith("_")}
+        packed = ", ".join(
+            f"{quote_identifier(name)} := {_as_told(schema.field(name), told[name])}"
+            for name in schema.names
+            if names.get(name.lower()) == name
+        )
         return f"to_json(struct_pack({packed}))"
     at = schema.get_field_index(path[0])
     field = None if at < 0 else schema.field(at)
-    sql = quote_identifier(path[0])
+    sql = quote_identifier(distinct_names(schema.names)[at] if at >= 0 else path[0])
     typed = (schema.metadata or {}).items() >= TYPED.items()
     for depth, name in enumerate(path[1:], 1):
         if field is not None and (pa.types.is_string(field.type) or pa.types.is_map(field.type)):
@@ -418,10 +425,16 @@ def column_sql(schema: pa.Schema, path: Path, type: DataType) -> str:
     return f"TRY_CAST({sql} AS {type_sql(type)})"
 
 
-def _as_told(field: pa.Field) -> str:
-    """A column as it stands in the whole event."""
-    name = quote_identifier(field.name)
-    return f"TRY_CAST({name} AS JSON)" if _is_json(field) else name
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names of columns as the kernel can tell them apart: it does not look at letter case."""
+    counts = Counter(name.lower() for name in names)
+    return [name if counts[name.lower()] == 1 else f"{name}__{at}" for at, name in enumerate(names)]
+
+
+def _as_told(field: pa.Field, name: str) -> str:
+    """A column as it stands in the whole event, of two that differ in letter case alone the first."""
+    sql = quote_identifier(name)
+    return f"TRY_CAST({sql} AS JSON)" if _is_json(field) else sql
 
 
 def _is_json(field: pa.Field) -> bool:

@@ -83,7 +83,8 @@ class Framed:
             bodies = [given[at][start:] for at, start in zip(numbers.tolist(), starts, strict=True)]
             parts.append((numbers, isolated(bodies, reader)))
         if not parts:
-            return Values(pa.RecordBatch.from_pydict({}), bad)
+            none = {"_raw": pa.array([], pa.string())} if self.encoding == "json" else {}
+            return Values(pa.RecordBatch.from_pydict(none), bad)
         found = merged(parts, len(given))
         return Values(found.columns, dict(sorted((bad | dict(found.bad)).items())))
 

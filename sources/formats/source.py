@@ -301,8 +301,6 @@ def put_together(rows: Rows, found: Values, keys: Values | None, encoding: str) 
         if field.name not in OWN or encoding == "json":
             whole = column if not found.bad else column.take(places(good, count))
             columns[field.name] = (field, whole)
-    if encoding == "json" and "_raw" not in columns:
-        columns["_raw"] = (pa.field("_raw", pa.string()), pa.nulls(count, pa.string()))
     for field, column in zip(rows.table.schema, rows.table.columns, strict=True):
         if field.name != "_raw" and field.name not in columns:
             marked = field.with_metadata(JSON_MARK) if field.name == "_kafka_headers" else field

@@ -374,3 +374,18 @@ def test_a_job_goes_on_where_it_stood_over_a_restart(name: str, tmp_path: Path) 
 def ids_of_all(home: Path, mapping: dict[str, Any]) -> list[int]:
     with served([declare("s", mapping, home, data_dir=home)], home=home) as server:
         return [row["id"] for row in server.get("/v1/jobs/j/results").json()["rows"]]
+
+
+def test_properties_that_differ_in_letter_case_alone_are_told_apart(tmp_path: Path) -> None:
+    schema = {
+        "type": "record",
+        "name": "E",
+        "fields": [{"name": name, "type": ["null", "int"]} for name in ("id", "ID")],
+    }
+    out = io.BytesIO()
+    fastavro.writer(out, fastavro.parse_schema(schema), [{"id": 1, "ID": 5}])
+    (tmp_path / "a.avro").write_bytes(out.getvalue())
+    with closing(
+        Engine((declare("s", {"kind": "file", "path": "a.avro", "shape": {"ID": "VARCHAR"}}, tmp_path),))
+    ) as engine:
+        assert answer(engine, "SELECT id AS a, `ID` AS b, e FROM s") == ['{"a": 1, "b": "5", "e": "{\\"id\\":1}"}']
