@@ -48,9 +48,25 @@ class SourceInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TableInfo:
+    """A table that streams are joined with: rows known by name, read whole and again from time to time.
+
+    `key`: the columns of which no two rows have the same values; empty where that is not known. `trouble`: why it has
+    never been read yet, in a sentence.
+    """
+
+    name: str
+    shape: Shape
+    kind: str = "rows"
+    key: tuple[str, ...] = ()
+    trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """Sources by name. `default` is taken where a query has no FROM; `piped` for any undeclared name."""
+    """Sources and tables by name. `default` is taken where a query has no FROM; `piped` for any undeclared name."""
 
     sources: Mapping[str, SourceInfo] = field(default_factory=dict)
     default: str | None = None
     piped: str | None = None
+    tables: Mapping[str, TableInfo] = field(default_factory=dict)

@@ -171,7 +171,7 @@ def checked(kind: type[Declared], mapping: Mapping[str, Any]) -> Declared:
         raise Wrong(*(complaint(kind, one) for one in error.errors())) from error
 
 
-def complaint(kind: type[Declared], error: Any) -> tuple[Where, str]:
+def complaint(kind: type[BaseModel], error: Any) -> tuple[Where, str]:
     where: Where = tuple(part for part in error["loc"] if part not in UNION_TAGS)
     match error["type"]:
         case "extra_forbidden":

@@ -35,7 +35,7 @@ DOORS = {
     "click": ("server/",),
     "rich": ("server/",),
     "prometheus_client": ("server/",),
-    "sqlalchemy": ("server/", "sources/postgres_sink.py"),
+    "sqlalchemy": ("sources/table_readings.py", "server/", "sources/postgres_sink.py"),
     "pydantic": ("server/", "sources/"),
 }
 IMPURE = {"asyncio", "threading", "socket", "os", "io", "subprocess", "pathlib", "time", "random", "secrets", "uuid"}

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from mql.catalog import SourceInfo
+import pyarrow as pa
+
+from mql.catalog import SourceInfo, TableInfo
 from mql.exec.items import Raw
 
 Positions = Mapping[int, int]
@@ -112,3 +114,19 @@ class Filed(Source, Protocol):
     def plain_files(self, since: From, until: Positions | None) -> Sequence[Path]:
         """The files that hold just this as JSON lines, as they are; none where it lies otherwise."""
         ...
+
+
+class Table(Protocol):
+    """One declared table. Thread-safe; whoever owns it keeps it fresh."""
+
+    @property
+    def info(self) -> TableInfo:
+        """What the planner needs."""
+        ...
+
+    @property
+    def rows(self) -> pa.Table:
+        """The rows as they are now: a column for each field, named by `column_name`, and their numbers as __n."""
+        ...
+
+    def close(self) -> None: ...
