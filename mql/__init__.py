@@ -59,29 +59,33 @@ def run(
     params: Mapping[str, Any] | None = None,
     *,
     time: str | None = None,
+    tables: Mapping[str, Iterable[Mapping[str, Any]] | pa.Table] | None = None,
 ) -> RunResult:
     """The rows of a query over events in memory, in this process.
 
     `events`: dicts, or an Arrow table; whatever name the query gives its source means them. `time`: the property
-    that holds the event's time, found by its name where left out. MqlError where the query is wrong.
+    that holds the event's time, found by its name where left out. `tables`: what events may be joined with, by name.
+    MqlError where the query is wrong.
     """
     import pyarrow as pa
 
     from mql.catalog import TimeRule
     from mql.exec.engine import Engine, Options, tables_of
     from sources.memory import MemorySource
+    from sources.tables import memory_table
 
     rule = None if time is None else TimeRule(tuple(time.split(".")))
-    engine = Engine([MemorySource("events", events, time=rule)], workers=1, piped="events")
+    known = [memory_table(name, rows) for name, rows in (tables or {}).items()]
+    engine = Engine([MemorySource("events", events, time=rule)], workers=1, piped="events", tables=known)
     try:
         running = engine.start(text, params, Options(route="batch"))
-        tables = list(tables_of(running))
+        told = list(tables_of(running))
         columns = [name for name, _ in running.columns]
     finally:
         engine.close()
-    if not tables:
+    if not told:
         return RunResult(pa.table({name: pa.nulls(0) for name in columns}))
-    return RunResult(pa.concat_tables(tables).select(columns))
+    return RunResult(pa.concat_tables(told).select(columns))
 
 
 def compile(text: str, shape: Shape, params: Mapping[str, Any] | None = None) -> Plan:

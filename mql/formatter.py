@@ -180,13 +180,17 @@ def _join(join: Join) -> str:
         text += f" {_bound(join.mantis_seconds, 0)}"
     if join.on is not None:
         text += f" ON {_bound(join.on, 0)}"
-    match join.within:
+    return text + _within(join.within)
+
+
+def _within(within: tuple[Expression, Expression] | None) -> str:
+    match within:
         case None:
-            return text
+            return ""
         case before, after if before == after:
-            return f"{text} WITHIN {_bound(before, 0)}"
+            return f" WITHIN {_bound(before, 0)}"
         case before, after:
-            return f"{text} WITHIN ({_bound(before, 0)}, {_bound(after, 0)})"
+            return f" WITHIN ({_bound(before, 0)}, {_bound(after, 0)})"
 
 
 def _sample(sample: Sample) -> str:
@@ -377,10 +381,11 @@ def _expression(expression: Expression) -> str:
             return f"{_bound(operand, _CONCATENATION)} {_negated(negated, 'BETWEEN')} {bounds}"
         case InList(operand, items, negated):
             return f"{_bound(operand, _CONCATENATION)} {_negated(negated, 'IN')} ({_expressions(items)})"
-        case InQuery(operand, query, negated):
-            return f"{_bound(operand, _CONCATENATION)} {_negated(negated, 'IN')} ({_inline(query)})"
-        case Exists(query, negated):
-            return f"{_negated(negated, 'EXISTS')} ({_inline(query)})"
+        case InQuery(operand, query, negated, within):
+            asked = f"({_inline(query)}){_within(within)}"
+            return f"{_bound(operand, _CONCATENATION)} {_negated(negated, 'IN')} {asked}"
+        case Exists(query, negated, within):
+            return f"{_negated(negated, 'EXISTS')} ({_inline(query)}){_within(within)}"
         case IsNull(operand, negated):
             return f"{_bound(operand, _CONCATENATION)} {'IS NOT NULL' if negated else 'IS NULL'}"
         case IsDistinct(left, right, negated):

@@ -692,7 +692,7 @@ class _Builder:
         return InTail(choices, word.lower() != "in", span)
 
     def in_query(self, kids: Kids, span: Span) -> InTail:
-        return InTail(kids[1], kids[0].lower() != "in", span)
+        return InTail(kids[1], kids[0].lower() != "in", span, kids[2])
 
     def paren(self, kids: Kids, span: Span) -> Expression:
         return cast(Expression, kids[0])
@@ -701,7 +701,7 @@ class _Builder:
         return ListLiteral(tuple(kid for kid in kids if kid is not None), span)
 
     def exists(self, kids: Kids, span: Span) -> Exists:
-        return Exists(kids[0], False, span)
+        return Exists(kids[0], False, kids[1], span)
 
     def extract(self, kids: Kids, span: Span) -> Call:
         part = Literal(kids[0].lower(), f"'{kids[0].lower()}'", _span_of(kids[0]))
@@ -921,7 +921,7 @@ def _step(token: Token) -> Step:
 
 def _join_kind(words: Token) -> tuple[str, bool]:
     said = set(words.lower().split())
-    kind = next((kind for kind in ("left", "right", "full", "cross") if kind in said), "inner")
+    kind = next((kind for kind in ("left", "right", "full", "cross", "semi", "anti") if kind in said), "inner")
     return kind, "asof" in said
 
 

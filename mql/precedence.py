@@ -50,6 +50,7 @@ class InTail:
     choices: tuple[Expression, ...] | Query
     negated: bool
     span: Span
+    within: tuple[Expression, Expression] | None = None
 
 
 Item = Expression | Operator | InTail
@@ -137,7 +138,7 @@ class _Run:
                 assert isinstance(tail, InTail)
                 span = left.span.to(tail.span)
                 if isinstance(tail.choices, Query):
-                    return InQuery(left, tail.choices, tail.negated, span)
+                    return InQuery(left, tail.choices, tail.negated, tail.within, span)
                 return InList(left, tail.choices, tail.negated, span)
             case _:
                 return left

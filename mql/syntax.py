@@ -171,6 +171,7 @@ class InQuery:
     operand: Expression
     query: Query
     negated: bool = False
+    within: tuple[Expression, Expression] | None = None
     span: Span = _span()
 
 
@@ -178,6 +179,7 @@ class InQuery:
 class Exists:
     query: Query
     negated: bool = False
+    within: tuple[Expression, Expression] | None = None
     span: Span = _span()
 
 
@@ -337,7 +339,7 @@ From = SourceRef | SubqueryRef
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """`kind`: inner left right full cross. `within` is (before, after) in microseconds.
+    """`kind`: inner left right full cross semi anti. `within` is (before, after) in microseconds.
 
     `mantis_seconds` and `on` alone: the form `join b 5 seconds on e['node']`.
     """

@@ -21,7 +21,7 @@ from server.metrics import Metrics
 from server.routes import ROUTES
 from server.routes.replays import REPLAYS
 from server.routes.route import EVENTS, Route
-from server.settings import Settings, check_reach, sources_of
+from server.settings import Settings, check_reach, sources_of, tables_of
 from server.shared import SHARED, Shared
 
 log = logging.getLogger("server")
@@ -37,7 +37,8 @@ def serve(settings: Settings, sources: Sequence[Source] | None = None) -> None:
     """
     check_reach(settings.server)
     found = sources_of(settings) if sources is None else sources
-    engine = Engine(found, workers=settings.server.workers, default=settings.default)
+    tables = tables_of(settings)
+    engine = Engine(found, workers=settings.server.workers, default=settings.default, tables=tables)
     try:
         asyncio.run(serve_until_told(make_app(engine, settings)))
     finally:

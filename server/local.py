@@ -16,15 +16,19 @@ from mql.exec.engine import Engine, Options, Running
 from mql.exec.feed import Source
 from mql.exec.frames import Frame
 from mql.parser import parse
-from mql.syntax import Query, SourceRef, SubqueryRef
+from mql.planner.reading import asked_by
+from mql.syntax import Join, Query, SourceRef, SubqueryRef
 from server.settings import Settings, settings_of
 from server.tables import use_kept_tables
 from sources.declared import load_sources
+from sources.declared_tables import load_tables
 from sources.file import FileSource
 from sources.formats.files import avro_files
 from sources.settings import Settings as Shared
 from sources.stdin import stdin_source
 from sources.strict_yaml import Document, read_yaml
+from sources.table_readings import FileReading
+from sources.tables import DeclaredTable, TableSettings
 
 STDIN = "stdin"
 LOOK_S = 0.2
@@ -65,9 +69,14 @@ def is_piped() -> bool:
 
 
 def engine_for(house: House, text: str, params: Mapping[str, Any], workers: int = 2) -> Engine:
-    """An engine with what the query reads, and nothing else: a query on a file opens no broker's connections."""
+    """An engine with what the query reads, and nothing else: a query on a file opens no broker's connections. A file
+    that is joined without a bound in time is a table."""
     tree = parse_in(text)
     names, paths = read_by(tree, params)
+    looked_up = tuple(path for path in tables_in(tree) if path in paths)
+    tables = [*declared_tables(house, names), *(file_table(path) for path in looked_up)]
+    paths = tuple(path for path in paths if path not in looked_up)
+    names = tuple(name for name in names if name not in house.settings.tables)
     default = house.settings.default
     if not names and not paths:
         names = (default,) if default is not None else tuple(house.settings.sources)
@@ -79,7 +88,8 @@ def engine_for(house: House, text: str, params: Mapping[str, Any], workers: int 
     if house.piped and (not sources or any(name not in known for name in names)):
         sources.append(stdin_source(STDIN, fd=sys.stdin.fileno(), settings=house.shared()))
         piped = STDIN
-    return Engine(sources, workers=workers, default=default if default in known else piped, piped=piped)
+    chosen = default if default in known else piped
+    return Engine(sources, workers=workers, default=chosen, piped=piped, tables=tables)
 
 
 def declared(house: House, names: Sequence[str]) -> Sequence[Source]:
@@ -87,6 +97,33 @@ def declared(house: House, names: Sequence[str]) -> Sequence[Source]:
     wanted = {name: mapping for name, mapping in house.settings.sources.items() if name in names}
     base, data = house.settings.base_dir, house.settings.base_dir / house.settings.data_dir
     return load_sources(wanted, base, document=house.document, data_dir=data)
+
+
+def declared_tables(house: House, names: Sequence[str]) -> Sequence[DeclaredTable]:
+    """The tables of these names that the configuration declares."""
+    wanted = {name: mapping for name, mapping in house.settings.tables.items() if name in names}
+    return load_tables(wanted, house.settings.base_dir, document=house.document)
+
+
+def file_table(path: str) -> DeclaredTable:
+    return DeclaredTable(path, FileReading(Path(path)), TableSettings())
+
+
+def tables_in(tree: Query) -> Iterator[str]:
+    """The files that a query looks rows up in: joined, without WITHIN, and read in no other way."""
+    joins = [join for query in queries_in(tree) for join in query.joins]
+    others = {join.right.path for join in joins if isinstance(join.right, SourceRef) and is_of_streams(join)}
+    others |= {source.path for query in queries_in(tree) for source in query.sources if isinstance(source, SourceRef)}
+    for join in joins:
+        match join.right:
+            case SourceRef(path=str(path)) if path not in others:
+                yield path
+            case _:
+                pass
+
+
+def is_of_streams(join: Join) -> bool:
+    return join.within is not None or join.mantis_seconds is not None or join.asof or join.kind in ("right", "full")
 
 
 def source_of(house: House, name: str) -> Source:
@@ -146,6 +183,16 @@ def sources_in(tree: Query, known: frozenset[str]) -> Iterator[SourceRef]:
                 yield from sources_in(source.query, known)
             elif source.name not in known:
                 yield source
+        for query in asked_by(part.where):
+            yield from sources_in(query, known)
+
+
+def queries_in(tree: Query) -> Iterator[Query]:
+    yield tree
+    read = (*tree.sources, *(join.right for join in tree.joins))
+    inner = [*(source.query for source in read if isinstance(source, SubqueryRef)), *asked_by(tree.where)]
+    for query in (*inner, *(cte for _, cte in tree.ctes), *tree.union):
+        yield from queries_in(query)
 
 
 class LocalAnswer:

@@ -14,7 +14,9 @@ from mql.errors import MqlError, did_you_mean
 from mql.exec.feed import Source
 from server.silences import Silence
 from sources.declared import load_sources
+from sources.declared_tables import load_tables, wrong_tables
 from sources.strict_yaml import Document, parse_yaml, read_yaml
+from sources.tables import DeclaredTable
 
 DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(us|ms|s|m|h|d)?"
 UNIT_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -117,6 +119,9 @@ class Server(Said):
         default=(), description="names by which clients may call this server, besides localhost"
     )
     declare: tuple[str, ...] = Field(default=("http",), description="kinds of sources that may be declared over HTTP")
+    declare_tables: tuple[str, ...] = Field(
+        default=("rows",), description="kinds of tables that may be declared over HTTP"
+    )
     stop_within: Seconds = Field(default=10.0, description="how long a stop waits for what is under way")
     url: str | None = Field(default=None, description="by which people reach it: for links in alerts")
     webhooks: Webhooks = Webhooks()
@@ -126,11 +131,13 @@ class Server(Said):
 
 
 class Settings(Said):
-    """The whole file. `sources` are checked by the module that declares sources; their paths start at `base_dir`."""
+    """The whole file. `sources` and `tables` are checked by the modules that declare them; their paths start at
+    `base_dir`."""
 
     server: Server = Server()
     default: str | None = Field(default=None, description="the source of a query without FROM")
     sources: Mapping[str, Any] = Field(default_factory=dict)
+    tables: Mapping[str, Any] = Field(default_factory=dict)
     silences: tuple[Silence, ...] = Field(default=(), max_length=200, description="when nobody is to be woken")
     base_dir: Path = Field(default=Path(), exclude=True)
     store: str | None = Field(default=None, description="the database of templates and jobs; a file if left out")
@@ -152,6 +159,7 @@ def load_settings(path: Path) -> tuple[Settings, Sequence[Source]]:
     document = read_yaml(path)
     settings = settings_of(document, path.parent)
     check_default(settings, document)
+    check_tables(settings, document)
     return settings, sources_of(settings, document)
 
 
@@ -163,6 +171,10 @@ def read_settings(text: str) -> Settings:
 def sources_of(settings: Settings, document: Document | None = None) -> Sequence[Source]:
     data_dir = settings.base_dir / settings.data_dir
     return load_sources(settings.sources, settings.base_dir, document=document, data_dir=data_dir)
+
+
+def tables_of(settings: Settings, document: Document | None = None) -> Sequence[DeclaredTable]:
+    return load_tables(settings.tables, settings.base_dir, document=document)
 
 
 def settings_of(document: Document, base_dir: Path) -> Settings:
@@ -184,6 +196,16 @@ def check_default(settings: Settings, document: Document) -> None:
     if name is not None and name not in settings.sources:
         hint = did_you_mean(name, settings.sources) or "Declare it under sources:."
         raise document.error(document.problem(("default",), f'no source "{name}". {hint}'))
+
+
+def check_tables(settings: Settings, document: Document) -> None:
+    """What is wrong with the tables; and none may have the name of a source."""
+    problems = list(wrong_tables(settings.tables, document))
+    for name in settings.tables:
+        if name in settings.sources:
+            problems.append(document.problem(("tables", name), "a source has this name too"))
+    if problems:
+        raise document.error(*problems)
 
 
 def said_of(fault: Any) -> str:

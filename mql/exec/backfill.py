@@ -33,7 +33,7 @@ from mql.exec.operators.renumber import renumbered
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoded, Decoder
 from mql.exec.splits import Splits
-from mql.planner.physical import SPLITS_MAX, AsEvents, Partial, Plan, Scan, SelectRows, Start
+from mql.planner.physical import SPLITS_MAX, AsEvents, JoinSide, Lookup, Partial, Plan, Scan, SelectRows, Start
 
 QUEUE_PER_WORKER = 2
 READ_BYTES = 16 << 20
@@ -426,8 +426,9 @@ def answer(
     bulk: Kernel,
     tell: Callable[[pa.Table], None],
     is_full: Callable[[], bool],
+    declared: Mapping[str, pa.Table],
 ) -> None:
-    """The answer to a query in one statement over the history that all of its scans read."""
+    """The answer to a query in one statement over the history that all of its scans read, and `declared` tables."""
     session, other = bulk.session(), bulk.session()
     with ExitStack() as stack:
         stack.callback(session.close)
@@ -437,7 +438,7 @@ def answer(
             one.runs(session)
             stack.callback(one.runs, None)
         try:
-            for table in results_of(plan, session, other, tables):
+            for table in results_of(plan, session, other, {**tables, **declared}):
                 readings[0].wait_while(is_full)
                 tell(table)
         except (duckdb.Error, pa.ArrowException) as error:
@@ -519,13 +520,16 @@ def first_offset(table: pa.RecordBatch, otherwise: int) -> int:
     return int(pc.min(table.column("_offset")).as_py()) if table.num_rows else otherwise
 
 
-def intake_of(plan: Plan, scan: int) -> SelectRows | Partial | None:
+INTAKES = SelectRows | Partial | JoinSide
+
+
+def intake_of(plan: Plan, scan: int) -> SelectRows | Partial | JoinSide | None:
     """The operator that filters the events of a scan: the first that does, on their way through the stages."""
     stage = next((one for one in plan.stages if one.input == "scan" and one.scan == scan), None)
     while stage is not None:
-        found = next((spec for spec in stage.operators if isinstance(spec, SelectRows | Partial | AsEvents)), None)
+        found = next((spec for spec in stage.operators if isinstance(spec, INTAKES | AsEvents | Lookup)), None)
         if found is not None:
-            return None if isinstance(found, AsEvents) else found
+            return None if isinstance(found, AsEvents | Lookup) else found
         number = stage.number
         stage = next((one for one in plan.stages if number in one.inputs), None)
     return None

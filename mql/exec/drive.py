@@ -12,7 +12,8 @@ from mql.exec.deadletters import DeadLetter
 from mql.exec.graph import connect
 from mql.exec.items import MIN_US, Barrier, Batch, Done, End, Item, Operator, Raw, Roster, State, Tick, Watermark
 from mql.exec.kernel import Kernel
-from mql.exec.operators import build
+from mql.exec.operators import build, no_tables
+from mql.exec.operators.lookup import Tables
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoder
 from mql.exec.splits import Splits
@@ -42,9 +43,17 @@ class Driver:
     """
 
     def __init__(
-        self, plan: Plan, kernel: Kernel, tasks: int = 1, *, now_us: int = 0, restored: bytes | None = None
+        self,
+        plan: Plan,
+        kernel: Kernel,
+        tasks: int = 1,
+        *,
+        now_us: int = 0,
+        restored: bytes | None = None,
+        tables: Tables = no_tables,
     ) -> None:
         self.plan = plan
+        self._tables = tables
         self.out = Driven()
         self.now_us = now_us
         self._session = kernel.session()
@@ -137,7 +146,7 @@ class Driver:
         return Decoder(self._session, scan.encoding, scan.time, scan.columns, splits=splits, prefilter=prefilter)
 
     def _make(self, stage: int, task: int, spec: OperatorSpec) -> Operator:
-        return build(spec, self._session)
+        return build(spec, self._session, self._tables)
 
     def _tell(self, task: int, item: Item) -> None:
         match item:
@@ -163,11 +172,17 @@ class Driver:
 
 
 def drive(
-    plan: Plan, rounds: Sequence[Round], kernel: Kernel, tasks: int = 1, *, restart_every: int | None = None
+    plan: Plan,
+    rounds: Sequence[Round],
+    kernel: Kernel,
+    tasks: int = 1,
+    *,
+    restart_every: int | None = None,
+    tables: Tables = no_tables,
 ) -> Driven:
     """Runs a plan over rounds of raw batches to its end. `restart_every`: after so many rounds it is stopped, put
     into bytes, and goes on from them in tasks made anew."""
-    driver = Driver(plan, kernel, tasks)
+    driver = Driver(plan, kernel, tasks, tables=tables)
     for number in range(len(plan.scans)):
         driver.expect(sorted({raw.split for round in rounds for raw in raws_of(plan, number, round)}), number)
     watermarks = not plan.scan.bounded or plan.as_live
@@ -178,7 +193,7 @@ def drive(
             data = driver.snapshot(number)
             before.append(driver.out)
             driver.close()
-            driver = Driver(plan, kernel, tasks, now_us=driver.now_us, restored=data)
+            driver = Driver(plan, kernel, tasks, now_us=driver.now_us, restored=data, tables=tables)
             driver.out.ended = before[-1].ended
     out = driver.finish()
     driver.close()

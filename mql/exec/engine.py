@@ -21,7 +21,7 @@ from mql.exec.collect import Collector
 from mql.exec.deadletters import DeadLetters
 from mql.exec.direct import answered
 from mql.exec.family import Family, FanOut, Member
-from mql.exec.feed import Source
+from mql.exec.feed import Source, Table
 from mql.exec.frames import Failed, Phase, RowsFrame
 from mql.exec.graph import connect
 from mql.exec.hub import Feed, Hub
@@ -59,7 +59,7 @@ KEPT_OVER_MAX = 200
 
 
 class Engine:
-    """Sources, and the queries that run on them. Thread-safe; the user's errors are MqlError.
+    """Sources and tables, and the queries that run on them. Thread-safe; the user's errors are MqlError.
 
     `workers`: threads that run tasks. `default`: the source of a query that names none. `piped`: the one that stands
     for any undeclared name.
@@ -73,11 +73,13 @@ class Engine:
         clock: Clock | None = None,
         default: str | None = None,
         piped: str | None = None,
+        tables: Sequence[Table] = (),
     ) -> None:
         self._clock = clock or SystemClock()
         self._default = default
         self._piped = piped
         self._sources: dict[str, Source] = {}
+        self._tables: dict[str, Table] = {}
         self._letters: dict[str, DeadLetters] = {}
         self._kernel = Kernel()
         self._bulk: Kernel | None = None
@@ -96,6 +98,8 @@ class Engine:
         self._starting = threading.Lock()
         for source in sources:
             self.add_source(source)
+        for table in tables:
+            self.add_table(table)
         self._timer = threading.Thread(target=self._beat, name="mql-timer", daemon=True)
         self._timer.start()
 
@@ -106,6 +110,8 @@ class Engine:
         name = source.info.name
         with self._starting, self._guard:
             self._check_unused(name)
+            if name in self._tables:
+                raise MqlError(f'there is a table "{name}"', hint="Drop it first.", code="table-exists")
             self._sources[name] = source
             self._letters[name] = DeadLetters()
             self._compiled.clear()
@@ -136,7 +142,8 @@ class Engine:
             self.source(default)
         with self._guard:
             known = {name: source.info for name, source in self._sources.items()}
-            return Catalog(known, self._default if default is None else default, self._piped)
+            tables = {name: table.info for name, table in self._tables.items()}
+            return Catalog(known, self._default if default is None else default, self._piped, tables)
 
     def dead_letters(self, source: str, n: int = 100) -> Sequence[Mapping[str, Any]]:
         """The newest malformed events: reason, split, offset, arrival_us, text (first 4 KiB)."""
@@ -158,6 +165,43 @@ class Engine:
     def session(self) -> Session:
         """A session of the kernel, for one thread of its owner's."""
         return self._kernel.session()
+
+    # --- tables ----------------------------------------------------------------------------------------
+
+    def add_table(self, table: Table) -> None:
+        """Declares a table, whose owner the engine is from now on."""
+        name = table.info.name
+        with self._starting, self._guard:
+            if name in self._tables or name in self._sources:
+                what = "table" if name in self._tables else "source"
+                raise MqlError(f'there is a {what} "{name}" already', hint="Drop it first.", code="table-exists")
+            self._tables[name] = table
+            self._compiled.clear()
+
+    def drop_table(self, name: str) -> None:
+        with self._starting, self._guard:
+            table = self.table(name)
+            users = [one.id for one in self._askers.values() if not one.execution.over and looks_up(one, name)]
+            if users:
+                hint = "End them first."
+                raise MqlError(f'table "{name}" is read by {len(users)} queries', hint=hint, code="table-in-use")
+            del self._tables[name]
+            self._compiled.clear()
+        table.close()
+
+    def table(self, name: str) -> Table:
+        with self._guard:
+            if name not in self._tables:
+                hint = did_you_mean(name, self._tables) or "Declare it first."
+                raise MqlError(f'no table "{name}"', hint=hint, code="no-such-table")
+            return self._tables[name]
+
+    def tables(self) -> Sequence[Table]:
+        with self._guard:
+            return tuple(self._tables.values())
+
+    def _rows_of(self, name: str) -> pa.Table:
+        return self.table(name).rows
 
     # --- asking ----------------------------------------------------------------------------------------
 
@@ -319,6 +363,8 @@ class Engine:
                 thread.join(STOP_S)
         for source in list(self._sources.values()):
             source.close()
+        for table in self.tables():
+            table.close()
         if self._bulk is not None:
             self._bulk.close()
         self._kernel.close()
@@ -331,7 +377,8 @@ class Engine:
         """Compiled anew where its meaning may have changed: other shapes, or times told from now."""
         catalog = self.catalog(source)
         versions = tuple((name, info.shape.version, info.bounded) for name, info in sorted(catalog.sources.items()))
-        key = (text, repr(sorted((params or {}).items())), early_us, source, versions)
+        ready = tuple(name for name, info in sorted(catalog.tables.items()) if info.trouble is None)
+        key = (text, repr(sorted((params or {}).items())), early_us, source, versions, ready)
         found = self._compiled.get(key)
         if found is not None:
             return found
@@ -508,7 +555,8 @@ class Engine:
             try:
                 told = (collector.rows, lambda: execution.results.full)
                 if not answered(plan, backfills[0], self._runtime.workers, *told):
-                    answer(plan, backfills, bulk, *told)
+                    tables = {called: self._rows_of(name) for name, called in plan.lookups}
+                    answer(plan, backfills, bulk, *told, tables)
                 execution.end("done")
             finally:
                 collector.close()
@@ -538,7 +586,7 @@ class Engine:
         def make(stage: int, task: int, spec: OperatorSpec) -> Operator:
             if (stage, task) not in sessions:
                 sessions[stage, task] = self._runtime.session()
-            return build(spec, sessions[stage, task])
+            return build(spec, sessions[stage, task], self._rows_of)
 
         counts = [len(stage) for stage in placement.stages]
         rows_max = execution.options.max_rows
@@ -724,3 +772,7 @@ def is_shareable(options: Options) -> bool:
 
 def reads(asker: Running, source: str) -> bool:
     return any(scan.source == source for scan in asker.execution.plan.scans)
+
+
+def looks_up(asker: Running, table: str) -> bool:
+    return any(name == table for name, _ in asker.execution.plan.lookups)

@@ -13,11 +13,14 @@ from typing import assert_never
 from mql.planner import fill, over_flow, sessions, sliding, windows
 from mql.planner import grouping as g
 from mql.planner.expressions import conjunction
+from mql.planner.joins import batch_ctes, meeting_of
 from mql.planner.logical import (
     Derived,
+    Enriched,
     Filled,
     Group,
     Input,
+    Joined,
     Logical,
     Merge,
     Scan,
@@ -27,6 +30,7 @@ from mql.planner.logical import (
     inputs_of,
     numbered,
 )
+from mql.planner.lookups import lookup_sql, table_name
 from mql.planner.lower import event_time, result_sql, row_late_sql, sample_hash_sql, sampling_sql
 from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import SPLITS_MAX
@@ -77,7 +81,8 @@ def _rows(parts: Parts, as_live: bool) -> str:
     if as_live and is_ordered(parts):
         late = f"NOT ({row_late_sql(parts)})"
     source = f"(SELECT * FROM kept WHERE {late})" if late else "kept"
-    rows = rows_sql(parts, source) if parts.over is None else over_flow.batch_rows_sql(parts, source)
+    told = ('"_key"',) if parts.retracts else ()
+    rows = rows_sql(parts, source, told) if parts.over is None else over_flow.batch_rows_sql(parts, source)
     if parts.arrange is not None:
         return arranging_sql(parts, parts.arrange, f"({rows})")
     if parts.inner:
@@ -107,6 +112,14 @@ def read_sql(node: Input, as_live: bool, scan: int | None) -> Source:
         case Derived(query):
             table = f"rows{scan or 0}"
             return Source((f"{table} AS ({_as_events(node, query, as_live, scan)})",), table)
+        case Joined():
+            return _joined(node, as_live, scan)
+        case Enriched(left):
+            source = read_sql(left, as_live, scan)
+            # A number for each table that is looked up, one over the other.
+            table = f"looked{scan or 0}_{len(source.ctes)}"
+            sql = lookup_sql(node, source.table, quote_identifier(table_name(node.table.name)))
+            return Source((*source.ctes, f"{table} AS ({sql})"), table)
         case _:
             assert_never(node)
 
@@ -118,6 +131,15 @@ def _together(node: Merge | Union, as_live: bool, scan: int | None) -> Source:
     rows = " UNION ALL ".join(f"SELECT {columns} FROM {source.table}" for source in sources)
     table = f"all{scan or 0}"
     return Source((*(cte for source in sources for cte in source.ctes), f"{table} AS ({rows})"), table)
+
+
+def _joined(node: Joined, as_live: bool, scan: int | None) -> Source:
+    (left, right), ports = inputs_of(node), numbered(inputs_of(node), scan)
+    sources = [read_sql(side, as_live, number) for side, number in ports]
+    lateness = [node.lateness_us if as_live and has_events(side) else None for side in (left, right)]
+    table = f"joined{scan or 0}_{sum(len(source.ctes) for source in sources)}"
+    ctes = batch_ctes(meeting_of(node), sources[0].table, sources[1].table, table, (lateness[0], lateness[1]))
+    return Source((*(cte for source in sources for cte in source.ctes), *ctes), table)
 
 
 def _as_events(node: Derived, query: Logical, as_live: bool, scan: int | None) -> str:

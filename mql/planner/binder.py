@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,15 +10,30 @@ from typing import Any
 from mql import syntax
 from mql.catalog import Catalog
 from mql.errors import MqlError, Span, did_you_mean
-from mql.planner.binding import Scope, bind_condition, constant_duration, constant_int, constant_text
+from mql.planner.binding import Scope, bind_condition, bind_constant, constant_duration, constant_int, constant_text
 from mql.planner.bounds import bind_bounds, time_bounds
 from mql.planner.collecting import Collector, without_aggregates
 from mql.planner.composing import check_as_live, check_inner, check_times, first_of_union, of_the_whole, united
 from mql.planner.expressions import Constant, conjunction
 from mql.planner.groups import bind_grouped, is_grouped
-from mql.planner.logical import Derived, Filter, Logical, Merge, Over, Sample, Scan, Speak, Union, find, scans_of
+from mql.planner.joining import bind_joins, bind_memberships, memberships, with_source, with_stream_first
+from mql.planner.logical import (
+    Derived,
+    Filter,
+    Joined,
+    Logical,
+    Merge,
+    Over,
+    Sample,
+    Scan,
+    Speak,
+    Union,
+    find,
+    input_of,
+    scans_of,
+)
 from mql.planner.overs import Around, Overs, bind_over_speak, told_of_forgetting
-from mql.planner.reading import Names, Read, Reading, as_one, bind_sources, sources_of
+from mql.planner.reading import STATE_BYTES_MAX, Names, Read, Reading, as_one, bind_sources, sources_of
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
 from mql.planner.speaking import bind_speak, check_order, check_revisions
@@ -25,7 +41,7 @@ from mql.planner.warming import bounded, scaled, told_after, warmed_since
 from mql.planner.windowing import bind_window, window_outputs
 from mql.schema import BOOLEAN, VARCHAR, DataType, Field, Path, Shape
 
-SETTINGS = ("late", "revisions_for", "state_ttl", "max_keys", "key_ttl")
+SETTINGS = ("late", "revisions_for", "state_ttl", "max_keys", "key_ttl", "state_max")
 STATE_TTL_US = 3_600_000_000
 REVISIONS_FOR_US = 3_600_000_000
 Columns = tuple[tuple[str, DataType], ...]
@@ -63,8 +79,17 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     lateness = whole.lateness_us if query.lateness is None else constant_duration(query.lateness, scope)
     _at_least(lateness, 0, "LATENESS", query.lateness)
     since, after_us = warmed_since(query, whole, scope, since, given.now_us)
+    as_live = settings.get("late") == "as_live"
     reading = Reading(
-        names, since, until, lateness, several=len(infos) > 1, ttl_us=settings.get("state_ttl", STATE_TTL_US)
+        names,
+        since,
+        until,
+        lateness,
+        several=len(infos) > 1,
+        ttl_us=settings.get("state_ttl", STATE_TTL_US),
+        as_live=as_live,
+        state_ttl_us=settings.get("state_ttl"),
+        state_bytes_max=settings.get("state_max", STATE_BYTES_MAX),
     )
     top, columns = _bind_query(query, reading, settings, given.early_us)
     if after_us is not None:
@@ -73,7 +98,6 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
         top = scaled(top, given.scale)
     if settings.keys() & {"max_keys", "key_ttl"}:
         top = bounded(top, settings.get("max_keys"), settings.get("key_ttl"))
-    as_live = settings.get("late") == "as_live"
     if as_live:
         check_as_live(top, query.span)
     unseen = (f'"{".".join(path)}" has not been seen in "{name}" yet' for path, name in sorted(reading.opened.items()))
@@ -85,21 +109,32 @@ def _bind_query(
 ) -> tuple[Speak, Columns]:
     """One query, from what it reads up to when it speaks."""
     _refuse_what_is_missing(query)
+    query = with_stream_first(query, reading.names)
     read = _read(query, reading)
     if query.union:
         query = of_the_whole(query)
     opened: set[Path] = set()
+    window = bind_window(query, read.scope(reading.names.params, opened))
+
+    def one(ref: syntax.From) -> Read:
+        return _read(syntax.Query((), sources=(ref,)), reading)
+
+    arranged = is_grouped(query) or bool(query.order_by or query.limit or query.anomaly or query.windows)
+    read = bind_joins(query, read, reading, one, window, arranged)
     scope = read.scope(reading.names.params, opened)
-    window = bind_window(query, scope)
     check_times(query, read.input)
+    asking, condition = memberships(query.where)
 
     plan: Logical = read.input
     if query.sample is not None:
         plan = Sample(plan, bind_sample(query.sample, scope))
-    where = [] if query.where is None else [bind_condition(query.where, without_aggregates(scope, "WHERE"))]
-    bounds = time_bounds(reading.since, reading.until) if isinstance(read.input, Scan | Merge) else []
+    where = [] if condition is None else [bind_condition(condition, without_aggregates(scope, "WHERE"))]
+    bounds = time_bounds(reading.since, reading.until) if isinstance(read.input, Scan | Merge) and not asking else []
     between = conjunction([*bounds, *where])
-    if between != Constant(True, BOOLEAN):
+    if asking:
+        read = bind_memberships(asking, read, scope, between, reading, one)
+        plan = with_source(plan, read.input)
+    elif between != Constant(True, BOOLEAN):
         plan = Filter(plan, between)
 
     collector = Collector()
@@ -112,6 +147,9 @@ def _bind_query(
     emit = bind_speak(query, plan, window, is_grouped(query), scope, early_us)
     over = find(plan, Over)
     if isinstance(over, Over):
+        if isinstance(read.input, Joined) and read.input.retracts:
+            hint = "Say how far apart rows may be: add WITHIN 5m behind the condition."
+            raise MqlError("OVER can not follow rows that can be withdrawn", query.joins[-1].span, hint)
         emit = bind_over_speak(query, over, emit)
         reading.warnings.extend(told_of_forgetting(over))
     if query.emit is not None and query.emit.revisions:
@@ -166,6 +204,10 @@ def _derived(query: syntax.Query, reading: Reading, name: str) -> Derived:
     check_inner(query, not query.union and is_grouped(query), reading)
     query = replace(query, emit=None, order_by=() if query.limit is None else query.order_by)
     top, columns = _bind_query(query, reading, {}, None)
+    read = input_of(top)
+    if isinstance(read, Joined) and read.retracts:
+        hint = "Say how far apart rows may be: add WITHIN 5m behind the condition."
+        raise MqlError("rows that can be withdrawn can not be read by another query", query.joins[-1].span, hint)
     shape = Shape(tuple(Field(column, type) for column, type in columns))
     info = as_one(name, shape, [scan.info for scan in scans_of(top)])
     if top.kind != "rows":
@@ -186,7 +228,6 @@ def _union(query: syntax.Query, reading: Reading) -> Read:
 def _refuse_what_is_missing(query: syntax.Query) -> None:
     """Clauses that the grammar knows and this version does not run."""
     refused: list[tuple[object, str, str]] = [
-        (query.joins, "JOIN", "Ask each source in a query of its own."),
         (query.replay_speed, "REPLAY SPEED", "Leave it out: SINCE with UNTIL answers at once."),
     ]
     for clause, name, hint in refused:
@@ -218,11 +259,25 @@ def _settings(query: syntax.Query, scope: Scope) -> dict[str, Any]:
             found[name.lower()] = constant_duration(value, scope)
             _at_least(constant_duration(value, scope), 1, name, value)
             continue
+        if name.lower() == "state_max":
+            found[name.lower()] = _bytes(value, scope)
+            continue
         text = constant_text(value, scope)
         if text not in ("as_live", "never"):
             raise MqlError(f'setting "late" can not be "{text}"', value.span, "Write 'as_live' or 'never'.")
         found[name.lower()] = text
     return found
+
+
+def _bytes(node: syntax.Expression, scope: Scope) -> int:
+    """`'512MB'`, `'2GiB'` or a number of bytes."""
+    bound = bind_constant(node, scope)
+    text = str(bound.value).strip().lower()
+    found = re.fullmatch(r"(\d{1,15})\s*([kmgt]?)(i?)b?", text)
+    if found is None or not isinstance(bound.value, str | int) or int(found[1]) == 0:
+        raise MqlError("an amount of memory must stand here", node.span, "Write it as '512MB' or '2GB'.")
+    power = " kmgt".index(found[2] or " ")
+    return int(found[1]) * int((1024 if found[3] else 1000) ** power)
 
 
 def _at_least(value: int, least: int, name: str, node: syntax.Expression | None) -> None:

@@ -536,7 +536,7 @@ def _call(node: syntax.Call, scope: Scope) -> Bound:
         if claimed is not None:
             return claimed
     if not node.args:
-        found = _bare_call(node.name, scope)
+        found = _bare_call(node.name, node.span, scope)
         if found is not None:
             return found
     if node.over is not None or node.distinct or node.filter is not None or node.order_by or node.named:
@@ -550,7 +550,9 @@ def _call(node: syntax.Call, scope: Scope) -> Bound:
     return apply(node.name, args, node.span, tuple(arg.span for arg in node.args))
 
 
-def _bare_call(name: str, scope: Scope) -> Bound | None:
+def _bare_call(name: str, span: Span, scope: Scope) -> Bound | None:
+    if name in ("split", "offset") and scope.sides:
+        raise MqlError(f'"{name}" is of one event, and a joined row has several', span, "row_id() tells rows apart.")
     if name in scope.calls:
         return scope.calls[name]
     if name == "source":

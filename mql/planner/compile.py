@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mql import syntax
 from mql.catalog import Catalog, SourceInfo
@@ -13,7 +13,7 @@ from mql.planner import logical
 from mql.planner.batch import batch_sql
 from mql.planner.binder import BoundQuery, Given, bind
 from mql.planner.digest import digest
-from mql.planner.logical import Derived, Input, Logical, inputs_of
+from mql.planner.logical import Derived, Enriched, Input, Joined, Logical, inputs_of
 from mql.planner.lower import after_batch, stages_of
 from mql.planner.needles import needles
 from mql.planner.parts import Parts, parts_of
@@ -75,7 +75,7 @@ def _plan(text: str, tree: syntax.Query, top: Logical, bound: BoundQuery) -> Pla
     late_matters = not ends or bound.as_live
     speak = parts.speak
     replaces = speak.kind in ("changes", "every") or speak.early_us is not None or speak.revise_us > 0
-    keyed = keeps_top(parts) or (parts.group is not None and replaces)
+    keyed = keeps_top(parts) or parts.retracts or (parts.group is not None and replaces)
     return Plan(
         text=text,
         hash=digest(repr((top, bound.as_live))),
@@ -100,15 +100,17 @@ def _scans(top: Logical, late_matters: bool, above: bool = False) -> Iterator[Sc
     parts = parts_of(top)
     needs_time = above or parts.window is not None or is_ordered(parts)
 
-    def of(node: Input) -> Iterator[Scan]:
+    def of(node: Input, joined: bool = False) -> Iterator[Scan]:
         match node:
             case logical.Scan():
-                yield _scan(parts, node, late_matters, needs_time)
+                scan = _scan(parts, node, late_matters, needs_time)
+                # What WHERE says of joined rows, no single event holds.
+                yield replace(scan, needles=None) if joined else scan
             case Derived(query):
-                yield from _scans(query, late_matters, needs_time)
+                yield from _scans(query, late_matters, needs_time or joined)
             case _:
                 for one in inputs_of(node):
-                    yield from of(one)
+                    yield from of(one, joined or isinstance(node, Joined | Enriched))
 
     yield from of(parts.scan)
 

@@ -29,11 +29,15 @@ from mql.planner.physical import (
     Anomaly,
     Arranging,
     AsEvents,
+    AsofJoin,
     CountWindows,
     Expand,
     Fill,
     Final,
     Held,
+    Join,
+    JoinSide,
+    Lookup,
     OperatorSpec,
     Partial,
     Plan,
@@ -184,6 +188,21 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("when rows are complete", spec.sql)]
         case TakeFirst() | RunningMedian():
             return []
+        case JoinSide():
+            return [(f"each batch of the {spec.port} side", spec.sql)]
+        case Join():
+            told = [
+                ("rows that meet", spec.pairs),
+                ("rows of the left side alone", spec.alone_left),
+                ("rows of the right side alone", spec.alone_right),
+                ("rows of the left side that had none", spec.met_left),
+                ("rows of the right side that had none", spec.met_right),
+            ]
+            return [(title, sql) for title, sql in told if sql is not None]
+        case AsofJoin():
+            return [("when the watermark has passed rows", spec.joined), ("when state grows", spec.newest)]
+        case Lookup():
+            return [("each batch", spec.sql)]
         case Anomaly():
             return [("what is told of a window", spec.project)]
         case _:
@@ -302,6 +321,14 @@ def operator_name(spec: OperatorSpec) -> str:
             return f"first {count}"
         case RunningMedian():
             return "track the median"
+        case JoinSide():
+            return f"{spec.port} side"
+        case Join():
+            return f"{spec.kind} join"
+        case AsofJoin():
+            return f"{spec.kind} asof join"
+        case Lookup():
+            return f"{spec.kind} join with table {spec.table}"
         case Anomaly():
             return f"detect by {spec.method}, tell {spec.emit}"
         case _:

@@ -7,10 +7,12 @@ has a shape (`info`), event times and places, and the `columns` that are read of
     Merge     those of several sources as one (FROM a, b)
     Derived   the rows of another query, a chain of its own (a query in FROM, a name of WITH)
     Union     those of several queries (UNION ALL)
+    Joined    the rows of two inputs that meet
+    Enriched  the rows of an input with what a declared table says of them
 
-An input of two sides (a join) is a node with two inputs, listed by `inputs_of`; everything that walks the tree goes by
-that. The columns of an input are named by paths, as events' properties are, and decided by the rule that reads only
-what is used; a Derived's own query then gives exactly these.
+What an input is made of is listed by `inputs_of`; everything that walks the tree goes by that. The columns of an input
+are named by paths, as events' properties are, and decided by the rule that reads only what is used; a Derived's own
+query then gives exactly these.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from mql.catalog import SourceInfo
+from mql.catalog import SourceInfo, TableInfo
 from mql.planner.expressions import Aggregate, Bound, Constant
 from mql.planner.physical import Budget, Explained, Start, Window
 from mql.schema import DataType, Path
@@ -119,7 +121,91 @@ class Union:
         return self.queries[0].lateness_us
 
 
-Input = Scan | Merge | Derived | Union
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Two values, of the left and the right side, that are equal in rows that meet; two nulls too, where `nulls`."""
+
+    left: Bound
+    right: Bound
+    nulls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The rows of two inputs that meet. Properties are called by their side first, except those of a side without a
+    name (a join itself, or what a query reads where IN or EXISTS asks).
+
+    `how`: interval (partners lie from `before_us` before a left row to `after_us` after it), window (in the same
+    `window`), asof (the newest not newer than the left row, nor older by more than `before_us`; nor of the same time
+    where `strict`). `where`s are judged before rows meet, `rest` for those with equal keys. `unbounded`: nobody said
+    how far apart rows may be, so it is what state is kept for. `retracts`: rows without partners are told at once and
+    withdrawn when one comes. `bytes_max`: what each task may hold.
+    """
+
+    left: Input
+    right: Input
+    left_name: str | None
+    right_name: str
+    kind: str
+    how: str
+    keys: tuple[Key, ...]
+    rest: Bound | None
+    left_where: Bound | None
+    right_where: Bound | None
+    before_us: int
+    after_us: int
+    strict: bool
+    window: Window | None
+    unbounded: bool
+    retracts: bool
+    bytes_max: int
+    info: SourceInfo
+    columns: tuple[tuple[Path, DataType], ...] = ()
+
+    @property
+    def since(self) -> Start:
+        return self.left.since
+
+    @property
+    def until(self) -> Start:
+        return self.left.until
+
+    @property
+    def lateness_us(self) -> int:
+        return self.left.lateness_us
+
+
+@dataclass(frozen=True, slots=True)
+class Enriched:
+    """Rows with what a declared table says of them. `single`: of each row it says at most one thing."""
+
+    left: Input
+    table: TableInfo
+    left_name: str | None
+    right_name: str
+    kind: str
+    keys: tuple[Key, ...]
+    rest: Bound | None
+    left_where: Bound | None
+    right_where: Bound | None
+    single: bool
+    info: SourceInfo
+    columns: tuple[tuple[Path, DataType], ...] = ()
+
+    @property
+    def since(self) -> Start:
+        return self.left.since
+
+    @property
+    def until(self) -> Start:
+        return self.left.until
+
+    @property
+    def lateness_us(self) -> int:
+        return self.left.lateness_us
+
+
+Input = Scan | Merge | Derived | Union | Joined | Enriched
 """What a query reads. All scans of a plan read the same stretch of time with the same lateness."""
 
 
@@ -334,6 +420,10 @@ def inputs_of(node: Input) -> tuple[Input, ...]:
             return (input_of(query),)
         case Union(queries):
             return queries
+        case Joined(left, right):
+            return (left, right)
+        case Enriched(left):
+            return (left,)
         case _:
             assert_never(node)
 
@@ -362,6 +452,10 @@ def has_events(node: Input) -> bool:
             return any(has_events(query) for query in queries)
         case Derived(query):
             return find(query, Group) is None and has_events(input_of(query))
+        case Enriched(left):
+            return has_events(left)
+        case Joined():
+            return False
         case _:
             assert_never(node)
 
@@ -413,6 +507,11 @@ def show_line(node: Logical) -> str:
             return f"rows of {node.info.name} [{', '.join('/'.join(path) for path, _ in node.columns)}]"
         case Union():
             return "union"
+        case Joined():
+            return show_join(node)
+        case Enriched():
+            meets = show_meeting(node.keys, node.rest)
+            return f"{node.kind} join with table {node.table.name} on {meets}"
         case Sample():
             return f"sample {show_sampled(node.sampled)}"
         case Filter():
@@ -451,6 +550,29 @@ def show_line(node: Logical) -> str:
             return f"emit {node.kind}{every}{early}{revised}"
         case _:
             assert_never(node)
+
+
+def show_join(node: Joined) -> str:
+    """What a join does, how far apart its rows may be, and so for how long it keeps them."""
+    before, after = show_us(node.before_us), show_us(node.after_us)
+    match node.how:
+        case "window":
+            assert node.window is not None
+            bound = f"in the same window {show_window(node.window)}"
+        case "asof":
+            bound = f"the newest {'before' if node.strict else 'up to'} each row, at most {before} older"
+        case _:
+            bound = f"within {before}" if node.before_us == node.after_us else f"within ({before}, {after})"
+    kept = ", as long as state is kept" if node.unbounded else ""
+    withdrawn = ", telling rows without partners at once" if node.retracts else ""
+    kind = f"{node.kind} asof" if node.how == "asof" else node.kind
+    return f"{kind} join on {show_meeting(node.keys, node.rest)} {bound}{kept}{withdrawn}"
+
+
+def show_meeting(keys: tuple[Key, ...], rest: Bound | None) -> str:
+    """Which rows meet."""
+    equal = [f"{show_bound(key.left)} {'==' if key.nulls else '='} {show_bound(key.right)}" for key in keys]
+    return " and ".join([*equal, *([] if rest is None else [show_bound(rest)])]) or "everything"
 
 
 def show_start(start: Start) -> str:

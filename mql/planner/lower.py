@@ -10,11 +10,14 @@ from mql.planner import fill, over_flow, sessions, sliding, windows
 from mql.planner import grouping as g
 from mql.planner.expressions import TRUE, Apply, Bound, Constant, EventMeta, conjuncts
 from mql.planner.flow import Flow, scanning, side_by_side
+from mql.planner.joins import join_of, key_names, meeting_of, side_of
 from mql.planner.logical import (
     Derived,
     Detect,
+    Enriched,
     Group,
     Input,
+    Joined,
     Logical,
     Merge,
     Sampled,
@@ -29,6 +32,7 @@ from mql.planner.logical import (
     show_line,
     show_window,
 )
+from mql.planner.lookups import lookup_of
 from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import (
     SPLITS_MAX,
@@ -48,6 +52,7 @@ from mql.planner.physical import (
 )
 from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
 from mql.planner.told import (
+    CHANGES,
     PLACE,
     TIME,
     arranging,
@@ -96,8 +101,24 @@ def _read(node: Input, late_matters: bool, scan: int | None) -> Flow:
             if group is None:
                 return flow
             return flow.then(AsEvents(event_time(group.window), (scan or 0) * SPLITS_MAX))
+        case Joined():
+            return _joined(node, late_matters, scan)
+        case Enriched(left):
+            return _read(left, late_matters, scan).then(lookup_of(node))
         case _:
             assert_never(node)
+
+
+def _joined(node: Joined, late_matters: bool, scan: int | None) -> Flow:
+    """Both sides to the tasks of their keys, where they meet."""
+    meeting = meeting_of(node)
+    lateness = node.lateness_us if late_matters else None
+    sides = [
+        _read(side, late_matters, number).then(side_of(meeting, port, lateness if has_events(side) else None))
+        for port, (side, number) in zip(("left", "right"), numbered(inputs_of(node), scan), strict=True)
+    ]
+    flow = side_by_side(sides)
+    return flow.hashed(join_of(meeting)) if key_names(meeting) else flow.gathered(join_of(meeting))
 
 
 def event_time(window: Window) -> str:
@@ -112,7 +133,8 @@ def _rows(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) ->
     predicate = None if parts.where is None else expression_sql(parts.where)
     late = row_late_sql(parts) if late_matters and is_ordered(parts) else None
     kept = _kept(sampling, predicate)
-    sql = rows_sql(parts, kept) if parts.over is None else over_flow.raw_rows_sql(parts, kept)
+    told = CHANGES if parts.retracts else ()
+    sql = rows_sql(parts, kept, told) if parts.over is None else over_flow.raw_rows_sql(parts, kept)
     flow = flow.then(SelectRows(sql, sampling, predicate, late, parts.scan.lateness_us, parts.window is not None))
     if parts.over is not None:
         flow = over_flow.rows(parts, flow)
@@ -531,6 +553,8 @@ def _read_from(node: Input) -> list[str]:
                 *(expression_sql(one) for one in conditions),
                 show_line(inner.project),
             ]
+        case Joined() | Enriched():
+            return [*(told for one in inputs_of(node) for told in _read_from(one)), show_line(node)]
         case _:
             assert_never(node)
 

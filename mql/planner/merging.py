@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import assert_never
 
 from mql.planner.expressions import Aggregate, Apply, Bound, Column, Constant, rewrite
 from mql.planner.logical import (
     Arrange,
     Derived,
+    Enriched,
     Filter,
     Group,
     Input,
+    Joined,
     Logical,
     Merge,
     Over,
@@ -40,14 +43,34 @@ def merge_queries(top: Logical) -> Logical:
     match read:
         case Scan() | Merge():
             return top
-        case Union(queries):
-            merged = tuple(replace(one, query=merge_queries(one.query)) for one in queries)
-            return _upon(top, replace(read, queries=merged))
+        case Union():
+            return _upon(top, _inside(read))
         case Derived(query):
             below = merge_queries(query)
             if _is_plain(below) and not _samples_twice(top, below):
                 return _merged(top, below)
             return _upon(top, replace(read, query=below))
+        case Joined() | Enriched():
+            return _upon(top, _inside(read))
+        case _:
+            assert_never(read)
+
+
+def _inside(node: Input) -> Input:
+    """An input with the queries that it is made of merged, each by itself."""
+    match node:
+        case Scan() | Merge():
+            return node
+        case Derived(query):
+            return replace(node, query=merge_queries(query))
+        case Union(queries):
+            return replace(node, queries=tuple(replace(one, query=merge_queries(one.query)) for one in queries))
+        case Joined(left, right):
+            return replace(node, left=_inside(left), right=_inside(right))
+        case Enriched(left):
+            return replace(node, left=_inside(left))
+        case _:
+            assert_never(node)
 
 
 def _is_plain(query: Logical) -> bool:

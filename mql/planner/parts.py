@@ -9,9 +9,11 @@ from mql.planner.logical import (
     Arrange,
     Derived,
     Detect,
+    Enriched,
     Filter,
     Group,
     Input,
+    Joined,
     Logical,
     Merge,
     Over,
@@ -49,6 +51,11 @@ class Parts:
     """Its rows are the events of another query."""
 
     @property
+    def retracts(self) -> bool:
+        """Whether rows can be withdrawn."""
+        return isinstance(self.scan, Joined) and self.scan.retracts
+
+    @property
     def window(self) -> Window | None:
         if self.group is not None:
             return self.group.window
@@ -68,7 +75,7 @@ def parts_of(top: Logical) -> Parts:
     below: list[Bound] = []
     for node in chain(top):
         match node:
-            case Scan() | Merge() | Derived() | Union():
+            case Scan() | Merge() | Derived() | Union() | Joined() | Enriched():
                 scan = node
             case Sample():
                 sampled = node.sampled

@@ -17,6 +17,8 @@ ROWS = "rows"
 """The port of ordinary rows and of the main partial table; bags travel on ports bag0, bag1, …"""
 SPLITS_MAX = 1 << 20
 """Where a plan reads several sources, the splits of its scan n have the numbers from n * SPLITS_MAX on."""
+JOINED_ROWS_MAX = 4_000_000
+"""What one batch of a join may give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +365,75 @@ class Sessions:
     fold_bags: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class JoinSide:
+    """One input of a join: `sql` gives the rows of the table `batch` as the join takes them: their columns by the names
+    that they have behind it, keys j0 j1 …, __t __s __o __a, __u and __v (see `Join`), __h. It asks for `predicate` by
+    itself; rows that are `late` are taken out of the batch before. `port`: which side, left or right.
+    """
+
+    port: str
+    sql: str
+    predicate: str | None
+    late: str | None
+    lateness_us: int
+    sampling: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Meet the rows of the tables `l` and `r`; the statements give decoded batches.
+
+    `pairs` gives the rows that have partners with them, `alone_left` and `alone_right` those that have none, `met_left`
+    and `met_right` those that have one while they had none in the table `seen` (of the other side). A row waits until
+    the watermark gets to its __u, for no partner comes after that, and is kept until it gets to its __v. Partners in
+    `r` lie from `before_us` before a row of `l` to `after_us` after it. `retracts`: rows without partners are told at
+    once, and withdrawn when one comes; else once they are decided, up to `hold_us` behind the watermark, or as far as
+    to the start of its window where there is a `floor`.
+    """
+
+    kind: str
+    pairs: str | None
+    alone_left: str | None
+    alone_right: str | None
+    met_left: str | None
+    met_right: str | None
+    blank_left: str
+    blank_right: str
+    before_us: int
+    after_us: int
+    hold_us: int
+    floor: Window | None
+    retracts: bool
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class AsofJoin:
+    """`joined` gives each row of `l` with the newest row of `r` that is not newer than it, nor older by more than
+    `within_us`. `newest` gives the rows of `r` that rows of `l` after $until can have as partners."""
+
+    kind: str
+    joined: str
+    newest: str
+    blank_left: str
+    blank_right: str
+    within_us: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Join the table `batch` with the declared table `table`, which the statement calls `name`. `repeats`: a
+    row may come out several times."""
+
+    kind: str
+    table: str
+    name: str
+    sql: str
+    repeats: bool
+
+
 OperatorSpec = (
     Renumber
     | AsEvents
@@ -380,6 +451,10 @@ OperatorSpec = (
     | Held
     | Running
     | Sessions
+    | JoinSide
+    | Join
+    | AsofJoin
+    | Lookup
 )
 
 
@@ -405,12 +480,15 @@ class Stage:
 
 
 def on_events(stages: Sequence[Stage]) -> tuple[int, ...]:
-    """Of each stage how many of its operators, its first ones, work on events: behind them are rows of windows, which
-    the ledger of events does not count."""
+    """Of each stage how many of its operators, its first ones, work on events: behind them are rows of windows or of
+    joins, which the ledger of events does not count."""
     found: dict[int, int] = {}
     for stage in stages:
         above = all(found[before] == len(stages[before].operators) for before in stage.inputs)
         kinds = [isinstance(spec, AsEvents) for spec in stage.operators]
+        for at, spec in enumerate(stage.operators[:-1]):
+            if isinstance(spec, Join | AsofJoin) or (isinstance(spec, Lookup) and spec.repeats):
+                kinds[at + 1] = True
         found[stage.number] = (kinds.index(True) if any(kinds) else len(kinds)) if above else -1
     return tuple(max(0, found[stage.number]) for stage in stages)
 
@@ -455,6 +533,12 @@ class Plan:
     def scan(self) -> Scan:
         """The first of the scans; all of them read the same stretch of time."""
         return self.scans[0]
+
+    @property
+    def lookups(self) -> tuple[tuple[str, str], ...]:
+        """The declared tables that are looked up, each with what statements call it."""
+        specs = (spec for stage in self.stages for spec in stage.operators)
+        return tuple(dict.fromkeys((spec.table, spec.name) for spec in specs if isinstance(spec, Lookup)))
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import assert_never
 
 from mql import syntax
 from mql.errors import MqlError, did_you_mean, nearest
+from mql.functions import common_type
+from mql.planner.calls import widen
 from mql.planner.expressions import Apply, Bound, Column, Constant, Convert, Element
 from mql.planner.scope import Scope
 from mql.planner.sql import json_pointer
@@ -28,6 +31,7 @@ def _looked_up(node: syntax.Property, scope: Scope) -> tuple[Bound, tuple[syntax
     assert isinstance(first, syntax.Key)
     if _is_root(first, steps, scope):
         if len(steps) == 1:
+            _refuse_whole(scope, node)
             return Column((), JSON), ()
         inner = _named(steps[1:], scope)
         if inner is not None:
@@ -35,15 +39,44 @@ def _looked_up(node: syntax.Property, scope: Scope) -> tuple[Bound, tuple[syntax
         if scope.shape.field(first.name) is None:
             return _unknown(steps[1:], node, scope)
     if first.name in scope.aliases and len(steps) > 1:
-        inner = _named(steps[1:], replace(scope, outputs_first=False))
+        own = replace(scope, outputs_first=False)
+        inner = _named(steps[1:], replace(own, sides=(), sides_first=False) if scope.sides_first else own)
         if inner is not None:
             return inner
     found = _named(steps, scope)
     if found is not None:
+        if isinstance(found[0], Column) and len(found[0].path) == 1 and found[0].path[0] in scope.sides:
+            return _of_side(found[0], found[1], node, scope)
         return found
     if first.name in scope.aliases:
         return (Column((), JSON), ()) if len(steps) == 1 else _unknown(steps[1:], node, scope)
     return _unknown(steps, node, scope)
+
+
+def _of_side(
+    side: Column, steps: tuple[syntax.Step, ...], node: syntax.Property, scope: Scope
+) -> tuple[Bound, tuple[syntax.Step, ...]]:
+    """A property of one side of a join, which may have a dot in its name."""
+    if not steps:
+        _refuse_whole(scope, node)
+    first = steps[0]
+    if not isinstance(first, syntax.Key):
+        return side, steps
+    run = 1
+    while run < len(steps) and isinstance(step := steps[run], syntax.Key) and step.style == "dot":
+        run += 1
+    for length in range(1 if first.style == "bracket" else run, 0, -1):
+        name = ".".join(step.name for step in steps[:length] if isinstance(step, syntax.Key))
+        type = scope.shape.type_of((*side.path, name))
+        if type is not None:
+            return Column((*side.path, name), type), steps[length:]
+    return side, steps
+
+
+def _refuse_whole(scope: Scope, node: syntax.Property) -> None:
+    if scope.sides:
+        hint = f"Name a property, as in {scope.sides[0]}.id; in SELECT {scope.sides[0]}.* stands for all of them."
+        raise MqlError("a whole event of a join is no value", node.span, hint)
 
 
 def _is_root(first: syntax.Key, steps: tuple[syntax.Step, ...], scope: Scope) -> bool:
@@ -86,14 +119,27 @@ def _output(name: str, scope: Scope) -> Bound | None:
 
 def _field(name: str, scope: Scope) -> Bound | None:
     top = scope.shape.field(name)
+    if scope.sides_first:
+        inner = scope.sides[-1]
+        found_inside = scope.shape.type_of((inner, name))
+        if found_inside is not None and name != inner:
+            return Column((inner, name), found_inside)
     if top is not None:
         return Column((name,), top.type)
     held = {side: scope.shape.type_of((side, name)) for side in scope.sides}
     found = [Column((side, name), type) for side, type in held.items() if type is not None]
-    if len(found) > 1:
+    if len(found) > 1 and not scope.first_side_wins:
         sides = " or ".join(f'"{column.path[0]}.{name}"' for column in found)
         raise MqlError(f'"{name}" is ambiguous', None, f"Write {sides}.", code="ambiguous-name")
-    return found[0] if found else None
+    return first_known(found) if found else None
+
+
+def first_known(columns: Sequence[Column]) -> Bound:
+    """Of columns of the same name the first that is not null, as if their events were one."""
+    type = common_type(column.type for column in columns)
+    if len(columns) == 1 or type is None:
+        return columns[0]
+    return Apply("coalesce", tuple(widen(column, type) for column in columns), type)
 
 
 def _unknown(
@@ -101,6 +147,8 @@ def _unknown(
 ) -> tuple[Bound, tuple[syntax.Step, ...]]:
     """A name that nothing has: null until it appears if the source is open, else the user's mistake."""
     first = steps[0]
+    if scope.sides and not scope.sides_first:
+        return _unknown_side(steps, node, scope)
     if isinstance(first, syntax.Prefix):
         raise MqlError(f"[^'{first.text}'] stands for several properties", node.span, "Use it in SELECT alone.")
     if isinstance(first, syntax.Index) and scope.shape.open:
@@ -120,6 +168,18 @@ def _unknown(
         did_you_mean(name, _known(scope)) or did_you_mean(first.name, _known(scope)) or _listed(_known(scope)),
         code="unknown-property",
     )
+
+
+def _unknown_side(
+    steps: tuple[syntax.Step, ...], node: syntax.Property, scope: Scope
+) -> tuple[Bound, tuple[syntax.Step, ...]]:
+    """A name that no side of a join is known to have."""
+    first = steps[0]
+    name = first.name if isinstance(first, syntax.Key) else "…"
+    sides = ", ".join(f"{side}.{name}" for side in scope.sides)
+    hint = did_you_mean(name, _known(scope)) or f"Say of which side it is: {sides}."
+    message = f'no property "{name}" in any side of the join'
+    raise MqlError(message, node.span, hint, code="unknown-property")
 
 
 def _known(scope: Scope) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mql import syntax
-from mql.catalog import Catalog, SourceInfo
+from mql.catalog import Catalog, SourceInfo, TableInfo
 from mql.errors import MqlError, Span, did_you_mean
 from mql.functions import common_type, is_number
 from mql.planner.expressions import Apply, Bound, Choose, Constant, EventMeta
@@ -19,7 +19,8 @@ from mql.schema import BIGINT, BOOLEAN, JSON, NULL, VARCHAR, DataType, Field, Pa
 SOURCES_MAX = 64
 DEPTH_MAX = 32
 """So many queries may stand in each other."""
-
+STATE_BYTES_MAX = 1 << 30
+"""What each task of a join may hold, if the query does not say."""
 
 _OWN_SPLIT = Apply("%", (EventMeta("split"), Constant(SPLITS_MAX, BIGINT)), BIGINT)
 """A split's number as its own source counts it."""
@@ -47,12 +48,20 @@ class Names:
             return ref.query, self.also(ref.query)
         return self.queries.get(ref.name or "")
 
+    def table(self, ref: syntax.From) -> TableInfo | None:
+        """The declared table that stands here."""
+        if isinstance(ref, syntax.SubqueryRef) or ref.name in self.queries:
+            return None
+        return self.catalog.tables.get(ref.name or ref.path or "")
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What all parts of a text have in common: names, the stretch of time that is read, and what is found on the way:
     names of open shapes (`opened`), and things to warn of. `several`: more than one scan reads it.
-    `ttl_us`: how long state of what is silent is kept."""
+    `ttl_us`: how long state of what is silent is kept; `state_ttl_us`: where the query says so itself.
+    `state_bytes_max`: how much each task of a join may hold.
+    """
 
     names: Names
     since: Start
@@ -62,6 +71,9 @@ class Reading:
     ttl_us: int
     opened: dict[Path, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    as_live: bool = False
+    state_ttl_us: int | None = None
+    state_bytes_max: int = STATE_BYTES_MAX
 
     @property
     def ends(self) -> bool:
@@ -76,6 +88,8 @@ class Read:
     info: SourceInfo
     aliases: frozenset[str]
     calls: Mapping[str, Bound] = field(default_factory=dict)
+    sides: tuple[str, ...] = ()
+    first_side_wins: bool = False
 
     def scope(self, params: Mapping[str, object], opened: set[Path]) -> Scope:
         """What the clauses may name."""
@@ -85,6 +99,8 @@ class Read:
             params=params,
             aliases=self.aliases,
             calls=self.calls,
+            sides=self.sides,
+            first_side_wins=self.first_side_wins,
             opened=opened,
         )
 
@@ -109,12 +125,29 @@ def _leaves(query: syntax.Query, names: Names, depth: int) -> Iterator[tuple[Sou
     for part in (query, *query.union):
         if not part.sources:
             yield _default(part, names.catalog), part.span
-        for ref in part.sources:
+        for inner_query in asked_by(part.where):
+            yield from _leaves(inner_query, names.also(inner_query), depth + 1)
+        for ref in (*part.sources, *(join.right for join in part.joins)):
+            if names.table(ref) is not None:
+                continue
             inner = names.query(ref)
             if inner is not None:
                 yield from _leaves(*inner, depth + 1)
             else:
                 yield _named(ref, names), ref.span
+
+
+def asked_by(where: syntax.Expression | None) -> Iterator[syntax.Query]:
+    """The queries that conditions ask, by IN or EXISTS."""
+    waiting: list[object] = [where]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, syntax.InQuery | syntax.Exists):
+            yield node.query
+        if isinstance(node, tuple):
+            waiting.extend(node)
+        elif hasattr(node, "__dataclass_fields__") and not isinstance(node, syntax.Query):
+            waiting.extend(getattr(node, name) for name in node.__dataclass_fields__)
 
 
 def bind_sources(query: syntax.Query, reading: Reading) -> Read:
@@ -163,10 +196,13 @@ def _named(ref: syntax.From, names: Names) -> SourceInfo:
         found = catalog.sources[catalog.piped]
     if found is not None:
         return found
+    if names.table(ref) is not None:
+        joined = f"Join a source with it: FROM events JOIN {name} ON …."
+        raise MqlError(f'"{name}" is a table, and has no events', ref.span, joined)
     if ref.path is not None:
         declared = "A server opens only what its operator declared; ask a declared source, or use the command line."
         raise MqlError(f'no source "{name}"', ref.span, declared, code="unknown-source")
-    hint = did_you_mean(name, [*catalog.sources, *names.queries]) or _known_sources(catalog)
+    hint = did_you_mean(name, [*catalog.sources, *catalog.tables, *names.queries]) or _known_sources(catalog)
     raise MqlError(f'no source "{name}"', ref.span, hint, code="unknown-source")
 
 

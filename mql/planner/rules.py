@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import assert_never
 
-from mql.planner.expressions import Bound, Column, conjunction, normalise, walk
+from mql.planner.expressions import Bound, Column, EventMeta, conjunction, conjuncts, normalise, walk
 from mql.planner.logical import (
     Arrange,
     Derived,
+    Enriched,
     Filter,
     Group,
     Input,
+    Joined,
     Logical,
     Merge,
     Over,
@@ -53,7 +55,43 @@ def read_only_what_is_used(top: Logical) -> Logical:
     return _with_columns(top, tuple(sorted(wanted.items(), key=lambda item: item[0])))
 
 
-RULES: tuple[Rule, ...] = (merge_queries, normalise_predicates, read_only_what_is_used)
+def filter_before_joins(top: Logical) -> Logical:
+    """What WHERE says of one side of a join is judged before rows meet, so that fewer wait."""
+    if isinstance(top, Input):
+        return _over(top, filter_before_joins)
+    if isinstance(top, Filter) and isinstance(top.input, Joined | Enriched):
+        read, rest = _with_filter(top.input, conjuncts(top.predicate))
+        below = _over(read, filter_before_joins)
+        return Filter(below, conjunction(rest)) if rest else below
+    return with_input(top, filter_before_joins(top.input))
+
+
+RULES: tuple[Rule, ...] = (merge_queries, filter_before_joins, normalise_predicates, read_only_what_is_used)
+
+
+def _with_filter(node: Joined | Enriched, conditions: Sequence[Bound]) -> tuple[Joined | Enriched, list[Bound]]:
+    """The join with the conditions that can be judged before it, and the others."""
+    before: tuple[list[Bound], list[Bound]] = ([], [])
+    rest: list[Bound] = []
+    may = (
+        node.kind in ("inner", "left", "semi", "anti"),
+        node.kind in ("inner", "right") and not (isinstance(node, Joined) and node.how == "asof"),
+    )
+    for condition in conditions:
+        parts = list(walk(condition))
+        of_right = {part.path[:1] == (node.right_name,) for part in parts if isinstance(part, Column)}
+        of_rows = any(isinstance(part, EventMeta) for part in parts)
+        side = of_right == {True}
+        if of_rows or len(of_right) != 1 or not may[side]:
+            rest.append(condition)
+        else:
+            before[side].append(condition)
+    if not before[0] and not before[1]:
+        return node, rest
+    lefts = [one for one in (node.left_where, *before[0]) if one is not None]
+    rights = [one for one in (node.right_where, *before[1]) if one is not None]
+    left, right = (conjunction(ones) if ones else None for ones in (lefts, rights))
+    return replace(node, left_where=left, right_where=right), rest
 
 
 def _over(node: Input, rule: Rule) -> Input:
@@ -65,6 +103,10 @@ def _over(node: Input, rule: Rule) -> Input:
             return replace(node, query=rule(node.query))
         case Union(queries):
             return replace(node, queries=tuple(replace(one, query=rule(one.query)) for one in queries))
+        case Joined(left, right):
+            return replace(node, left=_over(left, rule), right=_over(right, rule))
+        case Enriched(left):
+            return replace(node, left=_over(left, rule))
         case _:
             assert_never(node)
 
@@ -79,8 +121,36 @@ def _with_columns(node: Logical, columns: Columns) -> Logical:
             return _giving(node, columns)
         case Union(queries):
             return replace(node, queries=tuple(_giving(one, columns) for one in queries), columns=columns)
+        case Joined():
+            left, right = _read_of_sides(node, columns)
+            return replace(
+                node, left=_columns_of(node.left, left), right=_columns_of(node.right, right), columns=columns
+            )
+        case Enriched():
+            left, _ = _read_of_sides(node, columns)
+            return replace(node, left=_columns_of(node.left, left), columns=columns)
         case _:
             return with_input(node, _with_columns(node.input, columns))
+
+
+def _columns_of(node: Input, columns: Columns) -> Input:
+    found = _with_columns(node, columns)
+    assert isinstance(found, Input)
+    return found
+
+
+def _read_of_sides(node: Joined | Enriched, columns: Columns) -> tuple[Columns, Columns]:
+    """What is read of each side of a join that gives these columns, as the sides call it."""
+    wanted: tuple[dict[Path, DataType], dict[Path, DataType]] = ({}, {})
+    wheres = [one for one in (node.rest, node.left_where, node.right_where) if one is not None]
+    bounds = [*wheres, *(side for key in node.keys for side in (key.left, key.right))]
+    read = {part.path: part.type for bound in bounds for part in walk(bound) if isinstance(part, Column)}
+    for path, type in {**dict(columns), **read}.items():
+        is_right = path[0] == node.right_name
+        named = is_right or node.left_name is not None
+        wanted[is_right][path[1:] if named else path] = type
+    left, right = (tuple(sorted(one.items(), key=lambda item: item[0])) for one in wanted)
+    return left, right
 
 
 def _giving(node: Derived, columns: Columns) -> Derived:

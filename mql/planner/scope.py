@@ -24,9 +24,10 @@ class Scope:
 
     `aliases`: names that mean the source itself (`r.status`). `outputs`: names that an earlier step gave (select
     aliases, group keys, columns of a subquery), looked up before the shape if `outputs_first`, else after it.
-    `sides`: names of fields of the shape (the sides of a join) under which a bare name is looked up too. `calls`:
-    calls without arguments by name (`window_start`, `source` of merged sources). `opened` collects the names that an
-    open shape did not know yet.
+    `sides`: names of fields of the shape (the sides of a join) under which a bare name is looked up too: an error where
+    several have it unless `first_side_wins`; in the last side before the shape's own fields where `sides_first`.
+    `calls`: calls without arguments by name (`window_start`, `source` of merged sources). `opened` collects the names
+    that an open shape did not know yet.
     """
 
     shape: Shape = field(default_factory=Shape)
@@ -39,3 +40,5 @@ class Scope:
     calls: Mapping[str, Bound] = field(default_factory=dict)
     aggregates: Aggregates | None = None
     opened: set[Path] | None = None
+    first_side_wins: bool = False
+    sides_first: bool = False

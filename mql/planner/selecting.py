@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from mql import syntax
-from mql.errors import MqlError, Span
+from mql.errors import MqlError, Span, did_you_mean
 from mql.planner.anomaly import bind_tracking
 from mql.planner.binding import Scope, bind_expression, constant_int
 from mql.planner.collecting import without_aggregates
@@ -13,8 +14,9 @@ from mql.planner.expressions import Bound, Column, Constant, Output
 from mql.planner.logical import Arrange, Filter, Logical, Over, Project, SortKey, Windowed
 from mql.planner.overs import OVER_ANOMALY, Around, bind_qualify, plain_overs
 from mql.planner.physical import Window
+from mql.planner.properties import first_known
 from mql.planner.windowing import window_outputs
-from mql.schema import BIGINT, BOOLEAN, NULL, VARCHAR, DataType
+from mql.schema import BIGINT, BOOLEAN, NULL, VARCHAR, DataType, StructOf
 
 
 def bind_plain(
@@ -62,10 +64,36 @@ def _expanded(item: syntax.SelectItem, scope: Scope) -> list[tuple[str, Bound]]:
     if isinstance(expression, syntax.Star):
         if not scope.shape.fields and scope.shape.open:
             return [(item.alias or "event", bind_expression(_whole(expression.span), scope))]
+        if scope.sides and not scope.sides_first:
+            return _of_sides(expression, scope)
         return [(field.name, Column((field.name,), field.type)) for field in scope.shape.fields]
     if isinstance(expression, syntax.Property) and isinstance(expression.steps[-1], syntax.Prefix):
         return _by_prefix(expression, scope)
     return [(item.alias or name_of(item), bind_expression(expression, scope))]
+
+
+def _of_sides(star: syntax.Star, scope: Scope) -> list[tuple[str, Bound]]:
+    """`*` of a join: what one side alone has by its name, the others by that of their side too."""
+    if star.alias is not None and star.alias not in scope.sides:
+        raise MqlError(
+            f'no side of the join is called "{star.alias}"', star.span, did_you_mean(star.alias, scope.sides)
+        )
+    found: list[tuple[str, str, Column]] = []
+    for side in scope.sides:
+        type = scope.shape.type_of((side,))
+        assert isinstance(type, StructOf)
+        found.extend((side, name, Column((side, name), of)) for name, of in type.fields)
+    counts = Counter(name for _, name, _ in found)
+    if scope.first_side_wins:
+        named: dict[str, list[Column]] = {}
+        for _, name, column in found:
+            named.setdefault(name, []).append(column)
+        return [(name, first_known(columns)) for name, columns in named.items()]
+    return [
+        (name if counts[name] == 1 else f"{side}.{name}", column)
+        for side, name, column in found
+        if star.alias in (None, side)
+    ]
 
 
 def _whole(span: Span) -> syntax.Property:

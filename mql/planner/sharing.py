@@ -158,7 +158,7 @@ def _numbered(stage: Stage, above: Logical) -> Stage:
 
 def _can_share(scan: Scan, sample: Sample | None, above: list[Logical], plan: Plan) -> bool:
     """Live queries over one source, whose rows depend on no other rows than those of their own windows and keys."""
-    if plan.explain is not None or len(plan.scans) > 1 or plan.as_live:
+    if plan.explain is not None or len(plan.scans) > 1 or plan.lookups or plan.as_live:
         return False
     if scan.info.bounded or scan.since.kind != "live" or scan.until.kind != "live":
         return False

@@ -11,6 +11,7 @@ from mql.schema import DOUBLE, DataType
 
 TIME = '"__t"'
 PLACE = (TIME, '"__s"', '"__o"')
+CHANGES = ('"_key"', '"_revision"', '"_op"', '"final"')
 
 
 def is_ordered(parts: Parts) -> bool:
@@ -18,9 +19,10 @@ def is_ordered(parts: Parts) -> bool:
     return parts.windowed is not None or parts.arrange is not None or parts.over is not None
 
 
-def rows_sql(parts: Parts, source: str) -> str:
-    """The select list over rows, with the place of each row, window columns and what ORDER BY needs."""
-    return projected_sql(parts, in_windows_sql(parts, source))
+def rows_sql(parts: Parts, source: str, more: tuple[str, ...] = ()) -> str:
+    """The select list over rows, with the place of each row, window columns and what ORDER BY needs; and `more` of the
+    source's columns."""
+    return projected_sql(parts, in_windows_sql(parts, source), more)
 
 
 def in_windows_sql(parts: Parts, source: str) -> str:
@@ -33,7 +35,7 @@ def in_windows_sql(parts: Parts, source: str) -> str:
     return f"SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM ({inside})"
 
 
-def projected_sql(parts: Parts, inside: str) -> str:
+def projected_sql(parts: Parts, inside: str, more: tuple[str, ...] = ()) -> str:
     """The select list over rows that lie in their windows."""
     items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
     at = [] if parts.windowed is None else ['ws AS "__ws"', 'we AS "__we"']
@@ -46,7 +48,8 @@ def projected_sql(parts: Parts, inside: str) -> str:
         keys = [f'{key_sql([*place, *number])} AS "_key"']
         keys += [f'{key_sql(place)} AS "__key"'] if number else []
     rest = ['"__a"', '"__m"'] if parts.inner else []
-    return f"SELECT {', '.join([*items, *at, *PLACE, *rest, *order_columns(parts), *keys])} FROM ({inside})"
+    columns = [*items, *at, *PLACE, *rest, *order_columns(parts), *keys, *more]
+    return f"SELECT {', '.join(columns)} FROM ({inside})"
 
 
 def beside(parts: Parts) -> tuple[tuple[str, DataType], ...]:

@@ -15,6 +15,7 @@ from server.docs import PAGE, page
 ROOT = Path(__file__).parent.parent.parent
 EVENTS = [orjson.loads(line) for line in (ROOT / "examples" / "requests.ndjson").read_bytes().splitlines()]
 PARAMS = {"service": "api", "least": 500}
+TABLES = {"services": [{"name": "api", "team": "edge"}, {"name": "auth", "team": "identity"}]}
 BLOCK = re.compile(r"^```sql( refused)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -25,7 +26,7 @@ def examples(refused: bool) -> list[str]:
 
 @pytest.mark.parametrize("query", examples(refused=False))
 def test_a_query_in_the_docs_runs(query: str) -> None:
-    result = mql.run(query, EVENTS, PARAMS)
+    result = mql.run(query, EVENTS, PARAMS, tables=TABLES)
     assert result.columns
     assert len(result) > 0, "an example that gives nothing shows nothing"
 

@@ -26,7 +26,9 @@ def rounds_of(case: Case) -> list[dict[str, list[Raw]]]:
 
 
 def catalog_of(case: Case, *, bounded: bool) -> Catalog:
-    return catalog(SHAPE, bounded=bounded, lateness_us=case.lateness_us, unit="s", names=case.sources)
+    return catalog(
+        SHAPE, bounded=bounded, lateness_us=case.lateness_us, unit="s", names=case.sources, tables=case.tables
+    )
 
 
 def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -57,20 +59,20 @@ def test_a_case_gives_its_rows_by_every_route(case: Case) -> None:
     rounds = rounds_of(case)
     bounded = plan_of(case.query, catalog_of(case, bounded=True))
     want = expected(case.rows)
-    assert compared(batched(bounded, rounds, KERNEL)) == want
+    assert compared(batched(bounded, rounds, KERNEL, case.tables)) == want
     for tasks in (1, 4):
-        assert compared(streamed(bounded, rounds, KERNEL, tasks)) == want
-    assert compared(streamed(bounded, rounds, KERNEL, 2, restart_every=1)) == want
+        assert compared(streamed(bounded, rounds, KERNEL, tasks, tables=case.tables)) == want
+    assert compared(streamed(bounded, rounds, KERNEL, 2, restart_every=1, tables=case.tables)) == want
     if case.live is None:
         return
     want = expected(case.live)
     live = plan_of(case.query, catalog_of(case, bounded=False))
     judged = plan_of(as_live(case.query), catalog_of(case, bounded=True))
     for tasks in (1, 4):
-        assert compared(streamed(live, rounds, KERNEL, tasks)) == want
-    assert compared(streamed(live, rounds, KERNEL, 2, restart_every=1)) == want
-    assert compared(batched(judged, rounds, KERNEL)) == want
-    assert compared(streamed(judged, rounds, KERNEL)) == want
+        assert compared(streamed(live, rounds, KERNEL, tasks, tables=case.tables)) == want
+    assert compared(streamed(live, rounds, KERNEL, 2, restart_every=1, tables=case.tables)) == want
+    assert compared(batched(judged, rounds, KERNEL, case.tables)) == want
+    assert compared(streamed(judged, rounds, KERNEL, tables=case.tables)) == want
 
 
 if "MQL_ACCEPT" in os.environ:
@@ -81,6 +83,6 @@ if "MQL_ACCEPT" in os.environ:
             cases = []
             for case in read(path):
                 bounded = plan_of(case.query, catalog_of(case, bounded=True))
-                rows = plain(batched(bounded, rounds_of(case), KERNEL))
+                rows = plain(batched(bounded, rounds_of(case), KERNEL, case.tables))
                 cases.append(with_rows(case, [as_json(row) for row in rows]))
             write(path, cases)

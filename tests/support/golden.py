@@ -2,8 +2,9 @@
 
 A file holds cases; a case is `== what it shows`, the query, and sections: `-- source` with settings (lateness; the
 names of sources, `sources=a,b`, else there is one called `events`), `-- events` (whose source and split may stand first
-in them, as `@source` and `@split`), `-- rows` (what every route gives), `-- live` (what the live routes give where rows
-come too late). MQL_ACCEPT=1 writes the rows that the batch gives.
+in them, as `@source` and `@split`), `-- tables` (rows of declared tables, `name {…}`; `key=name:column` in the source's
+settings says what tells rows apart), `-- rows` (what every route gives), `-- live` (what the live routes give). With
+MQL_ACCEPT=1 the rows that the batch gives are written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-SECTIONS = ("source", "query", "events", "rows", "live")
+from sources.declared_tables import declare_table
+from sources.tables import DeclaredTable
+
+SECTIONS = ("source", "query", "tables", "events", "rows", "live")
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
@@ -28,6 +32,7 @@ class Case:
     lateness_us: int
     sources: tuple[str, ...]
     events: tuple[tuple[str, int, str], ...]
+    tables: tuple[DeclaredTable, ...]
     rows: tuple[str, ...]
     live: tuple[str, ...] | None
     sections: tuple[tuple[str, str], ...]
@@ -85,9 +90,23 @@ def _case(file: str, part: str) -> Case:
         round(float(settings.get("lateness", "5s").removesuffix("s")) * 1e6),
         sources,
         tuple(_event(line, sources[0]) for line in by_name["events"].split("\n") if line),
+        _tables(by_name.get("tables", ""), settings.get("key", "")),
         tuple(line for line in by_name.get("rows", "").split("\n") if line),
         tuple(line for line in by_name["live"].split("\n") if line) if "live" in by_name else None,
         tuple((name, text) for name, text in sections if text or name in ("rows", "live")),
+    )
+
+
+def _tables(text: str, key: str) -> tuple[DeclaredTable, ...]:
+    rows: dict[str, list[object]] = {}
+    for line in text.split("\n"):
+        name, _, row = line.partition(" ")
+        if row:
+            rows.setdefault(name, []).append(json.loads(row))
+    keys = dict([key.split(":")]) if key else {}
+    return tuple(
+        declare_table(name, {"kind": "rows", "rows": found, "key": [keys[name]] if name in keys else []})
+        for name, found in rows.items()
     )
 
 

@@ -13,6 +13,7 @@ from support.random_queries import Stream
 from mql.catalog import Catalog, SourceInfo, TimeRule
 from mql.exec.afterwards import Afterwards
 from mql.exec.drive import Round, drive, raws_of
+from mql.exec.feed import Table
 from mql.exec.items import Raw, Rows
 from mql.exec.kernel import Kernel
 from mql.exec.scan import Decoder
@@ -26,7 +27,13 @@ AHEAD_US = 10**18
 
 
 def catalog(
-    shape: Shape, *, bounded: bool, lateness_us: int, unit: str = "ms", names: Sequence[str] = ("events",)
+    shape: Shape,
+    *,
+    bounded: bool,
+    lateness_us: int,
+    unit: str = "ms",
+    names: Sequence[str] = ("events",),
+    tables: Sequence[Table] = (),
 ) -> Catalog:
     """Sources whose time is the property `ts`; one, `events`, where no names are given."""
     info = SourceInfo(
@@ -37,7 +44,8 @@ def catalog(
         max_ahead_us=AHEAD_US,
         bounded=bounded,
     )
-    return Catalog({name: replace(info, name=name) for name in names})
+    known = {table.info.name: table.info for table in tables}
+    return Catalog({name: replace(info, name=name) for name in names}, tables=known)
 
 
 def plan_of(text: str, catalog: Catalog, **given: Any) -> Plan:
@@ -62,10 +70,16 @@ def raws(events: Sequence[tuple[int, int, str]]) -> list[Raw]:
 
 
 def streamed(
-    plan: Plan, rounds: Sequence[Round], kernel: Kernel, tasks: int = 1, restart_every: int | None = None
+    plan: Plan,
+    rounds: Sequence[Round],
+    kernel: Kernel,
+    tasks: int = 1,
+    restart_every: int | None = None,
+    tables: Sequence[Table] = (),
 ) -> list[dict[str, Any]]:
     """The rows that a stream ends with: of keyed rows the last revision of each key, less the deleted."""
-    out = drive(plan, rounds, kernel, tasks, restart_every=restart_every)
+    rows = {table.info.name: table for table in tables}
+    out = drive(plan, rounds, kernel, tasks, restart_every=restart_every, tables=lambda name: rows[name].rows)
     return told(plan, out.tables)
 
 
@@ -86,7 +100,7 @@ def settled(plan: Plan, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in names} for row in last.values() if row["_op"] != "delete"]
 
 
-def batched(plan: Plan, rounds: Sequence[Round], kernel: Kernel) -> list[dict[str, Any]]:
+def batched(plan: Plan, rounds: Sequence[Round], kernel: Kernel, tables: Sequence[Table] = ()) -> list[dict[str, Any]]:
     """The rows of the plan's one statement over all events."""
     session = kernel.session()
     readers = {}
@@ -94,10 +108,11 @@ def batched(plan: Plan, rounds: Sequence[Round], kernel: Kernel) -> list[dict[st
         splits = Splits(scan.idle_timeout_us, scan.max_ahead_us)
         decoder = Decoder(session, scan.encoding, scan.time, scan.columns, splits=splits)
         parts = [part for round in rounds if (part := raws_of(plan, number, round))]
-        tables = [decoder.decode(part).table for part in parts] or [decoder.decode([]).table]
+        decoded = [decoder.decode(part).table for part in parts] or [decoder.decode([]).table]
         # Stored events can be read once only.
-        readers[name] = pa.concat_tables(tables).to_reader()
-    rows = session.run(plan.batch, readers)
+        readers[name] = pa.concat_tables(decoded).to_reader()
+    declared = {called: table.rows for table in tables for name, called in plan.lookups if name == table.info.name}
+    rows = session.run(plan.batch, {**readers, **declared})
     afterwards = Afterwards(plan.after_batch, session)
     found = [*afterwards.take(rows), *afterwards.end()]
     session.close()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import assert_never
 
+import pyarrow as pa
+
 from mql.exec.items import Operator
 from mql.exec.kernel import Session
 from mql.exec.operators.anomaly import AnomalyOperator
 from mql.exec.operators.arranging import ArrangingOperator
 from mql.exec.operators.as_events import AsEventsOperator
+from mql.exec.operators.asof_join import AsofJoinOperator
 from mql.exec.operators.count_windows import CountWindowsOperator
 from mql.exec.operators.expand import ExpandOperator
 from mql.exec.operators.fill import FillOperator
 from mql.exec.operators.final import FinalOperator
 from mql.exec.operators.held import HeldOperator
+from mql.exec.operators.join import JoinOperator
+from mql.exec.operators.join_side import JoinSideOperator
+from mql.exec.operators.lookup import LookupOperator, Tables
 from mql.exec.operators.partial import PartialOperator
 from mql.exec.operators.rate_sample import RateSampleOperator
 from mql.exec.operators.renumber import RenumberOperator
@@ -26,11 +32,15 @@ from mql.planner.physical import (
     Anomaly,
     Arranging,
     AsEvents,
+    AsofJoin,
     CountWindows,
     Expand,
     Fill,
     Final,
     Held,
+    Join,
+    JoinSide,
+    Lookup,
     OperatorSpec,
     Partial,
     RateSample,
@@ -43,8 +53,13 @@ from mql.planner.physical import (
 )
 
 
-def build(spec: OperatorSpec, session: Session) -> Operator:
-    """The operator that does what the specification says, computing on this session."""
+def no_tables(name: str) -> pa.Table:
+    """Where no table is declared."""
+    raise AssertionError(f"nobody gives the table {name}")
+
+
+def build(spec: OperatorSpec, session: Session, tables: Tables = no_tables) -> Operator:
+    """The operator that does what the specification says, computing on this session. `tables` gives declared ones."""
     match spec:
         case Renumber():
             return RenumberOperator(spec, session)
@@ -76,6 +91,14 @@ def build(spec: OperatorSpec, session: Session) -> Operator:
             return TakeFirstOperator(spec, session)
         case RunningMedian():
             return RunningMedianOperator(spec, session)
+        case JoinSide():
+            return JoinSideOperator(spec, session)
+        case Join():
+            return JoinOperator(spec, session)
+        case AsofJoin():
+            return AsofJoinOperator(spec, session)
+        case Lookup():
+            return LookupOperator(spec, session, tables)
         case Anomaly():
             return AnomalyOperator(spec, session)
         case _:
