@@ -27,6 +27,7 @@ bench: $(VENV)/.for-bench
 soak: $(VENV)/.for-tests
 	@sh tests/support/install.sh
 	@MQL_QUERIES=20000 MQL_FUZZ=1000000 MQL_LAWS=300 $(PYTEST) -n 2 --timeout 0 tests/run/test_random_queries.py tests/language/test_fuzz.py tests/run/test_laws.py
+	@MQL_TEST_SINK_KILLS=200 MQL_TEST_SINK_EVENTS=1000000 $(PYTEST) --timeout 0 -s tests/serve/test_sink_kills.py
 
 clean:
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -577,7 +577,9 @@ def job() -> None:
 @FILE
 @PARAM
 @JOBS_AT
-@click.option("--template", metavar="NAME", help="A template of the server's, instead of a query.")
+@click.option(
+    "--template", metavar="NAME|FILE", help="A template of the server's, or one in a file, instead of a query."
+)
 @click.option("--guarantee", type=click.Choice(("at_most_once", "at_least_once", "exactly_once")))
 def new(
     name: str,
@@ -598,11 +600,25 @@ def new(
     def work() -> int:
         from server.remote import call
 
-        call(server, "POST", "/v1/jobs" if template is None else f"/v1/templates/{template}/jobs", said)
+        kept = None if template is None else kept_template(server, template)
+        call(server, "POST", "/v1/jobs" if kept is None else f"/v1/templates/{kept}/jobs", said)
         click.echo(f"{name} is made; its rows: {server}/v1/jobs/{name}/stream")
         return 0
 
     exit_by(work)
+
+
+def kept_template(server: str, template: str) -> str:
+    """The name of a template that the server keeps; one that is a file is given to it first."""
+    from server.remote import call
+    from server.templates import read_template
+
+    path = Path(template)
+    if not path.is_file():
+        return template
+    name = read_template(path).name
+    call(server, "PUT", f"/v1/templates/{name}", path.read_bytes())
+    return name
 
 
 def acts(action: str) -> Callable[..., None]:

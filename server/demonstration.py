@@ -59,4 +59,7 @@ Something goes wrong every five minutes. What, where, and when is it over? An al
   curl -N {base}/v1/queries -d "
     {ALARM}"
 
+To be alerted here when requests fail unusually often, from what was usual in the last twenty minutes:
+  mql job new incidents --template examples/incidents.yaml --server {base}
+
 More to try: {base}/   Every route: {base}/docs"""

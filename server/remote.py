@@ -26,12 +26,15 @@ LINE_MAX = 64 << 20
 
 def call(base: str, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None) -> Any:
     """One request; the JSON that comes back, None where there is no body. MqlError for a problem, Unreachable where
-    nobody answers."""
+    nobody answers. A body of bytes is YAML, any other becomes JSON."""
+    said: dict[str, Any] = {"json": body}
+    if isinstance(body, bytes):
+        said = {"data": body, "headers": {"Content-Type": "application/yaml"}}
 
     async def go() -> Any:
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, total=120)
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
-            answer = await session.request(method, url_of(base, path), json=body, params=params)
+            answer = await session.request(method, url_of(base, path), params=params, **said)
             if answer.status >= 400:
                 raise problem_of(answer.status, await answer.read())
             body_told = await answer.read()

@@ -9,6 +9,7 @@ import os
 import random
 
 import pytest
+from support.random_compositions import random_composition
 from support.random_queries import SHAPE, Draw, Stream, normal, random_query, random_stream
 from support.routes import as_live, batched, catalog, plan_of, random_rounds, streamed
 
@@ -25,7 +26,7 @@ def test_random_queries_equal_the_plain_statement(first: int) -> None:
     for seed in range(first, min(first + CHUNK, FIRST + QUERIES)):
         rng = random.Random(seed)
         stream = random_stream(rng, rng.choice((0, 1, 20, 120)))
-        draw = random_query(rng, stream.lateness_us)
+        draw = (random_composition if rng.random() < 0.1 else random_query)(rng, stream.lateness_us)
         check(seed, rng, stream, draw)
 
 

@@ -6,21 +6,18 @@ the results of an exactly-once job are compared with what DuckDB says of the who
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from support.killing import call, start, wait_until_up
 from support.postgres import free_port
 
 KILLS = int(os.environ.get("MQL_TEST_KILLS", "20"))
@@ -36,32 +33,6 @@ WINDOWED = (
     "SELECT window_start, k, count(*) AS n, sum(v) AS v FROM events WINDOW TUMBLING 10s GROUP BY k SINCE EARLIEST"
 )
 PLAIN = "SELECT ts, v FROM events WHERE v % 10 = 3 SINCE EARLIEST"
-
-
-def call(port: int, method: str, path: str, body: Any = None) -> Any:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
-    request.method = method
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
-
-
-def start(home: Path, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "server.cli", "serve", "--config", str(home / "mql.yaml")]
-    with (home / "server.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
-
-
-def wait_until_up(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            call(port, "GET", "/readyz")
-            return
-        except OSError:
-            assert process.poll() is None, "the server has ended by itself"
-            time.sleep(0.02)
-    raise AssertionError("the server did not come up")
 
 
 def event(at: int) -> bytes:
@@ -99,7 +70,7 @@ def test_nothing_is_lost_or_doubled_however_often_it_is_killed(tmp_path: Path) -
     events.write_bytes(event(0))
     writer = Writer(events, dice)
     writer.start()
-    process = start(tmp_path, port)
+    process = start(tmp_path)
     wait_until_up(port, process)
     for name, query, every in (("windowed", WINDOWED, 0.1), ("plain", PLAIN, 0.4)):
         said = {"name": name, "query": query, "guarantee": "exactly_once", "checkpoint_every": every}
@@ -109,7 +80,7 @@ def test_nothing_is_lost_or_doubled_however_often_it_is_killed(tmp_path: Path) -
         time.sleep(dice.random() * 1.2)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        process = start(tmp_path, port)
+        process = start(tmp_path)
         if dice.random() < 0.8:  # else it is killed while it starts, or goes back
             wait_until_up(port, process)
     writer.join()

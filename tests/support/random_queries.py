@@ -283,7 +283,7 @@ def _window(rng: random.Random) -> tuple[str, str, str]:
     match kind:
         case "tumbling":
             text = rng.choice((f"window tumbling {size}s", f"window {size}", f"WINDOW TUMBLING {size} SECONDS"))
-            return text, _ends(size, size), kind
+            return text, ends_of(size, size), kind
         case "hopping":
             text = rng.choice(
                 (
@@ -292,7 +292,7 @@ def _window(rng: random.Random) -> tuple[str, str, str]:
                     f"window size {size}s slide {slide}s",
                 )
             )
-            return text, _ends(size, slide), kind
+            return text, ends_of(size, slide), kind
         case "cumulate":
             step = rng.choice((2, 5))
             day = step * rng.choice((2, 4))
@@ -312,9 +312,9 @@ def _window(rng: random.Random) -> tuple[str, str, str]:
         case "several":
             of = [(rng.choice(("tumbling", "hopping")), *rng.choice(((10, 5), (12, 4), (3, 1), (2, 10)))) for _ in "ab"]
             shapes = [
-                (f"tumbling {slide}s", _ends(slide, slide))
+                (f"tumbling {slide}s", ends_of(slide, slide))
                 if shape == "tumbling"
-                else (f"hopping {size}s every {slide}s", _ends(size, slide))
+                else (f"hopping {size}s every {slide}s", ends_of(size, slide))
                 for shape, size, slide in of
             ]
             lists = (
@@ -372,10 +372,10 @@ def _zoned(rng: random.Random) -> tuple[str, str, str]:
     )
     shape = f"tumbling {size}{unit}" if size == step else f"hopping {size}{unit} every {step}{unit}"
     text = f"window {shape} timezone 'Asia/Kolkata'"
-    return text, _ends(size * seconds, step * seconds, ahead=19_800), "zoned"
+    return text, ends_of(size * seconds, step * seconds, ahead=19_800), "zoned"
 
 
-def _ends(size: int, slide: int, ahead: int = 0) -> str:
+def ends_of(size: int, slide: int, ahead: int = 0) -> str:
     """The windows [i * slide, i * slide + size) that hold t, found by trying all near it."""
     first = f"((t + {ahead}000000) // {slide}000000 - {-(-size // slide) + 2})"
     start = f"i * {slide}000000 - {ahead}000000"
