@@ -91,6 +91,7 @@ class ResultLog:
         directory.mkdir(parents=True, exist_ok=True)
         self.id = self._identity()
         self.committed = Length()
+        self._is_unsaved = False
         self._guard = threading.RLock()
         self._readers: tuple[LogReading, ...] = ()
         self._cache: OrderedDict[int, tuple[Frame, int, int]] = OrderedDict()
@@ -148,6 +149,7 @@ class ResultLog:
                 os.ftruncate(out, start)  # a full disk leaves no half record
                 raise
             self._out_bytes += len(data)
+            self._is_unsaved = True
             self.length = Length(self.length.number + 1, self.length.rows + rows)
             return self.length
 
@@ -188,8 +190,9 @@ class ResultLog:
     def sync(self) -> None:
         """What was written survives a loss of power."""
         with self._guard:
-            if self._out is not None:
+            if self._out is not None and self._is_unsaved:
                 os.fsync(self._out)
+                self._is_unsaved = False
 
     def commit(self, length: Length | None = None) -> None:
         """Readers may see so much (all of it where left out)."""
