@@ -15,6 +15,7 @@ from mql.catalog import SourceInfo, TimeRule
 from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoint
 from mql.exec.engine import Options, Running, Subscription
+from mql.exec.family import Member
 from mql.exec.frames import Ended, Failed, Frame, Gap, Phase, RowsFrame, Seal, Warn
 from mql.exec.results import cursor_of
 from mql.exec.running import Execution
@@ -35,6 +36,9 @@ SYNC_S = 1.0
 SNAPSHOT_S = 20.0
 LEAVE_S = 10.0
 FOREVER_S = 1e9
+TOGETHER_S = 0.05
+CHECKPOINTS_PER_S = 50.0
+"""So many are written each second of jobs that share a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +99,9 @@ class Run:
             known=known,
             now_us=self.looks.get("began_us"),
             scale=self.looks.get("scale"),
+            together=spec.template is not None,
         )
-        with ThreadPoolExecutor(1, f"mql-checkpoint-{job.name}") as pool:
-            return self._read(running, pool)
+        return self._read(running, job.jobs.checkpointing)
 
     def _begin_anew(self) -> None:
         """What was open in an earlier run is lost, and nobody read meanwhile: the log says so, in its place."""
@@ -136,7 +140,7 @@ class Run:
         job.running, job.ring = running, subscription.ring
         self.has_episodes = has_episodes(running.execution.plan)
         job.runs()
-        self.due_s = self.clock.monotonic_s() + self.spec.checkpoint_every
+        self.due_s = self.clock.monotonic_s() + self._pace_s(running)
         leaving_s: float | None = None
         try:
             while True:
@@ -150,9 +154,9 @@ class Run:
                     leaving_s, self.due_s = now_s, now_s
                 waits = pool is not None and self.asked is None and now_s >= self.due_s
                 if waits and pool is not None:
-                    self.asked = pool.submit(snapshot_of, running)
+                    self.asked = self._ask(running, pool, leaving_s is not None)
                     self.asked.add_done_callback(lambda _: subscription.ring())
-                    self.due_s = FOREVER_S if leaving_s is not None else now_s + self.spec.checkpoint_every
+                    self.due_s = FOREVER_S if leaving_s is not None else now_s + self._pace_s(running)
                 is_done = pool is None or (self.asked is None and self.due_s == FOREVER_S)
                 if leaving_s is not None and (is_done or now_s - leaving_s > LEAVE_S / 2):
                     return Outcome(LEFT[job.told or "stop"])
@@ -163,6 +167,17 @@ class Run:
             subscription.close()
             running.cancel("stopped")
             self.log.sync()
+
+    def _ask(self, running: Running, pool: ThreadPoolExecutor, at_once: bool) -> Future[tuple[Snapshot, int]]:
+        """A snapshot. Where jobs share a plan, one barrier is for all that ask at about the same time."""
+        execution = running.execution
+        if isinstance(execution, Member):
+            return execution.ask(TOGETHER_S if at_once else self._pace_s(running) / 4)
+        return pool.submit(snapshot_of, running)
+
+    def _pace_s(self, running: Running) -> float:
+        """How long to the next checkpoint: where very many share a plan, they take turns."""
+        return max(self.spec.checkpoint_every, running.execution.sharing / CHECKPOINTS_PER_S)
 
     def _put(self, frames: Sequence[Frame]) -> Ended | Failed | None:
         """Frames into the log; gives the last one. A gap breaks the promise of a job with a guarantee."""
@@ -277,7 +292,7 @@ REASONS: Mapping[str, str] = {
 def snapshot_of(running: Running) -> tuple[Snapshot, int]:
     """A snapshot, and the number of the frame behind all that was told before its barrier."""
     execution = running.execution
-    assert isinstance(execution, Execution), "what keeps checkpoints reads for itself"
+    assert isinstance(execution, Execution), "of a family it is cut out"
     snapshot = execution.snapshot(SNAPSHOT_S)
     place = execution.barrier_at
     assert place is not None

@@ -11,6 +11,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from server.templates import parse_template, values_of
 log = logging.getLogger("server")
 
 JOBS_MAX = 1_000
+CHECKPOINTING = 16
+"""So many checkpoints are taken at a time."""
 
 
 class Jobs:
@@ -42,6 +45,7 @@ class Jobs:
         self.keeper = keeper
         self.clock = clock or SystemClock()
         self.silences = keeper.silences(self.clock)
+        self.checkpointing = ThreadPoolExecutor(CHECKPOINTING, "mql-checkpoint")
         self._jobs: dict[str, Job] = {}
         self._guard = threading.RLock()
         self._closed = False
@@ -92,6 +96,7 @@ class Jobs:
             job.join()
             job.close_sinks()
             job.log.close()
+        self.checkpointing.shutdown(wait=False, cancel_futures=True)
 
     # --- what may be done ------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from mql.exec.clock import Clock, SystemClock
 from mql.exec.collect import Collector
 from mql.exec.deadletters import DeadLetters
 from mql.exec.direct import answered
-from mql.exec.family import Family, FanOut, Member
+from mql.exec.family import Family, FanOut, Member, number_in
 from mql.exec.feed import Source, Table
 from mql.exec.frames import Failed, Phase, RowsFrame
 from mql.exec.graph import connect
@@ -88,6 +88,7 @@ class Engine:
         self._askers: dict[str, Running] = {}
         self._joinable: dict[str, Execution | Member] = {}
         self._families: dict[str, Family] = {}
+        self._private: tuple[Family, ...] = ()
         self._alone: dict[str, set[Execution]] = {}
         """Which queries run by themselves that could share a plan, by the family that they would be of."""
         self._compiled: dict[Any, Compiled] = {}
@@ -283,11 +284,13 @@ class Engine:
         known: Mapping[str, SourceInfo] | None = None,
         now_us: int | None = None,
         scale: float | None = None,
+        together: bool = False,
     ) -> Running:
         """Goes on with a live query from a snapshot of it: what it knew, and at the very next offset of each split.
 
-        It needs as many workers as it had. It shares with nobody, and drops nothing: where `wait_for_readers` holds,
-        it waits for the slowest of its readers. A snapshot that knows nothing but positions begins there.
+        It needs as many workers as it had. It drops nothing: where `wait_for_readers` holds, it waits for the slowest
+        of its readers. A snapshot that knows nothing but positions begins there. It shares with nobody but, where it
+        may run `together`, with others that do, differ in literals only, and go on from the same moment, or from now.
         `known`: what its sources looked like when it first began, so that it means the same though they look else now;
         `now_us`: when that was, and `scale`: what its ALERT BUDGET picked then.
         """
@@ -300,6 +303,9 @@ class Engine:
             compiled = self._compile(text, params, options.early_us)
         plan = compiled.plan
         with self._starting:
+            member = self._as_private_member(compiled, options, snapshot) if together and wait_for_readers else None
+            if member is not None:
+                return self._asker(member, compiled, options)
             results = Results(secrets.token_hex(4), keep_all=wait_for_readers)
             execution = Execution(plan, self._runtime, self._clock, results, options)
             execution.private = wait_for_readers
@@ -427,6 +433,30 @@ class Engine:
 
         return Trial(lambda text: compile_forms(text, self.catalog(), params, now_us=now_us), run)
 
+    def _as_private_member(self, compiled: Compiled, options: Options, snapshot: Snapshot) -> Member | None:
+        """A query that reads for itself, with others of its family that do; None where it is to run alone."""
+        sibling = compiled.sibling
+        goes_on = number_in(snapshot) is not None
+        if sibling is None or sibling.limit is not None or (snapshot.tasks and not goes_on) or not snapshot.positions:
+            return None
+        alike = [one for one in self._private if one.key == sibling.key and not one.over]
+        for family in alike:
+            if family.goes_on_from(snapshot) if goes_on else family.is_up_to_date():
+                member = family.join(sibling, compiled.plan, options, snapshot)
+                if member is not None:
+                    return member
+        bare = replace(snapshot, tasks={})
+        family = Family(sibling.skeleton, self._runtime, self._clock, bare)
+        family.is_gathering = goes_on
+        family.core.on_over = partial(self._forget_family, family)
+        self._begin_live(family.core, [self.source(compiled.plan.scan.source)], bare, family)
+        assert family.graph is not None
+        if goes_on and set(snapshot.tasks) != {task.name for task in family.graph.tasks}:
+            family.core.end("deleted")
+            raise OtherPlan()
+        self._private = (*self._private, family)
+        return family.join(sibling, compiled.plan, options, snapshot)
+
     def _asker(
         self, execution: Execution | Member, compiled: Compiled, options: Options, joins: bool = False
     ) -> Running:
@@ -524,7 +554,8 @@ class Engine:
         for hub, feed in zip(hubs, feeds, strict=True):
             hub.attach(feed)
         for hub in hubs:
-            hub.begin()
+            if family is None or not family.is_gathering:
+                hub.begin()
         if has_history:
             for number in range(len(hubs)):
                 self._spawn(execution, partial(self._cross_the_seam, execution, number))
@@ -680,7 +711,7 @@ class Engine:
         while not self._closed.wait(BEAT_S):
             now_us = self._clock.now_us()
             askers = self.queries()
-            families = tuple(self._families.values())
+            families = (*self._families.values(), *self._private)
             for execution in {asker.execution for asker in askers if not isinstance(asker.execution, Member)}:
                 execution.beat(now_us)
             for family in families:
@@ -729,6 +760,7 @@ class Engine:
         with self._guard:
             if self._families.get(family.key) is family:
                 del self._families[family.key]
+            self._private = tuple(other for other in self._private if other is not family)
 
 
 EngineApi = Engine

@@ -6,10 +6,12 @@ border of each share, behind what the query is not to see; its windows count fro
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,21 +20,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mql.errors import MqlError
 from mql.exec.clock import Clock
 from mql.exec.collect import WINDOW_START, Collector, Sealing, digest_sql, seal_of, visible
 from mql.exec.frames import Ended, Failed, Gap, Phase, Warn
 from mql.exec.graph import Graph
 from mql.exec.hub import NEEDLES_MAX, Tally
-from mql.exec.items import MIN_US, Roster
+from mql.exec.items import MIN_US, Roster, State
 from mql.exec.kernel import Session
+from mql.exec.operators.base import number_state
 from mql.exec.operators.expand import ExpandOperator
 from mql.exec.operators.final import FinalOperator
 from mql.exec.results import KEY, Results
 from mql.exec.running import Execution, Options, numbers_of, problem_of, renamed_late
 from mql.exec.runtimes import Runtime
+from mql.exec.state import Snapshot
 from mql.exec.tallies import Ints, PerQuery
 from mql.planner import sharing
-from mql.planner.physical import Needles, Plan
+from mql.planner.physical import Final, Needles, Plan
 from mql.planner.sharing import QUERY, Sibling, Skeleton
 from mql.schema import BIGINT, DOUBLE, TIMESTAMP, VARCHAR, DataType, ListOf, Scalar
 
@@ -41,21 +46,38 @@ if TYPE_CHECKING:
 
 KEPT_BYTES_MAX = 256 << 20
 """Of what all of them have told; what is older is let go of, whoever has not read it."""
+GATHER_S = 0.3
+"""For so long after the last has come, a family waits for more that go on from the same moment."""
+LOOK_S = 0.5
+SNAPSHOT_S = 20.0
+NOW_MS = 2_000.0
+"""One that lags by less reads what comes now."""
+NUMBER = "query"
 TOLD_AT_ONCE = 2_000
 """So many of them are told each second how it goes; where there are more, they take turns."""
 
 
 class Family:
-    """One execution of a plan for queries that differ in literals. Ends with the last of them. Thread-safe."""
+    """One execution of a plan for queries that differ in literals. Ends with the last of them. Thread-safe.
 
-    def __init__(self, skeleton: Skeleton, runtime: Runtime, clock: Clock) -> None:
+    One that reads for itself gives each of its queries a snapshot of its own, cut out of that of all. What goes on from
+    such snapshots of one moment is put together again: while the family `is_gathering` it does not read yet.
+    """
+
+    def __init__(self, skeleton: Skeleton, runtime: Runtime, clock: Clock, reads_from: Snapshot | None = None) -> None:
         self.key = skeleton.key
+        self.reads_from = reads_from
+        """Where it began to read for itself: it drops nothing, and waits for those who read its results."""
+        self.is_gathering = False
+        self.graph: Graph | None = None
         self.epoch = secrets.token_hex(4)
         self.types = skeleton.types
         self.clock = clock
         self.core = Execution(sharing.family_plan(skeleton), runtime, clock, Fan(self), Options(name="shared"))
         self.not_before = PerQuery(MIN_US)
         self.members: dict[int, Member] = {}
+        self.places: dict[int, int] = {}
+        self.crowded: list[Results] = []
         self.expands: tuple[ExpandOperator, ...] = ()
         self.finals: tuple[FinalOperator, ...] = ()
         self._next = 0
@@ -67,6 +89,11 @@ class Family:
         self._sent: dict[int, int] = {}
         self._fresh: dict[int, list[Member]] = {}
         self._guard = threading.RLock()
+        self._joined_s = clock.monotonic_s()
+        self._asking = threading.Condition()
+        self._asked: list[tuple[Member, Future[tuple[Snapshot, int]]]] = []
+        self._due_s = math.inf
+        self._cutting: threading.Thread | None = None
 
     @property
     def over(self) -> bool:
@@ -74,6 +101,7 @@ class Family:
 
     def take_graph(self, graph: Graph) -> None:
         """The tasks that it runs on: operators that keep something of each query's."""
+        self.graph = graph
         operators = [operator for task in graph.tasks for operator in task.operators]
         self.expands = tuple(one for one in operators if isinstance(one, ExpandOperator))
         self.finals = tuple(one for one in operators if isinstance(one, FinalOperator))
@@ -81,13 +109,18 @@ class Family:
             final.not_before = self.not_before
         self._fresh = {share: [] for share in range(len(graph.entries))}
 
-    def join(self, sibling: Sibling, plan: Plan, options: Options) -> Member | None:
-        """One more query; None where the family is over."""
+    def join(self, sibling: Sibling, plan: Plan, options: Options, restored: Snapshot | None = None) -> Member | None:
+        """One more query; None where the family is over, or cannot go on from the query's snapshot."""
+        number = None if restored is None else number_in(restored)
         with self._guard:
-            if self.over:
+            if self.over or (number is not None and number in self.members):
                 return None
-            member = Member(self, self._next, sibling, plan, options)
-            self._next += 1
+            if number is not None:
+                assert restored is not None
+                self._take_over(number, restored)
+            member = Member(self, self._next if number is None else number, sibling, plan, options)
+            self._next = max(self._next, member.number + 1)
+            self._joined_s = self.clock.monotonic_s()
             self.members[member.number] = member
             if options.timeout_s is not None:
                 self._timed.append(member)
@@ -99,6 +132,13 @@ class Family:
 
     def beat(self, now_us: int) -> None:
         """Called ten times a second, as an execution is."""
+        if self.is_gathering:
+            if self.clock.monotonic_s() - self._joined_s < GATHER_S:
+                return
+            with self._guard:
+                self.is_gathering = False
+            for hub in self.core.hubs:
+                hub.begin()
         self.core.beat(now_us)
         if self._timed:
             for member in list(self._timed):
@@ -116,6 +156,10 @@ class Family:
         if last:
             self.core.end(reason)
 
+    def make_room(self) -> None:
+        """One of its queries' readers has read: who waited for that goes on."""
+        self.core.results.on_room()
+
     def at_border(self, share: int, positions: Mapping[int, int], newest_us: int) -> Roster | None:
         """The roster, where it has changed since this share's last border."""
         with self._guard:
@@ -125,7 +169,8 @@ class Family:
             self._renew()
             fresh, self._fresh[share] = self._fresh[share], []
             numbers = np.array([member.number for member in fresh], np.int64)
-            self.not_before.raise_to(numbers, newest_us)
+            if self.reads_from is None:
+                self.not_before.raise_to(numbers, newest_us)
             feed = self.core.feeds[0]
             feed.scan = replace(feed.scan, needles=self._needles())
             for member in fresh:
@@ -135,7 +180,72 @@ class Family:
     def on_joined(self, us: int) -> None:
         """What its source had given before is not known: windows that started earlier are nobody's."""
         with self._guard:
-            self.not_before.raise_to(np.arange(self._next), us)
+            if self.reads_from is None:
+                self.not_before.raise_to(np.arange(self._next), us)
+
+    # --- snapshots -------------------------------------------------------------------------------------
+
+    def ask(self, member: Member, within_s: float) -> Future[tuple[Snapshot, int]]:
+        """What is known of a query, and the number of the frame behind all that was told of it before. It may take so
+        long: whoever asks meanwhile is answered by the same barrier."""
+        answer: Future[tuple[Snapshot, int]] = Future()
+        with self._asking:
+            self._asked.append((member, answer))
+            self._due_s = min(self._due_s, self.clock.monotonic_s() + within_s)
+            if self._cutting is None:
+                self._cutting = threading.Thread(target=self._cut, name=f"mql-cut-{self.epoch}", daemon=True)
+                self._cutting.start()
+            self._asking.notify()
+        return answer
+
+    def _cut(self) -> None:
+        """The thread that takes snapshots of all and cuts them up, until the family is over."""
+        while not self.over:
+            with self._asking:
+                wait_s = self._due_s - self.clock.monotonic_s()
+                if wait_s > 0:
+                    self._asking.wait(min(wait_s, LOOK_S))
+                    continue
+                asked, self._asked = self._asked, []
+                self._due_s = math.inf
+            try:
+                cutter = Cutter(self.core.snapshot(SNAPSHOT_S), self.core.plan)
+                for member, answer in asked:
+                    cut = cutter.cut(member.number, self.not_before.get(member.number))
+                    answer.set_result((cut, self.places.get(member.number, 0)))
+            except Exception as error:  # told to those who asked
+                for _, answer in asked:
+                    if not answer.done():
+                        answer.set_exception(error)
+        with self._asking:
+            for _, answer in self._asked:
+                answer.set_exception(MqlError("the query ended", code="no-snapshot"))
+            self._asked = []
+
+    def on_barrier(self, epoch: int) -> None:
+        """What was told before the barrier ends here, for each query."""
+        self.places = {number: member.results.place.number for number, member in self.members.items()}
+        self.core.on_barrier(epoch)
+
+    def is_up_to_date(self) -> bool:
+        """It reads what comes now."""
+        lag_ms = self.core.lag_ms(self.core.watermark_us())
+        return not self.is_gathering and (lag_ms is None or lag_ms < NOW_MS)
+
+    def goes_on_from(self, snapshot: Snapshot) -> bool:
+        """Whether it waits to read on from just there."""
+        start = self.reads_from
+        if not self.is_gathering or start is None or start.splits is None or snapshot.splits is None:
+            return False
+        return start.positions == snapshot.positions and start.splits.equals(snapshot.splits)
+
+    def _take_over(self, number: int, restored: Snapshot) -> None:
+        """What a query knew, into operators that have not had anything yet."""
+        assert self.is_gathering
+        assert self.graph is not None
+        for task in self.graph.tasks:
+            task.pipeline.restore(restored.tasks.get(task.name, {}))
+        self.not_before.put(np.array([number]), not_before_in(restored))
 
     def newest(self, count: int) -> Iterator[Member]:
         """The queries that came last, the newest of them last."""
@@ -176,6 +286,11 @@ class Fan(Results):
         self._family = family
         self._turn = 0
 
+    @property
+    def full(self) -> bool:
+        """One of those who got rows last waits for its reader."""
+        return any(results.full for results in self._family.crowded)
+
     def say(self, frame: Phase | Warn | Gap) -> None:
         for member in list(self._family.members.values()):
             member.results.say(frame)
@@ -197,15 +312,15 @@ class Fan(Results):
 class Member:
     """One query of a family: what an execution of its own would be to those who ask it."""
 
-    private = False
-
     def __init__(self, family: Family, number: int, sibling: Sibling, plan: Plan, options: Options) -> None:
         self.family = family
         self.number = number
         self.sibling = sibling
         self.plan = plan
         self.options = options
-        self.results = Results(f"{family.epoch}{number:x}")
+        self.private = family.reads_from is not None
+        self.results = Results(f"{family.epoch}{number:x}", keep_all=self.private)
+        self.results.on_room = family.make_room
         self.askers: tuple[Running, ...] = ()
         self.started_us = family.clock.now_us()
         self.ended_us: int | None = None
@@ -220,6 +335,11 @@ class Member:
     @property
     def over(self) -> bool:
         return self.ended_us is not None
+
+    @property
+    def sharing(self) -> int:
+        """How many queries the plan is shared by."""
+        return len(self.family.members)
 
     @property
     def feeds(self) -> Sequence[object]:
@@ -265,6 +385,10 @@ class Member:
             self.state = state
         self.results.finish(frame)
         self.on_over(self)
+
+    def ask(self, within_s: float) -> Future[tuple[Snapshot, int]]:
+        """What is known of it, and the number of the frame behind all that was told before."""
+        return self.family.ask(self, within_s)
 
     def beat(self, now_us: int) -> None:
         timeout_s = self.options.timeout_s
@@ -349,12 +473,62 @@ class Member:
         return found
 
 
+class Cutter:
+    """The snapshot of a family, from which those of its queries are cut."""
+
+    def __init__(self, whole: Snapshot, plan: Plan) -> None:
+        self._whole = whole
+        self._specs = {stage.number: stage.operators for stage in plan.stages}
+        self._sorted: dict[tuple[str, int, str], tuple[pa.Table, Ints]] = {}
+
+    def cut(self, number: int, not_before_us: int) -> Snapshot:
+        """What is known of one query."""
+        own = {NUMBER: number_state(number=number, not_before=not_before_us)}
+        tasks = {
+            task: {
+                at: own if at == 0 and task.startswith("0.") else self._state(task, at, state, number)
+                for at, state in operators.items()
+            }
+            for task, operators in self._whole.tasks.items()
+        }
+        return Snapshot(tasks, self._whole.splits, self._whole.positions)
+
+    def _state(self, task: str, at: int, state: State, number: int) -> State:
+        spec = self._specs[int(task.partition(".")[0])][at]
+        key = spec.query if isinstance(spec, Final) else ""
+        found = {}
+        for name, table in state.items():
+            column = next((one for one in (QUERY, key) if one and one in table.column_names), None)
+            found[name] = table if column is None else self._rows((task, at, name), table, column, number)
+        return found
+
+    def _rows(self, place: tuple[str, int, str], table: pa.Table, column: str, number: int) -> pa.Table:
+        """A query's rows of a table, which is put in the order of queries first."""
+        if place not in self._sorted:
+            numbers = table.column(column).to_numpy()
+            order = np.argsort(numbers, kind="stable")
+            self._sorted[place] = table.take(pa.array(order)), numbers[order]
+        table, numbers = self._sorted[place]
+        start, end = np.searchsorted(numbers, [number, number + 1])
+        return table.take(pa.array(np.arange(start, end)))
+
+
+def number_in(snapshot: Snapshot) -> int | None:
+    """The number that a query had in its family when the snapshot was cut; None where it was in none."""
+    found = snapshot.tasks.get("0.0", {}).get(0, {}).get(NUMBER)
+    return None if found is None else int(found.column("number")[0].as_py())
+
+
+def not_before_in(snapshot: Snapshot) -> int:
+    return int(snapshot.tasks["0.0"][0][NUMBER].column("not_before")[0].as_py())
+
+
 class FanOut(Collector):
     """The end of a family's tasks: rows go to the results of their queries, those that have any."""
 
     def __init__(self, family: Family, tasks: int, session: Session) -> None:
         core = family.core
-        super().__init__(core.results, core.plan.result, tasks, session, core.end, None, core.on_barrier)
+        super().__init__(core.results, core.plan.result, tasks, session, core.end, None, family.on_barrier)
         self._family = family
         self._sealings: dict[tuple[int, int], dict[int, Sealing]] = {}
         self._kept: deque[tuple[int, list[tuple[Results, int]]]] = deque()
@@ -381,7 +555,10 @@ class FanOut(Collector):
             member = members.get(query)
             if member is not None:
                 told.append((member.results, member.take(shown, start, end, starts, int(weighs * (end - start)))))
-        self._keep(shown.nbytes, told)
+        if self._family.reads_from is None:
+            self._keep(shown.nbytes, told)
+        else:
+            self._family.crowded = [results for results, _ in told if results.full]
 
     def _keep(self, size: int, told: list[tuple[Results, int]]) -> None:
         self._kept.append((size, told))

@@ -193,6 +193,11 @@ class Execution:
 
     # --- barriers --------------------------------------------------------------------------------------
 
+    @property
+    def sharing(self) -> int:
+        """How many queries the plan is shared by."""
+        return 1
+
     def snapshot(self, timeout_s: float = 30.0) -> Snapshot:
         """What the running query knows, and the offsets up to which it knows it. One at a time; live queries only."""
         assert self.feeds

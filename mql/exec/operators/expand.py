@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
-from mql.exec.items import Batch, Item, Roster
+from mql.exec.items import Batch, Item, Roster, State
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, is_suspicious
 from mql.exec.tallies import PerQuery
@@ -63,6 +63,9 @@ class ExpandOperator(Base):
         # Last, so that nobody who looks meanwhile takes for filtered what only has not been looked at.
         self._count_sampled(table)
         self.counts.seen += table.num_rows
+
+    def restore(self, state: State) -> None:
+        """A query's number is its family's affair; the roster comes anew."""
 
     def late_rows(self) -> pa.Table | None:
         """The late rows that are kept, newest last, each with the number of its query."""

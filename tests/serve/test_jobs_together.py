@@ -1,0 +1,143 @@
+"""Jobs of one template share a reader, a plan and its barriers; each can be stopped, go on and be deleted alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.reading import await_true
+
+from mql.catalog import TimeRule
+from mql.exec.engine import Engine
+from mql.exec.family import Member
+from server.job_spec import Spec
+from server.jobs import Jobs
+from server.keeping import Keeper
+from server.settings import Settings
+from sources.memory import MemorySource
+
+TEMPLATE = """
+name: per-device
+params:
+  device: {type: string, required: true}
+  least: {type: number, default: 0}
+query: |
+  SELECT k, count(*) AS n, sum(v) AS total FROM live WHERE k = $device
+  WINDOW TUMBLING 10s GROUP BY k HAVING count(*) > $least
+"""
+DEVICES = 5
+
+
+def events(first: int, last: int) -> list[dict[str, Any]]:
+    return [{"ts": at, "k": f"d{at % DEVICES}", "v": at} for at in range(first, last)]
+
+
+def want(device: int, first: int, last: int) -> list[tuple[int, int]]:
+    """Counts and sums of the windows of ten seconds that lie between."""
+    windows = range(first, last, 10)
+    mine = [[at for at in range(start, start + 10) if at % DEVICES == device] for start in windows]
+    return [(len(found), sum(found)) for found in mine]
+
+
+@pytest.fixture
+def source() -> MemorySource:
+    return MemorySource("live", events(0, 10), bounded=False, time=TimeRule(("ts",), "s"))
+
+
+@pytest.fixture
+def engine(source: MemorySource) -> Iterator[Engine]:
+    made = Engine([source], workers=2)
+    yield made
+    made.close()
+
+
+def jobs_in(path: Path, engine: Engine) -> Jobs:
+    made = Jobs(engine, Keeper(Settings(base_dir=path)))
+    if made.store.template("per-device", None) is None:
+        made.store.put_template("per-device", TEMPLATE)
+    return made
+
+
+def create(jobs: Jobs, guarantee: str) -> None:
+    for at in range(DEVICES):
+        spec = Spec(template="per-device", params={"device": f"d{at}"}, guarantee=guarantee, checkpoint_every=0.05)
+        jobs.create(f"j{at}", spec)
+    await_true(lambda: all(is_in(jobs, at) for at in range(DEVICES)))
+
+
+def is_in(jobs: Jobs, at: int) -> bool:
+    running = jobs.job(f"j{at}").running
+    return running is not None and isinstance(running.execution, Member) and bool(running.execution.positions)
+
+
+def families(jobs: Jobs) -> set[object]:
+    return {job.running.execution.family for job in jobs.all() if job.running is not None}  # type: ignore[union-attr]
+
+
+def told(jobs: Jobs, at: int) -> list[tuple[int, int]]:
+    log = jobs.job(f"j{at}").log
+    tables, _ = log.tables(range(1_000), 0, 2**62, 1_000)
+    return [(row["n"], row["total"]) for table in tables for row in table.to_pylist()]
+
+
+def has_told(jobs: Jobs, at: int, rows: list[tuple[int, int]]) -> None:
+    await_true(lambda: told(jobs, at) == rows)
+
+
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+def test_jobs_of_a_template_share_a_plan_and_do_so_again_after_a_restart(
+    guarantee: str, tmp_path: Path, engine: Engine, source: MemorySource
+) -> None:
+    jobs = jobs_in(tmp_path, engine)
+    create(jobs, guarantee)
+    assert len(families(jobs)) == 1
+    source.push(0, events(10, 46))
+    for at in range(DEVICES):
+        has_told(jobs, at, want(at, 10, 40))
+    jobs.close()
+    source.push(0, events(46, 58))
+    jobs = jobs_in(tmp_path, engine)
+    jobs.revive()
+    await_true(lambda: all(is_in(jobs, at) for at in range(DEVICES)))
+    assert len(families(jobs)) <= 2
+    source.push(0, events(58, 86))
+    for at in range(DEVICES):
+        has_told(jobs, at, want(at, 10, 80))
+    jobs.close()
+
+
+def test_one_of_them_is_stopped_goes_on_and_is_deleted_alone(
+    tmp_path: Path, engine: Engine, source: MemorySource
+) -> None:
+    jobs = jobs_in(tmp_path, engine)
+    create(jobs, "exactly_once")
+    source.push(0, events(10, 46))
+    has_told(jobs, 1, want(1, 10, 40))
+    jobs.job("j1").act("stop")
+    source.push(0, events(46, 66))
+    has_told(jobs, 2, want(2, 10, 60))
+    assert told(jobs, 1) == want(1, 10, 40)
+    jobs.job("j1").act("start")
+    has_told(jobs, 1, want(1, 10, 60))
+    jobs.delete("j3")
+    source.push(0, events(66, 86))
+    for at in (0, 1, 2, 4):
+        has_told(jobs, at, want(at, 10, 80))
+    assert jobs.job("j1").running.execution.family is not jobs.job("j2").running.execution.family  # type: ignore[union-attr]
+    jobs.close()
+
+
+def test_after_a_crash_each_row_is_there_once(tmp_path: Path, engine: Engine, source: MemorySource) -> None:
+    jobs = jobs_in(tmp_path, engine)
+    create(jobs, "exactly_once")
+    for first in range(10, 90, 8):
+        source.push(0, events(first, first + 8))
+        if first % 3 == 0:
+            family = next(iter(families(jobs)))
+            family.core.fail(RuntimeError("the kernel is gone"))  # type: ignore[attr-defined]
+            await_true(lambda: all(job.attempts == 0 or is_in(jobs, int(job.name[1:])) for job in jobs.all()))
+    for at in range(DEVICES):
+        has_told(jobs, at, want(at, 10, 80))
+    jobs.close()
