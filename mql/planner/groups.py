@@ -28,6 +28,8 @@ from mql.planner.windowing import bind_cuts, bind_fill, window_outputs
 from mql.planner.windows import NUMBER
 from mql.schema import BIGINT, DataType
 
+_NUMBER = Output(NUMBER, BIGINT)
+
 
 def is_grouped(query: syntax.Query) -> bool:
     """Whether rows are told of groups, not of events."""
@@ -56,7 +58,7 @@ def bind_grouped(
     keys = _keys(query, scope)
     if window.kind == "several":
         window = replace(window, by=f"k{len(keys)}")
-        keys = (*keys, Output(NUMBER, BIGINT))
+        keys = (*keys, _NUMBER)
         scope = replace(scope, outputs={**scope.outputs, **window_outputs(window)})
     spoken = {key: i for i, key in enumerate(keys)}
 
@@ -66,6 +68,8 @@ def bind_grouped(
     judged = {} if query.anomaly is None else outputs_of(scope, columns_of(query.anomaly))
     inside = replace(scope, outputs={**scope.outputs, **judged}, aggregates=overs)
     items = tuple((name, finish(bound)) for name, bound in select_items(query.select, inside))
+    if query.distinct:
+        _check_distinct(query, keys, {bound for _, bound in items})
     shown = with_window_columns(items, window)
     named = _names(query, items)
     after = replace(scope, outputs={**scope.outputs, **named}, outputs_first=True)
@@ -104,6 +108,14 @@ def bind_grouped(
         limit = None if query.limit is None else constant_int(query.limit.count, scope, 0)
         plan = Arrange(plan, order, limit, per, window.kind not in ("none", "session", "sliding"))
     return Project(plan, shown), tuple((name, bound.type) for name, bound in shown)
+
+
+def _check_distinct(query: syntax.Query, keys: tuple[Bound, ...], items: set[Bound]) -> None:
+    """Rows that tell their group are distinct by themselves. Others would have to be grouped anew."""
+    hidden = [key for i, key in enumerate(keys) if Output(f"k{i}", key.type) not in items and key != _NUMBER]
+    if hidden:
+        hint = "Group the rows again: SELECT DISTINCT n FROM (SELECT key, count(*) AS n … GROUP BY key) WINDOW …."
+        raise MqlError("DISTINCT beside groups that the select list does not name", query.select[0].span, hint)
 
 
 def _keys(query: syntax.Query, scope: Scope) -> tuple[Bound, ...]:

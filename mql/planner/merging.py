@@ -6,7 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from mql.planner.expressions import Aggregate, Apply, Bound, Column, Constant, rewrite
+from mql.planner.expressions import (
+    TRUE,
+    Aggregate,
+    Apply,
+    Bound,
+    Column,
+    Constant,
+    EventMeta,
+    Output,
+    conjunction,
+    conjuncts,
+    rewrite,
+    walk,
+)
 from mql.planner.logical import (
     Arrange,
     Derived,
@@ -49,7 +62,7 @@ def merge_queries(top: Logical) -> Logical:
             below = merge_queries(query)
             if _is_plain(below) and not _samples_twice(top, below):
                 return _merged(top, below)
-            return _upon(top, replace(read, query=below))
+            return _pushed(top, replace(read, query=below))
         case Joined() | Enriched():
             return _upon(top, _inside(read))
         case _:
@@ -96,6 +109,48 @@ def _merged(top: Logical, below: Logical) -> Logical:
         return value_of(items, bound) if isinstance(bound, Column) else bound
 
     return _upon(top, project.input, lambda bound: rewrite(bound, column))
+
+
+def _pushed(top: Logical, read: Derived) -> Logical:
+    """The conditions that the groups of the inner query decide by their keys alone are asked before they are made: so
+    events are left out as early as can be, unread where their texts tell."""
+    group, project = find(read.query, Group), find(read.query, Project)
+    where = next((node for node in chain(top) if isinstance(node, Filter) and node.input is input_of(top)), None)
+    if not isinstance(group, Group) or group.filled is not None or find(read.query, Arrange) or where is None:
+        return _upon(top, read)
+    assert isinstance(project, Project)
+    keys = {Output(f"k{i}", key.type): key for i, key in enumerate(group.keys)}
+    items = dict(project.items)
+
+    def by_keys(condition: Bound) -> Bound | None:
+        """The condition on events, where it asks for keys alone."""
+        over = rewrite(condition, lambda bound: value_of(items, bound) if isinstance(bound, Column) else bound)
+        told = [part for part in walk(over) if isinstance(part, Output | EventMeta)]
+        if not told or any(part not in keys for part in told):
+            return None
+        found = rewrite(over, lambda bound: keys.get(bound, bound) if isinstance(bound, Output) else bound)
+        return None if any(isinstance(part, Output) for part in walk(found)) else found
+
+    asked = {one: by_keys(one) for one in conjuncts(where.predicate)}
+    early = [found for found in asked.values() if found is not None]
+    if not early:
+        return _upon(top, read)
+    later = conjunction(one for one, found in asked.items() if found is None)
+    read = replace(read, query=_below_group(read.query, conjunction(early)))
+    return _without(top, where, read if later == TRUE else Filter(read, later))
+
+
+def _below_group(query: Logical, condition: Bound) -> Logical:
+    assert not isinstance(query, Input)
+    if isinstance(query, Group):
+        return with_input(query, Filter(query.input, condition))
+    return with_input(query, _below_group(query.input, condition))
+
+
+def _without(top: Logical, where: Filter, below: Logical) -> Logical:
+    """The chain over another node than its WHERE."""
+    assert not isinstance(top, Input)
+    return below if top is where else with_input(top, _without(top.input, where, below))
 
 
 def value_of(items: Items, column: Column) -> Bound:

@@ -8,6 +8,7 @@ import pytest
 from support.reading import read_all, read_rows, read_until, rows_of
 
 from mql.catalog import TimeRule
+from mql.errors import MqlError
 from mql.exec.engine import Engine, Options
 from mql.exec.frames import Phase
 from mql.exec.state import snapshot_bytes, snapshot_from_bytes
@@ -115,6 +116,26 @@ def test_an_inner_query_that_filters_costs_nothing(engine: Engine) -> None:
     other = engine.start("SELECT v * 2 AS big FROM live WHERE k = 'a' AND v > 5")
     assert one.plan_hash == other.plan_hash
     assert other.shared_with == (one.id,)
+
+
+def test_conditions_on_the_keys_of_groups_are_asked_of_events(engine: Engine) -> None:
+    """What they leave out is not even read."""
+    text = "SELECT k, max(c) FROM (SELECT k, count(*) AS c FROM live GROUP BY k WINDOW 10s) {} WINDOW 1m GROUP BY k"
+    asked = text.format("WHERE k = 'a' AND c > 1")
+    early = text.replace("FROM live", "FROM live WHERE k = 'a'").format("WHERE c > 1")
+    assert engine.plan(asked).hash == engine.plan(early).hash
+    kept = "SELECT n FROM (SELECT count(*) AS n FROM stored) WHERE 1 = 2"
+    assert rows_of(read_all(engine.start(kept).subscribe())) == []
+
+
+def test_queries_stand_in_each_other_so_deep_and_no_deeper(engine: Engine) -> None:
+    text = "WITH " + ", ".join(f"q{at} AS (SELECT v FROM q{at - 1})" for at in range(1, 60)).replace("q0", "live")
+    assert engine.plan(f"{text} SELECT v FROM q20").result.columns[0][0] == "v"
+    with pytest.raises(MqlError, match="more than 32 queries stand in each other"):
+        engine.plan(f"{text} SELECT v FROM q59")
+    twice = ", ".join(f"q{at} AS (SELECT v FROM q{at - 1} UNION ALL SELECT v FROM q{at - 1})" for at in range(1, 30))
+    with pytest.raises(MqlError, match="at most 64 sources"):
+        engine.plan(f"WITH {twice.replace('q0', 'live')} SELECT v FROM q29")
 
 
 def test_an_order_that_changes_nothing_is_warned_of(engine: Engine) -> None:
