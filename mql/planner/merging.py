@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import assert_never
@@ -116,7 +117,7 @@ def _pushed(top: Logical, read: Derived) -> Logical:
     events are left out as early as can be, unread where their texts tell."""
     group, project = find(read.query, Group), find(read.query, Project)
     where = next((node for node in chain(top) if isinstance(node, Filter) and node.input is input_of(top)), None)
-    if not isinstance(group, Group) or group.filled is not None or find(read.query, Arrange) or where is None:
+    if not isinstance(group, Group) or where is None or not _tells_each(group, read.query):
         return _upon(top, read)
     assert isinstance(project, Project)
     keys = {Output(f"k{i}", key.type): key for i, key in enumerate(group.keys)}
@@ -138,6 +139,12 @@ def _pushed(top: Logical, read: Derived) -> Logical:
     later = conjunction(one for one, found in asked.items() if found is None)
     read = replace(read, query=_below_group(read.query, conjunction(early)))
     return _without(top, where, read if later == TRUE else Filter(read, later))
+
+
+def _tells_each(group: Group, query: Logical) -> bool:
+    """Whether a query tells each group by itself, whatever other groups there are."""
+    above = itertools.takewhile(lambda node: node is not group, chain(query))
+    return group.filled is None and all(isinstance(node, Speak | Project | Filter) for node in above)
 
 
 def _below_group(query: Logical, condition: Bound) -> Logical:
