@@ -448,7 +448,18 @@ SUMS = AggregateRow(
 )
 """How EXPLAIN BY adds up the parts of a sum. No text names it."""
 
-_BY_NAME = {name: row for row in (*AGGREGATES, OWN, SUMS) for name in (row.name, *row.aliases)}
+SQUARES = AggregateRow(
+    "@squares",
+    2,
+    "any",
+    DOUBLE,
+    Bag("sum(n * n)", count="sum({1})::DOUBLE", type="DOUBLE"),
+    "",
+    "The sum of squares of what the second argument sums to for each value of the first.",
+)
+"""How EXTRAPOLATE tells how far off a sticky sample may be. No text names it."""
+
+_BY_NAME = {name: row for row in (*AGGREGATES, OWN, SUMS, SQUARES) for name in (row.name, *row.aliases)}
 
 
 def aggregate_names() -> tuple[str, ...]:

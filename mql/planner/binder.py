@@ -15,6 +15,7 @@ from mql.planner.bounds import bind_bounds, time_bounds
 from mql.planner.collecting import Collector, without_aggregates
 from mql.planner.composing import check_as_live, check_inner, check_times, first_of_union, of_the_whole, united
 from mql.planner.expressions import Constant, conjunction
+from mql.planner.extrapolating import check_extrapolated
 from mql.planner.groups import bind_grouped, is_grouped
 from mql.planner.joining import bind_joins, bind_memberships, memberships, with_source, with_stream_first
 from mql.planner.logical import (
@@ -32,7 +33,7 @@ from mql.planner.logical import (
     input_of,
     scans_of,
 )
-from mql.planner.overs import Around, Overs, bind_over_speak, told_of_forgetting
+from mql.planner.overs import Around, Overs, bind_over_speak, calls_over, told_of_forgetting
 from mql.planner.reading import STATE_BYTES_MAX, Names, Read, Reading, as_one, bind_sources, sources_of
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
@@ -120,6 +121,7 @@ def _bind_query(
         return _read(syntax.Query((), sources=(ref,)), reading)
 
     arranged = is_grouped(query) or bool(query.order_by or query.limit or query.anomaly or query.windows)
+    arranged = arranged or query.qualify is not None or any(calls_over(item.expression) for item in query.select)
     read = bind_joins(query, read, reading, one, window, arranged)
     scope = read.scope(reading.names.params, opened)
     check_times(query, read.input)
@@ -128,6 +130,7 @@ def _bind_query(
     plan: Logical = read.input
     if query.sample is not None:
         plan = Sample(plan, bind_sample(query.sample, scope))
+        check_extrapolated(query.sample, plan.sampled, is_grouped(query))
     where = [] if condition is None else [bind_condition(condition, without_aggregates(scope, "WHERE"))]
     bounds = time_bounds(reading.since, reading.until) if isinstance(read.input, Scan | Merge) and not asking else []
     between = conjunction([*bounds, *where])

@@ -20,8 +20,9 @@ from mql.planner.anomaly import (
 from mql.planner.binding import Scope, bind_condition, bind_expression, constant_int
 from mql.planner.collecting import Collector, calls_aggregate, without_aggregates
 from mql.planner.expressions import Aggregate, Bound, Column, Constant, EventMeta, Output, children, with_children
-from mql.planner.logical import Arrange, Filter, Group, Logical, Over, Project, SortKey
-from mql.planner.overs import OVER_ANOMALY, Overs, bind_qualify, calls_over, check_having
+from mql.planner.extrapolating import extrapolation
+from mql.planner.logical import Arrange, Filter, Group, Logical, Over, Project, Sample, SortKey, find
+from mql.planner.overs import OVER_ANOMALY, Overs, bind_qualify, calls_over, check_having, finished
 from mql.planner.physical import Window
 from mql.planner.selecting import name_of, select_items, sort_expression, with_window_columns
 from mql.planner.windowing import bind_cuts, bind_fill, window_outputs
@@ -94,6 +95,15 @@ def bind_grouped(
     if overs.calls and query.anomaly is not None:
         raise MqlError("ANOMALY can not stand with window functions", query.anomaly.span, OVER_ANOMALY)
     calls = overs.over(finish)
+    sample = find(below, Sample)
+    estimates = extrapolation(query, sample, collector.calls, collector.add)
+    if estimates is not None:
+        shown = estimates.items(shown)
+        having = None if having is None else estimates.scale(having)
+        qualify = None if qualify is None else estimates.scale(qualify)
+        order = tuple(replace(key, expression=estimates.scale(key.expression)) for key in order)
+        per = tuple(map(estimates.scale, per))
+        calls = tuple(finished(call, estimates.scale) for call in calls)
     begins, ends = bind_cuts(query, replace(without_aggregates(scope, "WINDOW"), outputs={}))
     plan = Group(plan, window, keys, tuple(collector.calls), begins, ends, bind_fill(query, window, scope))
     if having is not None:

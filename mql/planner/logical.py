@@ -31,13 +31,15 @@ from mql.schema import DataType, Path
 class Sampled:
     """Which rows a SAMPLE clause keeps, decided by a stable hash of `by` (or of the row's place) and `seed`.
 
-    `share` of 1 for the kinds percent and sticky; `per_second` for a rate.
+    `share` of 1 for the kinds percent and sticky; `per_second` for a rate. `extrapolate`: counts and sums
+    are estimates of what all rows would give.
     """
 
     share: float | None
     per_second: int | None
     by: tuple[Bound, ...]
     seed: int
+    extrapolate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -618,7 +620,8 @@ def show_sampled(sampled: Sampled) -> str:
     by = "" if not sampled.by else " by " + ", ".join(show_bound(item) for item in sampled.by)
     if sampled.per_second is not None:
         return f"{sampled.per_second} per second{by}"
-    return f"{100 * (sampled.share or 0):g} %{by}"
+    scaled = ", extrapolated" if sampled.extrapolate else ""
+    return f"{100 * (sampled.share or 0):g} %{by}{scaled}"
 
 
 def show_bound(bound: Bound) -> str:

@@ -118,7 +118,7 @@ class Overs:
 
     def over(self, finish: Callable[[Bound], Bound] = lambda bound: bound) -> tuple[OverCall, ...]:
         """The calls, with what they refer to as the rows below have it."""
-        return tuple(_finished(call, finish) for call in self.calls)
+        return tuple(finished(call, finish) for call in self.calls)
 
 
 def calls_over(node: object) -> bool:
@@ -355,7 +355,8 @@ def _why_not_on(call: OverCall, row: OverRow | None) -> str | None:
     return None
 
 
-def _finished(call: OverCall, finish: Callable[[Bound], Bound]) -> OverCall:
+def finished(call: OverCall, finish: Callable[[Bound], Bound]) -> OverCall:
+    """The call with each of its expressions changed."""
     inner = call.call
     made = replace(
         inner,

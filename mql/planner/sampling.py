@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from mql import syntax
 from mql.errors import MqlError
@@ -14,8 +15,11 @@ from mql.planner.logical import Sampled
 def bind_sample(node: syntax.Sample, scope: Scope) -> Sampled:
     """Which rows a SAMPLE clause keeps."""
     options = dict(node.options)
-    if node.extrapolate or options.get("extrapolate") is True:
-        raise MqlError('"EXTRAPOLATE" is not supported yet', node.span, code="not-supported")
+    extrapolate = node.extrapolate or options.get("extrapolate") is True
+    return replace(_sampled(node, options, scope), extrapolate=extrapolate)
+
+
+def _sampled(node: syntax.Sample, options: Mapping[str, object], scope: Scope) -> Sampled:
     by = tuple(bind_expression(item, without_aggregates(scope, "SAMPLE")) for item in node.by)
     match node.kind:
         case "percent":
