@@ -116,6 +116,13 @@ class DeclaredTable:
             self.trouble = None
             return True
 
+    def replace(self, rows: Sequence[Mapping[str, Any]]) -> bool:
+        """Other rows from now on, for a table whose rows are at hand; whether that went well."""
+        from sources.table_readings import WrittenRows
+
+        self._reading = WrittenRows(rows)
+        return self.refresh()
+
     def close(self) -> None:
         self._closed.set()
         if self._thread is not None and self._thread is not threading.current_thread():
