@@ -13,9 +13,10 @@ from mql.planner.compile import compile_query
 from mql.scan import blank_comments
 from server.formatting import told
 from server.local import House, house_of, parse_in, read_by
-from server.settings import settings_of
+from server.settings import check_tables, settings_of
 from server.templates import is_template, read_template
 from sources.declared import load_sources
+from sources.declared_tables import load_tables
 from sources.strict_yaml import ConfigError, Document, read_yaml
 
 SHAPED_ELSEWHERE = ("kafka", "stdin")
@@ -64,6 +65,7 @@ def check_config(file: Path) -> Sequence[str]:
             read_template(file)
             return []
         settings = settings_of(document, file.parent)
+        check_tables(settings, document)
         for source in load_quietly(settings.sources, file.parent, document):
             source.close()
     except ConfigError as error:
@@ -101,11 +103,21 @@ def catalog_of(house: House | None, names: Sequence[str]) -> Catalog | None:
         return None
     wanted = names or ((house.settings.default,) if house.settings.default else tuple(house.settings.sources))
     kinds = {name: house.settings.sources[name].get("kind") for name in wanted if name in house.settings.sources}
-    if any(kind in SHAPED_ELSEWHERE for kind in kinds.values()):
+    tables = {name: mapping for name, mapping in house.settings.tables.items() if name in names}
+    if any(kind in SHAPED_ELSEWHERE for kind in kinds.values()) or any(map(is_far, tables.values())):
         return None
     chosen = {name: house.settings.sources[name] for name in kinds}
     made = load_quietly(chosen, house.settings.base_dir, house.document)
     infos = {source.info.name: source.info for source in made}
     for source in made:
         source.close()
-    return Catalog(infos, house.settings.default if house.settings.default in infos else None)
+    known = load_tables(tables, house.settings.base_dir, document=house.document)
+    looked_up = {table.name: table.info for table in known}
+    for table in known:
+        table.close()
+    return Catalog(infos, house.settings.default if house.settings.default in infos else None, tables=looked_up)
+
+
+def is_far(mapping: Any) -> bool:
+    """Whether a table is on another machine, which a check does not ask."""
+    return isinstance(mapping, Mapping) and mapping.get("kind") in ("http", "postgres")

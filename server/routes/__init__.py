@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from server.routes import backtests, health, jobs, pages, queries, replays, silences, sources, templates, texts
+from server.routes import (
+    backtests,
+    declared_tables,
+    health,
+    jobs,
+    pages,
+    queries,
+    replays,
+    silences,
+    sources,
+    templates,
+    texts,
+)
 from server.routes.route import Route
 
 ROUTES: tuple[Route, ...] = (
@@ -11,6 +23,7 @@ ROUTES: tuple[Route, ...] = (
     *replays.ROUTES,
     *backtests.ROUTES,
     *sources.ROUTES,
+    *declared_tables.ROUTES,
     *templates.ROUTES,
     *jobs.ROUTES,
     *silences.ROUTES,

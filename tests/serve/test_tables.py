@@ -1,46 +1,41 @@
-"""The grammar's tables, kept between two processes."""
+"""Tables over HTTP: declaring, looking, joining, refreshing."""
 
 from __future__ import annotations
 
-import os
-import stat
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
+from support.serving import Served, served
 
-ASK = "from server.local import parse_in; print(parse_in('select a from b').sources[0].name)"
+from sources.memory import MemorySource
 
-
-def asked(cache: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", ASK], env={**os.environ, "XDG_CACHE_HOME": str(cache)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+USERS = {"kind": "rows", "key": "id", "rows": [{"id": 1, "name": "ann"}]}
 
 
-def test_tables_are_kept_for_the_next_process_and_for_nobody_else(tmp_path: Path) -> None:
-    assert asked(tmp_path) == "b"
-    (file,) = (tmp_path / "mql").iterdir()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    written = file.stat().st_mtime_ns
-    assert asked(tmp_path) == "b"
-    assert file.stat().st_mtime_ns == written
+@pytest.fixture(scope="module")
+def server() -> Iterator[Served]:
+    with served([MemorySource("known", [{"id": 1}, {"id": 2}])]) as running:
+        yield running
 
 
-@pytest.mark.parametrize("harm", ["garbage", "shared", "no folder"])
-def test_without_a_cache_that_is_ours_the_tables_are_built(tmp_path: Path, harm: str) -> None:
-    if harm == "no folder":
-        (tmp_path / "mql").write_text("in the way")
-        assert asked(tmp_path) == "b"
-        return
-    assert asked(tmp_path) == "b"
-    (file,) = (tmp_path / "mql").iterdir()
-    if harm == "garbage":
-        file.write_bytes(b"garbage")
-    else:
-        file.chmod(0o666)
-    assert asked(tmp_path) == "b"
+def test_a_table_is_declared_joined_and_taken_away(server: Served) -> None:
+    made = server.send("PUT", "/v1/tables/users", USERS)
+    assert (made.status, made.json()["rows"], made.headers["location"]) == (201, 1, "/v1/tables/users")
+    assert made.json()["columns"] == [{"name": "id", "type": "BIGINT"}, {"name": "name", "type": "VARCHAR"}]
+    assert server.send("PUT", "/v1/tables/users", USERS).status == 409
+    assert server.send("PUT", "/v1/tables/known", USERS).status == 409
+    assert [one["name"] for one in server.get("/v1/tables").json()["tables"]] == ["users"]
+    assert server.send("POST", "/v1/tables/users/refresh").json()["trouble"] is None
+    text = "SELECT k.id, u.name FROM known AS k JOIN users AS u ON k.id = u.id"
+    answered = server.send("POST", "/v1/replays", {"query": text})
+    assert answered.status == 200
+    assert answered.json()["rows"] == [{"k.id": 1, "u.name": "ann"}]
+    assert server.send("DELETE", "/v1/tables/users").status == 204
+    assert server.send("DELETE", "/v1/tables/users").status == 404
+
+
+def test_a_server_reads_nothing_that_its_operator_did_not_declare(server: Served) -> None:
+    for mapping in ({"kind": "csv", "path": "/etc/passwd"}, {"kind": "http", "url": "http://127.0.0.1/"}):
+        reply = server.send("PUT", "/v1/tables/evil", mapping)
+        assert (reply.status, reply.json()["code"]) == (422, "invalid-table")
+    assert server.get("/v1/tables/evil").status == 404
