@@ -33,12 +33,21 @@ HOUR_US = 3_600_000_000
 
 
 class JobSource:
-    """One job's results. `standing` says why nothing comes at the moment, in a sentence, or None."""
+    """One job's results. `standing` says why nothing comes at the moment, in a sentence, or None; `say` notes
+    in the job's log what somebody should know of."""
 
-    def __init__(self, job: str, outline: Outline, results: ResultLog, standing: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        job: str,
+        outline: Outline,
+        results: ResultLog,
+        standing: Callable[[], str | None],
+        say: Callable[[str, str], None],
+    ) -> None:
         self.job = job
         self.log = results
         self.standing = standing
+        self.say = say
         self.fields = tuple(Field(name, parse_type(type)) for name, type in outline.names.items())
         self.split = int(results.id[:8], 16) % SPLITS_MAX
         """Made of the log's own name: a place in the results of an earlier job of this name is none in these."""
@@ -163,17 +172,23 @@ class JobReader:
         self._source = source
         self._lost = max(0, oldest - row) if row else 0
         self._place = Place(source, max(row, oldest))
+        self._polled = False
         self._bell: LogReading = source.log.reading(Meta({}), None, live=True)
 
     def poll(self, timeout_s: float, max_bytes: int) -> Sequence[Raw]:
+        if self._polled:
+            self._lost = 0  # it has been told
+        self._polled = True
         self._bell.quiet()
         found = self._taken(max_bytes)
         if not found:
             self._bell.wait(timeout_s)
             self._bell.quiet()
             found = self._taken(max_bytes)
-        if found:
-            self._lost = self._place.lost = 0  # it has been told
+        self._lost += self._place.lost
+        self._place.lost = 0
+        if self._lost:
+            self._source.say("error", f"{self._lost} rows were gone before {PREFIX}{self._source.job} gave them")
         return found
 
     def _taken(self, max_bytes: int) -> list[Raw]:
@@ -194,9 +209,8 @@ class JobReader:
 
     @property
     def trouble(self) -> str | None:
-        lost = self._lost + self._place.lost
-        if lost:
-            return f"{lost} rows of job {self._source.job} were gone before they were read"
+        if self._lost:
+            return f"{self._lost} rows of job {self._source.job} were gone before they were read"
         return self._source.standing()
 
     def close(self) -> None:

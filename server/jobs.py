@@ -80,7 +80,7 @@ class Jobs:
     def _offer(self, job: Job) -> None:
         """Its results are a source from now on."""
         try:
-            source = JobSource(job.name, job.outline, job.log, job.standing)
+            source = JobSource(job.name, job.outline, job.log, job.standing, job.say)
             self.engine.add_source(source)
         except Exception as error:  # its own rows are told none the less
             job.say("error", f"its results cannot be read by other queries: {error}")

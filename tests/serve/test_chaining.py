@@ -153,11 +153,16 @@ def test_names_of_jobs_results_cannot_be_declared() -> None:
 
 # --- the source by itself ------------------------------------------------------------------------------------
 
+
+def nothing(level: str, text: str) -> None:
+    """Nobody looks."""
+
+
 OUTLINE = Outline((("n", "BIGINT"),), False, False, None, None, 0, ("events",))
 
 
 def test_a_place_in_an_earlier_jobs_results_is_none_in_these(tmp_path: Path) -> None:
-    first, second = (JobSource("j", OUTLINE, ResultLog(tmp_path / name), lambda: None) for name in "ab")
+    first, second = (JobSource("j", OUTLINE, ResultLog(tmp_path / name), lambda: None, nothing) for name in "ab")
     assert first.split != second.split
     assert first.info.name == "job.j"
 
@@ -176,7 +181,8 @@ def test_circles_are_found_however_long() -> None:
 
 def test_rows_that_are_not_kept_are_counted(tmp_path: Path) -> None:
     log = ResultLog(tmp_path, Keep(bytes=0, segment_bytes=1))
-    source = JobSource("j", OUTLINE, log, lambda: None)
+    said: list[str] = []
+    source = JobSource("j", OUTLINE, log, lambda: None, lambda level, text: said.append(text))
     for at in range(5):
         log.append(pa.table({"n": [at, at]}))
         log.commit()
@@ -184,4 +190,7 @@ def test_rows_that_are_not_kept_are_counted(tmp_path: Path) -> None:
     [rows] = reader.poll(0, 1 << 20)
     assert rows.next_offset == 10
     assert reader.trouble == "7 rows of job j were gone before they were read"
+    assert reader.poll(0, 1 << 20) == []
+    assert reader.trouble is None
+    assert said == ["7 rows were gone before job.j gave them"]
     reader.close()
