@@ -148,6 +148,28 @@ def test_des_predicts_and_fires_as_atlas_does(values: list[float]) -> None:
             assert (scored.score[0] >= 1) == fires
 
 
+def test_des_on_a_vector_worked_out_by_hand() -> None:
+    """Atlas' rule, step by step: s' = .1 x + .9 (s + b), b' = .5 (s' - s) + .5 b; what is shown is the s before."""
+    watch = Watch(Des(training=2, noise=4.0, warmup=2), limits=Limits(fill=False))
+    vector = [
+        (10.0, None, False),  # s = 10, b = 0
+        (20.0, None, False),  # s = 2 + 9 = 11, b = .5
+        (11.0, 11.0, False),  # s = 1.1 + 10.35 = 11.45, b = .225 + .25 = .475
+        (math.nan, None, False),  # nothing changes
+        (14.0, 11.45, False),  # 14 > 11.45 * 1.2, and yet not above 11.45 + 4; s = 1.4 + 10.7325 = 12.1325
+        (18.0, 12.1325, True),  # b = .34125 + .2375 = .57875; s = 1.8 + 11.440125 = 13.240125
+        (9.0, 13.240125, True),  # below 13.24 - 4 and below 13.24 * .8
+    ]
+    for at, (x, shown, fires) in enumerate(vector):
+        told = watch.step(Rows(at, at, ["a"], np.array([x])))
+        assert told is not None
+        if shown is None:
+            assert math.isnan(told.score[0])
+        else:
+            assert told.expected[0] == pytest.approx(shown, rel=1e-12)
+            assert (told.score[0] >= 1) == fires
+
+
 @given(st.lists(st.integers(-1000, 1000).map(float), min_size=30, max_size=60))
 @settings(max_examples=30, deadline=None)
 def test_robust_zscore_is_its_formula(values: list[float]) -> None:

@@ -34,6 +34,7 @@ from mql.exec.detectors.profile import Profile
 
 DAY_US = 86_400_000_000
 LEVEL_ALPHA = 0.002
+NEARLY = 0.5
 GAMMA = 0.25
 
 
@@ -87,7 +88,8 @@ class Auto:
         by_residuals = odd > by_value
         score = np.where(warm, np.maximum(odd, by_value) / self.threshold, np.nan)
         direction = signs(z)
-        some = np.flatnonzero(by_residuals)
+        # Which way residuals point is of interest where they are unusual, or nearly so.
+        some = np.flatnonzero(by_residuals & (score >= NEARLY))
         direction[some] = np.where(self.likelihood.points_down(state, numbers(at)[some]), -1, 1)
 
         def reason(row: int) -> str:
@@ -111,11 +113,12 @@ class Auto:
         residual: Floats = usual.error / floored(size, usual.expected, self.relative_floor, self.absolute_floor)
         # Where the profile has its say, the other model is only kept from falling behind.
         new = np.flatnonzero(~usual.known)
-        slots = numbers(at)
-        fresh = self._followed(state, slots[new], n[new], x[new], weight[new])
-        old = at if not len(new) else slots[usual.known]
-        state["l"][old], state["b"][old] = x[usual.known] if len(new) else x, 0.0
-        residual[new] = fresh
+        if not len(new):
+            state["l"][at], state["b"][at] = x, 0.0
+            return residual
+        slots, old = numbers(at), usual.known
+        residual[new] = self._followed(state, slots[new], n[new], x[new], weight[new])
+        state["l"][slots[old]], state["b"][slots[old]] = x[old], 0.0
         return residual
 
     def _followed(self, state: Columns, at: Where, n: Ints, x: Floats, weight: Floats) -> Floats:

@@ -224,7 +224,7 @@ def in_blocks(step: Callable[[Columns, Seen], Scored], state: Columns, seen: See
     parts = []
     for first in range(0, rows, BLOCK):
         last = min(first + BLOCK, rows)
-        at = neighbours(numbers(seen.slots)[first:last])
+        at = part_of(seen.slots, first, last)
         parts.append(step(state, Seen(at, seen.value[first:last], None, None, seen.start_us)))
     return Scored(
         np.concatenate([part.score for part in parts]),
@@ -241,6 +241,13 @@ def neighbours(slots: Ints) -> Where:
     if len(slots) and slots[-1] - slots[0] + 1 == len(slots):
         return slice(int(slots[0]), int(slots[-1]) + 1)
     return slots
+
+
+def part_of(where: Where, first: int, last: int) -> Where:
+    """The slots of some of the rows."""
+    if isinstance(where, slice):
+        return slice(where.start + first, where.start + last)
+    return neighbours(where[first:last])
 
 
 def numbers(where: Where) -> Ints:

@@ -45,8 +45,9 @@ class Likelihood:
         last = ring[at]
         # Column by column, so that a key's sum never depends on which other keys are there.
         u = np.abs(last[:, 0])
+        size = np.empty_like(u)
         for column in range(1, self.short):
-            u += np.abs(last[:, column])
+            u += np.abs(last[:, column], out=size)
         u /= self.short
         mu, w = state["mu"][at], state["w"][at]
         odd = np.where(n >= self.warmup, (u - mu) / np.maximum(np.sqrt(w), LEAST_SPREAD), 0.0)
