@@ -34,6 +34,7 @@ CLOSED_MAX = 10_000
 OPEN_MAX = 10_000
 LABELS_MAX = 30
 KEEP_S = 1.0
+SILENT = "silent"
 LOST_TRACK = "it is not known how it went on: {why}"
 SINCE = ("since", "window_start", "event_time", "ts", "time")
 UNTIL = ("window_end", "window_start", "event_time", "ts", "time")
@@ -138,6 +139,7 @@ class AlertSink:
         silenced: Callable[[pa.Table], pa.Table],
         condition: Condition | None = None,
         seed: str = "",
+        silence: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.rows_max = messenger.rows_max
         self.whole_frames = messenger.whole_frames
@@ -148,6 +150,7 @@ class AlertSink:
         self._silenced = silenced
         self._condition = condition
         self._seed = seed
+        self._silence = silence
         self._book = Book()
         self._due_s = 0.0
 
@@ -188,6 +191,7 @@ class AlertSink:
             book.write(self._path)
 
     def idle(self) -> None:
+        self._watch()
         if self._book.open:
             self._messenger.remind(list(self._book.open.values()))
 
@@ -234,6 +238,25 @@ class AlertSink:
             elif not truths[at] and open_id is not None:
                 del book.kinds[kind]
                 yield from book.ended(open_id, row, now)
+
+    def _watch(self) -> None:
+        """Whether the job, or its source, is silent for longer than was expected of it: an alert like any other."""
+        why = self._silence()
+        open_id = self._book.kinds.get(SILENT)
+        if (why is None) == (open_id is None):
+            return
+        book, now = self._book.copy(), self._now()
+        if why is not None:
+            wording = self._wording
+            id = digest(SILENT, wording.job, now)
+            labels = {"job": wording.job}
+            alert = Alert(id, wording.job, wording.severity, f"{wording.job}: {why}", labels, {}, wording.link, now)
+            book.kinds[SILENT] = id
+            self._messenger.tell([book.began(alert)])
+        elif open_id is not None:
+            del book.kinds[SILENT]
+            self._messenger.tell(list(book.ended(open_id, {}, now)))
+        self._keep(book, True)
 
     def _now(self) -> str:
         return str(encode.moment(self._clock.now_us()))

@@ -19,6 +19,7 @@ from server.jobs import JOBS, Jobs
 from server.keeping import KEEPER, SILENCES, Keeper
 from server.metrics import Metrics
 from server.routes import ROUTES
+from server.routes.job_views import numbers_of
 from server.routes.replays import REPLAYS
 from server.routes.route import EVENTS, Route
 from server.settings import Settings, check_reach, sources_of, tables_of
@@ -82,6 +83,7 @@ def make_app(engine: Engine, settings: Settings) -> web.Application:
     app[REPLAYS] = {}
     app[KEEPER] = Keeper(settings)
     app[JOBS] = Jobs(engine, app[KEEPER])
+    shared.metrics.jobs = lambda: [(job.name, numbers_of(job)) for job in app[JOBS].all()]
     app[SILENCES] = app[JOBS].silences
     for route in ROUTES:
         add_route(app, route)
@@ -127,6 +129,7 @@ async def run_jobs(app: web.Application) -> AsyncIterator[None]:
     """Jobs of the store go on where the last server left them; with this one's end they leave."""
     shared = app[SHARED]
     await shared.call(app[JOBS].revive)
+    app[JOBS].upkeep.start()
     yield
     await shared.call(app[JOBS].close)
 

@@ -17,8 +17,9 @@ from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoints
 from mql.exec.engine import Running
 from mql.exec.frames import Ended, Failed, Meta
+from server.books import Books
 from server.delivery import Delivery
-from server.job_run import LEAVE_S, Outcome, Run, nothing
+from server.job_run import LEAVE_S, LEFT, Outcome, Run, nothing
 from server.job_spec import ALIVE, TRANSITIONS, Spec, has_episodes
 from server.outline import Outline, outline_of, read_outline
 from server.resultlog import Keep, Length, LogReading, ResultLog
@@ -53,7 +54,12 @@ class Job:
         keep = Keep(age_s=self.spec.keep_age, bytes=self.spec.keep_bytes)
         self.log = ResultLog(home / "results", keep, jobs.clock)
         self.checkpoints = Checkpoints(home / "checkpoints")
+        self.books = Books(home)
         self.checkpointed: Mapping[str, Any] | None = None
+        self.silence: str | None = None
+        self.waits: str | None = None
+        self.why: str | None = None
+        self.next_us: int | None = None
         if self.spec.guarantee == "exactly_once":
             last = self.checkpoints.newest()
             self.log.commit(Length(*last.notes["log"]) if last is not None else Length())
@@ -89,7 +95,7 @@ class Job:
                 raise MqlError(
                     f'job "{self.name}" has not stopped yet', hint="Try again in a moment.", code="wrong-state"
                 )
-            self._told = None
+            self._told = self.why = None
             self._bell.clear()
             self.attempts = 0
             self._set("starting", None)
@@ -109,6 +115,37 @@ class Job:
         self._told = what
         self._bell.set()
         self.ring()
+
+    def complete(self, why: str) -> None:
+        """Its run is over, though its query is not."""
+        with self._guard:
+            if self.state in ALIVE and self._told is None:
+                self.why = why
+                self.tell("complete")
+
+    def rest(self, timeout_s: float) -> None:
+        """Waits, but not when it is told something."""
+        self._bell.wait(timeout_s)
+
+    def wait_for(self, what: str | None) -> None:
+        """What it waits for before it can go on, to be seen by all who look; None when it goes on."""
+        if what == self.waits:
+            return
+        self.waits = what
+        self.reason = what
+        self._say("error" if what else "info", f"waits: {what}" if what else "goes on")
+
+    @property
+    def readers(self) -> int:
+        """Who reads its results, besides its own sinks."""
+        return self.log.readers - len(self.sinks)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why less comes of it than was to be expected."""
+        running = self.running
+        own = None if running is None else running.status().get("trouble")
+        return self.waits or own or self.silence
 
     def join(self) -> None:
         thread = self._thread
@@ -168,6 +205,7 @@ class Job:
                 jobs.clock,
                 self.say,
                 lambda rows: jobs.silences.marked(self.name, self.spec.labels, rows),
+                lambda: self.silence,
             )
             self.sinks = tuple(found)
         except MqlError as error:  # what was allowed when it was made may not be any more: the job goes on without
@@ -225,7 +263,7 @@ class Job:
         gone = self.jobs.missing(self)
         if gone is not None:
             outcome = Outcome("failed", f'job "{gone}", whose results it reads, was deleted')
-        if gone is not None or self.spec.restart == "never" or self.attempts >= self.spec.attempts:
+        if outcome.is_final or gone is not None or self.spec.restart == "never" or self.attempts >= self.spec.attempts:
             self._set("failed", outcome.reason)
             self.log.finish(Failed({"code": "job-failed", "detail": outcome.reason, "hint": None, "retryable": False}))
             return False
@@ -235,8 +273,10 @@ class Job:
         self._say("info", f"runs again in {wait_s:g} s (attempt {self.attempts})")
         self._bell.wait(wait_s)
         if self._told is not None:
+            if self._told == "complete":
+                self._set("completed", self.why)
             if self._told != "leave":
-                self.log.finish(Ended("paused" if self._told == "pause" else "stopped"))
+                self.log.finish(Ended(LEFT[self._told]))
             return False
         return True
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -28,6 +29,7 @@ from server.resultlog import Length
 if TYPE_CHECKING:
     from server.job import Job
 
+T = TypeVar("T")
 log = logging.getLogger("server")
 
 LOOK_S = 0.5
@@ -35,7 +37,8 @@ LOOK_LEAST_S = 0.01
 SYNC_S = 1.0
 SNAPSHOT_S = 20.0
 LEAVE_S = 10.0
-FOREVER_S = 1e9
+FOREVER_S = float("inf")
+BOOKS_S = 10.0
 TOGETHER_S = 0.05
 CHECKPOINTS_PER_S = 50.0
 """So many are written each second of jobs that share a plan."""
@@ -43,10 +46,14 @@ CHECKPOINTS_PER_S = 50.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `kind`: stopped, paused, completed, failed, left (it goes on with the next server)."""
+    """How a run ended. `kind`: stopped, paused, completed, failed, left (it goes on with the next server).
+
+    `is_final`: it is not tried again.
+    """
 
     kind: str
     reason: str | None = None
+    is_final: bool = False
 
 
 class Run:
@@ -66,6 +73,8 @@ class Run:
         self.has_episodes = False
         self.due_s = 0.0
         self.synced_s = 0.0
+        self.rests_until_s = 0.0
+        self.kept_s = 0.0
 
     def go(self) -> Outcome:
         job, spec = self.job, self.spec
@@ -144,8 +153,10 @@ class Run:
         leaving_s: float | None = None
         try:
             while True:
-                frames = subscription.take()
+                rests_s = self.rests_until_s - self.clock.monotonic_s()
+                frames = subscription.take() if rests_s <= 0 or job.told is not None else ()
                 ended = self._put(frames)
+                self._keep_books(running)
                 self._settle(subscription, pool is None)
                 if ended is not None:
                     return self._end(running, ended)
@@ -159,14 +170,22 @@ class Run:
                     self.due_s = FOREVER_S if leaving_s is not None else now_s + self._pace_s(running)
                 is_done = pool is None or (self.asked is None and self.due_s == FOREVER_S)
                 if leaving_s is not None and (is_done or now_s - leaving_s > LEAVE_S / 2):
-                    return Outcome(LEFT[job.told or "stop"])
-                if not frames:
+                    return Outcome(LEFT[job.told or "stop"], job.why)
+                if rests_s > 0 and job.told is None:
+                    job.rest(min(LOOK_S, rests_s))
+                elif not frames:
                     subscription.wait(max(LOOK_LEAST_S, min(LOOK_S, self.due_s - now_s)))
+        except GivenUp:
+            return Outcome(LEFT[job.told or "stop"], job.why)
+        except OverLimit as over:
+            return Outcome("failed", over.message, is_final=True)
         finally:
             job.ring = nothing
+            self._keep_books(running, at_end=True)
             subscription.close()
             running.cancel("stopped")
-            self.log.sync()
+            with suppress(OSError):  # whoever goes on from a checkpoint has synced what is before it
+                self.log.sync()
 
     def _ask(self, running: Running, pool: ThreadPoolExecutor, at_once: bool) -> Future[tuple[Snapshot, int]]:
         """A snapshot. Where jobs share a plan, one barrier is for all that ask at about the same time."""
@@ -184,22 +203,58 @@ class Run:
         for frame in frames:
             match frame:
                 case RowsFrame(table, cursor):
-                    self._mark(cursor, self.log.append(self._silenced(table)))
+                    self._mark(cursor, self._appended(self._silenced(table)))
+                    self._count(table.num_rows)
                 case Seal(data, cursor):
-                    self._mark(cursor, self.log.note("seal", data))
+                    self._mark(cursor, self._noted("seal", data))
                 case Gap(data) if self.spec.keeps_checkpoints:
                     raise MqlError(f"results were lost on the way to the log: {data.get('why')}", code="lost-results")
                 case Gap(data):
-                    self.log.note("gap", data)
+                    self._noted("gap", data)
                 case Warn(data):
-                    self.log.note("warn", data)
+                    self._noted("warn", data)
                 case Phase(data):
-                    self.log.note("phase", data)
+                    self._noted("phase", data)
                 case Ended() | Failed():
                     return frame
                 case _:
                     pass
         return None
+
+    def _appended(self, rows: pa.Table) -> Length:
+        return self._stored(lambda: self.log.append(rows))
+
+    def _noted(self, event: str, data: Mapping[str, Any]) -> Length:
+        return self._stored(lambda: self.log.note(event, data))
+
+    def _stored(self, work: Callable[[], T]) -> T:
+        """What goes to disk. Where that is full or away the job waits, says why, and goes on by itself."""
+        job = self.job
+        while True:
+            try:
+                result = work()
+            except OSError as error:
+                if job.told is not None:
+                    raise GivenUp from error
+                job.wait_for(f"it cannot write: {error.strerror or error}")
+                job.rest(LOOK_S)
+                continue
+            job.wait_for(None)
+            return result
+
+    def _count(self, rows: int) -> None:
+        """Slows down where it may tell only so many rows a second."""
+        most = self.job.spec.limits.rows_per_s
+        if most is not None:
+            self.rests_until_s = max(self.rests_until_s, self.clock.monotonic_s()) + rows / most
+
+    def _keep_books(self, running: Running, *, at_end: bool = False) -> None:
+        """What became of events, and the late ones, are kept for those who ask later."""
+        now_s = self.clock.monotonic_s()
+        if at_end or now_s - self.kept_s >= BOOKS_S:
+            self.kept_s = now_s
+            goes_on = self.spec.keeps_checkpoints
+            self.job.books.keep(running.ledger(), running.late, at_end=at_end, goes_on=goes_on)
 
     def _silenced(self, rows: pa.Table) -> pa.Table:
         """Rows of episodes with the silence that keeps them from alerting, if there is one."""
@@ -221,7 +276,7 @@ class Run:
         now_s = self.clock.monotonic_s()
         if everything and now_s - self.synced_s >= SYNC_S:
             self.synced_s = now_s
-            self.log.sync()
+            self._stored(self.log.sync)
         if self.asked is None or not self.asked.done():
             return
         snapshot, barrier_at = self.asked.result()
@@ -230,15 +285,25 @@ class Run:
         self.asked = None
         while self.marks and self.marks[0][0] <= barrier_at:
             self.marked = self.marks.popleft()[1]
-        self.log.sync()
+        self._check_size(snapshot)
+        self._stored(self.log.sync)
         self._write(snapshot, self.marked)
         if self.spec.guarantee == "exactly_once":
             self.log.commit(self.marked)
 
+    def _check_size(self, snapshot: Snapshot) -> None:
+        most = self.job.spec.limits.entries
+        entries = entries_of(snapshot)
+        if most is not None and entries > most:
+            raise OverLimit(f"its state has {entries:,} panes and keys; {most:,} are allowed")
+
     def _write(self, snapshot: Snapshot, length: Length, *, done: bool = False) -> None:
         self.number += 1
         notes = {"log": [length.number, length.rows], "at_us": self.clock.now_us(), "done": done, "looks": self.looks}
-        size = self.job.checkpoints.write(Checkpoint(self.number, snapshot, notes))
+        checkpoint = Checkpoint(self.number, snapshot, notes)
+        size = self._stored(lambda: self.job.checkpoints.write(checkpoint))
+        if self.job.spec.limits.state is not None and size > self.job.spec.limits.state:
+            raise OverLimit(f"its state is {size:,} bytes; {self.job.spec.limits.state:,} are allowed")
         positions = {str(split): at for split, at in snapshot.positions.items()}
         self.job.checkpointed = {"number": self.number, "bytes": size, "positions": positions, "rows": length.rows} | {
             "at_us": notes["at_us"]
@@ -257,7 +322,23 @@ class Run:
                 return Outcome("completed", REASONS[reason])
             case Ended(reason):
                 told = self.job.told or ("leave" if reason == "server stopping" else None)
-                return Outcome(LEFT[told]) if told is not None else Outcome("failed", f"its query was ended: {reason}")
+                if told is None:
+                    return Outcome("failed", f"its query was ended: {reason}")
+                return Outcome(LEFT[told], self.job.why)
+
+
+class GivenUp(Exception):
+    """It was told to stop while it waited for its disk."""
+
+
+class OverLimit(MqlError):
+    """It uses more than it may."""
+
+
+def entries_of(snapshot: Snapshot) -> int:
+    """Panes and keys: the longest table of each operator."""
+    states = [state for operators in snapshot.tasks.values() for state in operators.values()]
+    return sum(max((table.num_rows for table in state.values()), default=0) for state in states)
 
 
 def looks_of(info: SourceInfo) -> Mapping[str, Any]:
@@ -281,7 +362,7 @@ def nothing() -> None:
     """Nobody waits."""
 
 
-LEFT: Mapping[str, str] = {"stop": "stopped", "pause": "paused", "leave": "left"}
+LEFT: Mapping[str, str] = {"stop": "stopped", "pause": "paused", "leave": "left", "complete": "completed"}
 REASONS: Mapping[str, str] = {
     "done": "its input has ended",
     "limit": "it has as many rows as it asked for",

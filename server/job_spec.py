@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mql.errors import MqlError
 from mql.exec.engine import Engine
 from mql.planner.physical import Anomaly, Plan
+from server.life import Expect, Limits, Positive, Schedule
 from server.settings import Bytes, Seconds
 from server.silences import SILENCED
 from server.sinks import AnySink
@@ -48,6 +49,10 @@ class Spec(BaseModel):
     sinks: tuple[AnySink, ...] = Field(default=(), max_length=SINKS_MAX)
     labels: Mapping[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
+    schedule: Schedule | None = None
+    limits: Limits = Limits()
+    expect: Expect = Expect()
+    transient: Positive | None = Field(default=None, description="it ends so long after its last reader has left")
 
     @property
     def keeps_checkpoints(self) -> bool:
@@ -67,6 +72,9 @@ def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
     if plan.explain is not None:
         raise MqlError("EXPLAIN is no job", hint="Ask it as a query.")
     if not spec.keeps_checkpoints:
+        if spec.limits.state is not None or spec.limits.entries is not None:
+            hint = "Ask for at_least_once, or leave limits.state and limits.entries out."
+            raise MqlError("state is measured at checkpoints, and at_most_once takes none", hint=hint)
         return
     if len(plan.scans) > 1:
         hint = "Ask for at_most_once, or make a job of each source."

@@ -29,6 +29,7 @@ from server.outline import outline_of
 from server.sinks import check_sinks
 from server.store import Store
 from server.templates import parse_template, values_of
+from server.upkeep import Upkeep
 
 log = logging.getLogger("server")
 
@@ -49,6 +50,7 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._guard = threading.RLock()
         self._closed = False
+        self.upkeep = Upkeep(self)
 
     @property
     def store(self) -> Store:
@@ -90,6 +92,7 @@ class Jobs:
         with self._guard:
             self._closed = True
             jobs = tuple(self._jobs.values())
+        self.upkeep.close()
         for job in jobs:
             job.tell("leave")
         for job in jobs:

@@ -55,6 +55,8 @@ class Metrics:
         self.refused = self.counter("mql_refused", "Requests refused by a limit or a check", "code")
         self.lag = Gauge("mql_loop_delay_seconds", "How late the event loop is", registry=self.registry)
         self.registry.register(Queries(queries))
+        self.jobs: Callable[[], Sequence[tuple[str, Mapping[str, Any]]]] = tuple
+        self.registry.register(JobNumbers(lambda: self.jobs()))
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -139,6 +141,43 @@ def detectors_of(running: Sequence[Running]) -> Iterator[Metric]:
         for key, count in query.detector().items():
             told[key].add_metric((query.id,), count)
     yield from told.values()
+
+
+PER_JOB = (
+    ("freshness_s", "mql_job_freshness_seconds", "How old the event time is up to which the job's rows are whole"),
+    ("rows", "mql_job_rows", "Rows that the job has told"),
+    ("log_bytes", "mql_job_log_bytes", "What its results take on disk"),
+    ("readers", "mql_job_readers", "Readers of its results"),
+    ("silent", "mql_job_silent", "1 where what was expected of the job, or of its source, does not come"),
+    ("trouble", "mql_job_trouble", "1 where less comes of it than was to be expected"),
+)
+
+
+class JobNumbers(Collector):
+    """The jobs' numbers, asked for when Prometheus asks."""
+
+    def __init__(self, jobs: Callable[[], Sequence[tuple[str, Mapping[str, Any]]]]) -> None:
+        self.jobs = jobs
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        told = {key: GaugeMetricFamily(name, text, labels=("job",)) for key, name, text in PER_JOB}
+        states: dict[str, int] = {}
+        for at, (name, numbers) in enumerate(self.jobs()):
+            state = str(numbers["state"])
+            states[state] = states.get(state, 0) + 1
+            for key, family in told.items() if at < QUERIES_MAX else ():
+                is_sign = key in ("silent", "trouble")
+                value = float(numbers[key] is not None) if is_sign else number(numbers[key])
+                if value is not None:
+                    family.add_metric((name,), value)
+        totals = GaugeMetricFamily("mql_jobs", "Jobs by state", labels=("state",))
+        for state, count in states.items():
+            totals.add_metric((state,), count)
+        yield totals
+        yield from told.values()
 
 
 def add_status(told: Mapping[str, GaugeMetricFamily], query: str, status: Mapping[str, Any]) -> None:

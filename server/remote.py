@@ -24,7 +24,13 @@ CONNECT_S = 5.0
 LINE_MAX = 64 << 20
 
 
-def call(base: str, method: str, path: str, body: Any = None, params: Mapping[str, str] | None = None) -> Any:
+def call(
+    base: str,
+    method: str,
+    path: str,
+    body: Any = None,
+    params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+) -> Any:
     """One request; the JSON that comes back, None where there is no body. MqlError for a problem, Unreachable where
     nobody answers. A body of bytes is YAML, any other becomes JSON."""
     said: dict[str, Any] = {"json": body}

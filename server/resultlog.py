@@ -165,6 +165,7 @@ class ResultLog:
             last = self.segments[-1] if self.segments else None
             if last is None or last.path.stat().st_size >= self.keep.segment_bytes or is_old:
                 last = Segment(self.directory / name_of(self.length), self.length.number, self.length.rows)
+                os.close(os.open(last.path, os.O_WRONLY | os.O_CREAT, 0o644))  # a full disk leaves no segment behind
                 self.segments.append(last)
                 self._out_since_us = now_us
                 self._forget(now_us)
@@ -336,6 +337,13 @@ class ResultLog:
     def leave(self, reading: LogReading) -> None:
         with self._guard:
             self._readers = tuple(other for other in self._readers if other is not reading)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes on disk."""
+        with self._guard:
+            paths = [segment.path for segment in self.segments]
+        return sum(path.stat().st_size for path in paths if path.exists())
 
     @property
     def readers(self) -> int:

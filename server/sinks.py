@@ -92,6 +92,8 @@ class Site:
     closing: threading.Event
     silenced: Callable[[pa.Table], pa.Table]
     """The rows with the column that tells which silence each is under."""
+    silence: Callable[[], str | None]
+    """What was expected of the job and does not come."""
 
     @property
     def link(self) -> str:
@@ -160,7 +162,9 @@ class Alerting(SinkModel):
             frozenset(name for name, type in site.outline.columns if type == "JSON"),
         )
         condition = None if self.when == ANOMALY else site.condition(self.when)
-        return AlertSink(wording, messenger, site.home / "alerts.json", site.clock, site.silenced, condition, site.id)
+        return AlertSink(
+            wording, messenger, site.home / "alerts.json", site.clock, site.silenced, condition, site.id, site.silence
+        )
 
     def check_url(self, url: str, settings: Settings) -> None:
         from server.webhook import Target, check_target, reach_of
@@ -490,11 +494,14 @@ def deliveries(
     clock: Clock,
     say: Callable[[str, str], None],
     silenced: Callable[[pa.Table], pa.Table],
+    silence: Callable[[], str | None],
 ) -> Iterator[Delivery]:
     """A job's sinks, each with what drives it; not started yet."""
     for at, sink in enumerate(sinks):
         closing = threading.Event()
-        site = Site(job, at, f"{results.id}-{at}", home / str(at), outline, engine, settings, clock, closing, silenced)
+        there = home / str(at)
+        calls = (closing, silenced, silence)
+        site = Site(job, at, f"{results.id}-{at}", there, outline, engine, settings, clock, *calls)
         about = {"kind": sink.kind} | ({} if sink.when == ALWAYS else {"when": sink.when})
         chooses = not sink.tells_alerts and sink.when != ALWAYS
         only = choice(sink.when, site) if chooses else None

@@ -35,6 +35,7 @@ from mql.parser import parse
 from mql.planner.compile import compile_query
 from mql.planner.constants import duration_us
 from mql.planner.standins import params_in
+from server.life import Expect, Limits, Positive, Schedule, Sla
 from server.sinks import KINDS, AnySink
 from sources.strict_yaml import Document, Problem, Where, parse_yaml
 
@@ -95,6 +96,11 @@ class Template(BaseModel):
     sinks: tuple[AnySink, ...] = Field(default=(), max_length=SINKS_MAX)
     labels: Mapping[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
+    sla: Sla | None = Field(default=None, description="how many jobs of it there are to be")
+    schedule: Schedule | None = Field(default=None, description="when its jobs are started")
+    limits: Limits = Limits()
+    expect: Expect = Expect()
+    transient: Positive | None = Field(default=None, description="its jobs end so long after their last reader")
     examples: tuple[Example, ...] = Field(default=(), max_length=EXAMPLES_MAX)
 
     @field_validator("query")
@@ -168,6 +174,7 @@ def checked(value: Any, written: Written) -> Template:
     except ValidationError as error:
         raise document.error(*in_order(document.problem(*complaint(one)) for one in error.errors())) from None
     problems = [document.problem(where, said) for where, said in wrong_params(template)]
+    problems += [document.problem(where, said) for where, said in wrong_sla(template)]
     problems += [written.in_query(error, template.query) for error in wrong_query(template)]
     if not problems:
         problems += [document.problem(where, said) for where, said in wrong_examples(template)]
@@ -206,7 +213,7 @@ def complaint(fault: Any) -> tuple[Where, str]:
         case "literal_error":
             said = str(fault["input"])[:60]
             known = TYPES if where[-1] == "type" else GUARANTEES
-            if kind is not None:
+            if kind is not None or where[0] in LIFE:
                 return where, f'unknown {where[-1]} "{said}". It may be {fault["ctx"]["expected"]}'
             return (
                 where,
@@ -217,12 +224,17 @@ def complaint(fault: Any) -> tuple[Where, str]:
             return where, message[0].lower() + message[1:]
 
 
+LIFE: Mapping[str, type[BaseModel]] = {"sla": Sla, "schedule": Schedule, "limits": Limits, "expect": Expect}
+
+
 def names_at(where: Where) -> Iterable[str]:
     match where:
         case ():
             return [*Template.model_fields, "mql"]
         case ("params", _):
             return Param.model_fields
+        case (("sla" | "schedule" | "limits" | "expect") as part,):
+            return LIFE[part].model_fields
         case _:
             return Example.model_fields
 
@@ -256,6 +268,14 @@ def wrong_params(template: Template) -> Iterator[tuple[Where, str]]:
             fault = misfit(param, param.default)
             if fault is not None:
                 yield (*where, "default"), fault
+
+
+def wrong_sla(template: Template) -> Iterator[tuple[Where, str]]:
+    """Jobs that are made by themselves need all of their parameters."""
+    if template.sla is None or template.sla.min == 0:
+        return
+    for name, said in misfits(template, template.sla.params):
+        yield ("sla", "params", name), said
 
 
 def names_used(template: Template) -> set[str] | None:

@@ -36,6 +36,7 @@ DOORS = {
     "rich": ("server/",),
     "prometheus_client": ("server/",),
     "sqlalchemy": ("sources/table_readings.py", "server/", "sources/postgres_sink.py"),
+    "cronsim": ("server/life.py",),
     "pydantic": ("server/", "sources/"),
 }
 IMPURE = {"asyncio", "threading", "socket", "os", "io", "subprocess", "pathlib", "time", "random", "secrets", "uuid"}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,13 @@ class Checkpoints:
             except BadState:
                 path.replace(path.with_suffix(".damaged"))
         return None
+
+    def whole(self) -> Iterator[tuple[Checkpoint, int]]:
+        """Those that are kept and whole, the newest first, with their sizes in bytes."""
+        for path in self._paths():
+            with suppress(BadState, FileNotFoundError):
+                data = path.read_bytes()
+                yield checkpoint_from_bytes(data), len(data)
 
     def clear(self) -> None:
         for path in self._paths():

@@ -534,6 +534,9 @@ class Engine:
         hubs = tuple(self._hub(*one) for one in zip(sources, plan.scans, parts, strict=True))
         self._connect(execution, [len(hub.shares) for hub in hubs], restored, family)
         assert execution.graph is not None
+        for task in execution.graph.tasks if restored is not None else ():
+            task.in_state = task.pipeline.in_state(task.on_events)
+        execution.carried = execution.graph.in_state
         join_at = execution.join_at if restored is None else goes_on
         feeds = []
         for number, (scan, entries) in enumerate(zip(plan.scans, execution.graph.feeds, strict=True)):

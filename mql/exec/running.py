@@ -79,6 +79,8 @@ class Execution:
         self.caught_up = threading.Barrier(len(plan.scans))
         """Where scans that have read their history wait for each other."""
         self.not_before_us = MIN_US
+        self.carried = 0
+        """Events that its state held when it was restored: they are its own as much as those that come."""
         self.private = False
         """It waits for its reader, so nobody else may be one."""
         self.barrier_at: Cursor | None = None
@@ -277,6 +279,8 @@ class Execution:
                     sampled += counts.sampled
             taken = sum(task.counts[0].seen for task in self._first_tasks(self.graph))
             in_state += max(0, decoded - dropped - taken)
+            decoded += self.carried
+            in_state = min(in_state, max(0, decoded - filtered - late - sampled - dropped))
         else:
             filtered = sum(backfill.filtered for backfill in backfills)
             sampled = sum(backfill.sampled for backfill in backfills)

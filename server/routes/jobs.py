@@ -22,8 +22,9 @@ from server.guard import Handler, decoded, parse_json, read_body
 from server.job import Job
 from server.job_spec import TRANSITIONS, Spec
 from server.jobs import JOBS, Jobs
+from server.life import Expect, Limits, Positive, Schedule
 from server.problems import Problem, Refusal, of_query, refuse
-from server.routes.asking import INT64, STRING, choice, count, format_of, format_parameter, number_in
+from server.routes.asking import FORMATS, INT64, STRING, choice, count, format_of, format_parameter, number_in
 from server.routes.asking import one_of as word
 from server.routes.flow import STREAM_TYPES, cursor_of, flow, is_over_cursor, pen_of
 from server.routes.queries import CURSOR, RESUME, STREAMED, check_readers, json_answer, known
@@ -43,6 +44,22 @@ Guarantee = Literal["at_most_once", "at_least_once", "exactly_once"]
 Restart = Literal["on_failure", "never"]
 
 
+SAID = (
+    "guarantee",
+    "checkpoint_every",
+    "restart",
+    "attempts",
+    "keep_age",
+    "keep_bytes",
+    "owner",
+    "sinks",
+    "schedule",
+    "limits",
+    "expect",
+    "transient",
+)
+
+
 class Said(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,17 +76,24 @@ class HowToRun(Said):
     sinks: list[AnySink] | None = Field(default=None, max_length=SINKS_MAX)
     labels: dict[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
-    start: bool = True
+    schedule: Schedule | None = Field(default=None, description="when it is started, again and again")
+    limits: Limits | None = None
+    expect: Expect | None = None
+    transient: Positive | None = Field(default=None, description="it ends so long after its last reader has left")
+    start: bool | None = Field(default=None, description="at once; where there is a schedule, when its time comes")
 
     def told(self) -> dict[str, Any]:
-        names = ("guarantee", "checkpoint_every", "restart", "attempts", "keep_age", "keep_bytes", "owner", "sinks")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in SAID if (value := getattr(self, name)) is not None}
+
+    def starts(self, schedule: Schedule | None) -> bool:
+        return schedule is None if self.start is None else self.start
 
 
 class NewJob(HowToRun):
-    """A job of a query of its own."""
+    """A job of a query of its own. `if_exists`: whether one of that name is an error, or is taken as it is."""
 
     name: Name
+    if_exists: Literal["refuse", "connect"] = "refuse"
     query: str = Field(min_length=1, max_length=65_536)
     params: dict[str, Any] = Field(default_factory=dict)
 
@@ -99,6 +123,13 @@ class Changes(Said):
     attempts: int | None = Field(default=None, ge=0, le=1_000_000)
     keep_age: Seconds | None = None
     keep_bytes: Bytes | None = None
+    schedule: Schedule | None = Field(default=None, description="null takes it away")
+    limits: Limits | None = None
+    expect: Expect | None = None
+    transient: Positive | None = Field(default=None, description="null takes it away")
+
+
+NULLABLE = ("owner", "schedule", "transient")
 
 
 class JobTold(BaseModel):
@@ -115,6 +146,12 @@ class JobTold(BaseModel):
     labels: dict[str, str]
     owner: str | None
     restart: str
+    schedule: dict[str, Any] | None
+    next_run_us: int | None
+    limits: dict[str, Any]
+    expect: dict[str, Any]
+    transient: float | None
+    trouble: str | None
     created_us: int
     attempts: int
     results: dict[str, int]
@@ -164,7 +201,7 @@ class LogLines(BaseModel):
 async def list_jobs(request: web.Request) -> web.Response:
     """All jobs, or those with a label: `?label=team=playback`, `?state=running`, `?template=error-rate`."""
     wanted = [pair.partition("=") for pair in request.query.getall("label", [])]
-    state, template = request.query.get("state"), request.query.get("template")
+    state, template, owner = (request.query.get(name) for name in ("state", "template", "owner"))
     jobs = request.app[JOBS]
 
     def found() -> list[dict[str, Any]]:
@@ -173,18 +210,36 @@ async def list_jobs(request: web.Request) -> web.Response:
             for job in jobs.all()
             if state in (None, job.state)
             and template in (None, job.spec.template)
+            and owner in (None, job.spec.owner)
             and all(job.spec.labels.get(name) == value for name, _, value in wanted)
         ]
 
     return json_answer({"jobs": await shared_of(request).call(found)})
 
 
-async def make_job(request: web.Request) -> web.Response:
-    """A job of a query."""
+async def make_job(request: web.Request) -> web.StreamResponse:
+    """A job of a query; and its rows at once where a stream is accepted."""
+    kind = format_of(request, (JSON, *STREAM_TYPES), JSON)
     said = NewJob.model_validate(await body_of(request))
     spec = Spec.model_validate({**said.told(), "query": said.query, "params": said.params, "labels": said.labels})
-    job = await create(request, said.name, spec, said.start)
-    return json_answer(await shared_of(request).call(told, job), 201, Location=f"/v1/jobs/{said.name}")
+    status = 201
+    try:
+        job = await create(request, said.name, spec, said.starts(spec.schedule))
+    except Refusal as refusal:
+        if refusal.problem.code != "job-exists" or said.if_exists == "refuse":
+            raise
+        status, job = 200, request.app[JOBS].job(said.name)
+        check_same(job, spec)
+    if kind != JSON:
+        return await streamed(request, job, kind, None, live=False)
+    return json_answer(await shared_of(request).call(told, job), status, Location=f"/v1/jobs/{said.name}")
+
+
+def check_same(job: Job, spec: Spec) -> None:
+    """Who connects to a job by its name means one with this query."""
+    if (job.spec.query, dict(job.spec.params)) != (spec.query, dict(spec.params)):
+        hint = "Take another name, or ask for what it asks."
+        raise refuse(409, "job-exists", f'there is a job "{job.name}" already, and it asks something else', hint)
 
 
 async def make_jobs(request: web.Request) -> web.Response:
@@ -202,12 +257,14 @@ async def make_jobs(request: web.Request) -> web.Response:
             raise refuse(404, "unknown-template", f'no template "{name[:80]}"', "GET /v1/templates lists them.")
         template = parse_template(kept.text)
         defaults = {"guarantee": template.guarantee, "owner": template.owner, "sinks": template.sinks}
+        defaults |= {name: getattr(template, name) for name in ("schedule", "limits", "expect", "transient")}
         common = {**defaults, **said.told(), "labels": {**template.labels, **said.labels}}
         made: list[Job] = []
         try:
             for at, params in enumerate(many):
                 spec = Spec.model_validate({**common, "params": params, "template": name, "version": kept.version})
-                made.append(jobs.create(name_for(name, said.name, at, len(many)), spec, start=said.start))
+                starts = said.starts(spec.schedule)
+                made.append(jobs.create(name_for(name, said.name, at, len(many)), spec, start=starts))
         except BaseException:
             for job in made:
                 jobs.delete(job.name)
@@ -258,7 +315,8 @@ async def change_job(request: web.Request) -> web.Response:
     said = Changes.model_validate(await body_of(request))
     job = await job_of(request)
     changes = said.model_dump(exclude_none=True)
-    await shared_of(request).call(job.change, changes)
+    changes |= {name: None for name in NULLABLE if name in said.model_fields_set and getattr(said, name) is None}
+    await shared_of(request).call(lambda: refusing(lambda: job.change(changes)))
     return json_answer(await shared_of(request).call(told, job))
 
 
@@ -285,13 +343,16 @@ def acting(action: str, summary: str) -> Handler:
 
 async def stream_job(request: web.Request) -> web.StreamResponse:
     """Its results: behind a cursor, else from the oldest that is kept, or (`?from=live`) from now on."""
-    shared = shared_of(request)
     kind = format_of(request, STREAM_TYPES, LINES)
     cursor = cursor_of(request)
     live = word(request, "from", ("start", "live"), "start") == "live"
     if is_over_cursor(cursor):
         return web.Response(status=204)
-    job = await job_of(request)
+    return await streamed(request, await job_of(request), kind, cursor, live=live)
+
+
+async def streamed(request: web.Request, job: Job, kind: str, cursor: str | None, *, live: bool) -> web.StreamResponse:
+    shared = shared_of(request)
     check_readers(shared)
     columns = await shared.call(lambda: refusing(job.columns))
     pen = pen_of(request, shared, kind, {None: Columns(job.name, columns)})
@@ -427,6 +488,12 @@ def told(job: Job) -> dict[str, Any]:
         "labels": dict(spec.labels),
         "owner": spec.owner,
         "restart": spec.restart,
+        "schedule": None if spec.schedule is None else spec.schedule.model_dump(),
+        "next_run_us": job.next_us,
+        "limits": spec.limits.model_dump(exclude_none=True),
+        "expect": spec.expect.model_dump(exclude_none=True),
+        "transient": spec.transient,
+        "trouble": job.trouble,
         "created_us": job.created_us,
         "attempts": job.attempts,
         "results": {"rows": job.log.committed.rows, "oldest": job.log.oldest.rows, "readers": job.log.readers},
@@ -460,6 +527,7 @@ ROUTES = (
         (
             Parameter("label", "Only jobs with this label: `team=playback`.", STRING),
             Parameter("state", "Only jobs in this state.", STRING),
+            Parameter("owner", "Only jobs of this owner.", STRING),
             Parameter("template", "Only jobs of this template.", STRING),
         ),
     ),
@@ -469,7 +537,11 @@ ROUTES = (
         make_job,
         "Make a job of a query",
         "job",
-        (Answer(201, "It is made.", JobTold, headers=("Location",)),),
+        (
+            Answer(200, "It was there already (`if_exists: connect`), or its rows.", JobTold, (JSON, *STREAM_TYPES)),
+            Answer(201, "It is made.", JobTold, headers=("Location",)),
+        ),
+        (format_parameter(*FORMATS), INT64),
         body=NewJob,
         body_types=(JSON,),
         problems=(404, 409, 422),

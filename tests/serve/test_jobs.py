@@ -201,8 +201,58 @@ def test_the_command_line_makes_and_moves_jobs() -> None:
         assert mql("job", "restart", "j") == "j is starting\n" or state_of(server, "j") == "running"
         assert mql("job", "stop", "j") == "j is stopped\n"
         assert "info: stopped" in mql("job", "logs", "j")
+        assert '"total"' in mql("job", "show", "j", "ledger")
+        mql("job", "change", "j", "--owner", "ann", "--schedule", "0 2 * * *", "--timezone", "Europe/Berlin")
+        assert json.loads(mql("job", "show", "j"))["schedule"]["timezone"] == "Europe/Berlin"
+        assert mql("jobs", "--owner", "bob") == ""
         mql("job", "delete", "j")
         assert mql("jobs") == ""
+
+
+def test_what_may_be_known_of_a_job() -> None:
+    source = memory()
+    with served([source]) as server:
+        query = "SELECT n FROM events WHERE n > 2"
+        said = {"name": "j", "query": query, "guarantee": "exactly_once", "checkpoint_every": 0.05, "owner": "ann"}
+        assert server.post("/v1/jobs", said).status == 201
+        wait_for_state(server, "j", "running")
+        source.push(0, [{"ts": 2, "n": 2}, {"ts": 3, "n": 3}])
+        wait_for(lambda: len(rows_of(server, "j")) == 1)
+        ledger = server.get("/v1/jobs/j/ledger").json()
+        assert ledger["run"] == ledger["total"]
+        assert (ledger["run"]["events"], ledger["run"]["filtered"], ledger["run"]["emitted_from"]) == (2, 1, 1)
+        checkpoints = wait_for(lambda: server.get("/v1/jobs/j/checkpoints").json()["checkpoints"])
+        assert [one["number"] for one in checkpoints] == sorted((one["number"] for one in checkpoints), reverse=True)
+        topology = server.get("/v1/jobs/j/topology").json()
+        assert (topology["sources"], topology["stages"][0]["operators"]) == (["events"], ["SelectRows"])
+        numbers = server.get("/v1/jobs/j/metrics").json()
+        assert (numbers["state"], numbers["rows"], numbers["trouble"]) == ("running", 1, None)
+        assert server.get("/v1/jobs/j/late").json()["rows"] == []
+        assert server.get("/v1/jobs/j/deadletters").json() == {"events": []}
+        assert [job["name"] for job in server.get("/v1/jobs?owner=ann").json()["jobs"]] == ["j"]
+        assert server.get("/v1/jobs?owner=bob").json()["jobs"] == []
+        assert b'mql_job_rows{job="j"} 1.0' in server.get("/metrics").body
+        server.post("/v1/jobs/j:stop")
+        assert server.get("/v1/jobs/j/ledger").json()["run"] is None
+        assert server.get("/v1/jobs/j/topology").json()["stages"][0]["tasks"] == []
+        assert server.get("/v1/jobs/j/ledger").json()["total"]["events"] == 2
+
+
+def test_submit_and_connect() -> None:
+    with served() as server:
+        server.events("orders", {"id": 0})
+        said = {"name": "j", "query": "SELECT id FROM orders", "if_exists": "connect", "transient": "30s"}
+        with server.stream("POST", "/v1/jobs", said, Accept="text/event-stream") as stream:
+            assert stream.event()["event"] == "meta"
+            wait_for_state(server, "j", "running")
+            with server.stream("POST", "/v1/jobs", said, Accept="text/event-stream") as other:
+                server.events("orders", {"id": 1})
+                assert stream.rows(1) == other.rows(1) == [{"id": 1}]
+        assert server.post("/v1/jobs", said).status == 200
+        assert server.post("/v1/jobs", {**said, "if_exists": "refuse"}).status == 409
+        assert server.post("/v1/jobs", {**said, "query": "SELECT 1 AS one FROM orders"}).json()["code"] == "job-exists"
+        changed = server.send("PATCH", "/v1/jobs/j", {"transient": None, "limits": {"runtime": "1h"}}).json()
+        assert (changed["transient"], changed["limits"]) == (None, {"runtime": 3600.0})
 
 
 def test_labels_change_while_it_runs_and_deleting_takes_all_of_it(tmp_path: Path) -> None:
