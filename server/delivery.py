@@ -73,13 +73,16 @@ class Delivery:
     def start(self) -> None:
         self._thread.start()
 
-    def close(self, *, for_good: bool = False) -> None:
-        """`for_good`: the job is deleted; what is to be said of that is said."""
-        self._for_good = for_good
+    def ask_to_close(self) -> None:
         self._closing.set()
         reading = self._reading
         if reading is not None:
             reading.ring()
+
+    def close(self, *, for_good: bool = False) -> None:
+        """`for_good`: the job is deleted; what is to be said of that is said."""
+        self._for_good = for_good
+        self.ask_to_close()
         if self._thread.ident is not None:
             self._thread.join(JOIN_S)
 

@@ -97,6 +97,9 @@ class Jobs:
             job.tell("leave")
         for job in jobs:
             job.join()
+        for sink in (sink for job in jobs for sink in job.sinks):  # all at once: some may have to wait for the network
+            sink.ask_to_close()
+        for job in jobs:
             job.close_sinks()
             job.log.close()
         self.checkpointing.shutdown(wait=False, cancel_futures=True)

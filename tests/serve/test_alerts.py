@@ -277,6 +277,14 @@ def test_what_cannot_work_is_refused(sink: dict[str, Any], query: str, said: str
         assert said in made.json()["detail"]
 
 
+def test_what_is_no_sink_is_told_with_its_place() -> None:
+    with served() as server:
+        for sink, pointer in (({"kind": "slack", "urll": "x"}, "/sinks/0/urll"), ({"kind": "fax"}, "/sinks/0")):
+            made = server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders", "sinks": [sink]})
+            assert made.status == 422
+            assert made.json()["errors"][0]["pointer"] == pointer
+
+
 def test_kinds_that_the_operator_does_not_allow_are_refused() -> None:
     story = Story()
     settings = Settings.model_validate({"server": {"sinks": {"kinds": ["webhook"]}}}).server.sinks
