@@ -109,6 +109,7 @@ class Run:
             now_us=self.looks.get("began_us"),
             scale=self.looks.get("scale"),
             together=spec.template is not None,
+            from_now=last is None,
         )
         return self._read(running, job.jobs.checkpointing)
 

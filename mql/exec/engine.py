@@ -285,12 +285,14 @@ class Engine:
         now_us: int | None = None,
         scale: float | None = None,
         together: bool = False,
+        from_now: bool = False,
     ) -> Running:
         """Goes on with a live query from a snapshot of it: what it knew, and at the very next offset of each split.
 
         It needs as many workers as it had. It drops nothing: where `wait_for_readers` holds, it waits for the slowest
         of its readers. A snapshot that knows nothing but positions begins there. It shares with nobody but, where it
-        may run `together`, with others that do, differ in literals only, and go on from the same moment, or from now.
+        may run `together`, with others that do, differ in literals only, and go on from the same moment; `from_now`: it
+        has just been made, so it may as well begin where such others are that read what comes now.
         `known`: what its sources looked like when it first began, so that it means the same though they look else now;
         `now_us`: when that was, and `scale`: what its ALERT BUDGET picked then.
         """
@@ -303,7 +305,8 @@ class Engine:
             compiled = self._compile(text, params, options.early_us)
         plan = compiled.plan
         with self._starting:
-            member = self._as_private_member(compiled, options, snapshot) if together and wait_for_readers else None
+            shares = together and wait_for_readers
+            member = self._as_private_member(compiled, options, snapshot, from_now) if shares else None
             if member is not None:
                 return self._asker(member, compiled, options)
             results = Results(secrets.token_hex(4), keep_all=wait_for_readers)
@@ -433,7 +436,9 @@ class Engine:
 
         return Trial(lambda text: compile_forms(text, self.catalog(), params, now_us=now_us), run)
 
-    def _as_private_member(self, compiled: Compiled, options: Options, snapshot: Snapshot) -> Member | None:
+    def _as_private_member(
+        self, compiled: Compiled, options: Options, snapshot: Snapshot, from_now: bool
+    ) -> Member | None:
         """A query that reads for itself, with others of its family that do; None where it is to run alone."""
         sibling = compiled.sibling
         goes_on = number_in(snapshot) is not None
@@ -441,7 +446,7 @@ class Engine:
             return None
         alike = [one for one in self._private if one.key == sibling.key and not one.over]
         for family in alike:
-            if family.goes_on_from(snapshot) if goes_on else family.is_up_to_date():
+            if family.goes_on_from(snapshot) if goes_on else from_now and family.is_up_to_date():
                 member = family.join(sibling, compiled.plan, options, snapshot)
                 if member is not None:
                     return member

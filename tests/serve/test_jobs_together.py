@@ -60,9 +60,14 @@ def jobs_in(path: Path, engine: Engine) -> Jobs:
     return made
 
 
-def create(jobs: Jobs, guarantee: str) -> None:
+def create(jobs: Jobs, guarantee: str, checkpoint_every: float = 0.05) -> None:
     for at in range(DEVICES):
-        spec = Spec(template="per-device", params={"device": f"d{at}"}, guarantee=guarantee, checkpoint_every=0.05)
+        spec = Spec(
+            template="per-device",
+            params={"device": f"d{at}"},
+            guarantee=guarantee,
+            checkpoint_every=checkpoint_every,
+        )
         jobs.create(f"j{at}", spec)
     await_true(lambda: all(is_in(jobs, at) for at in range(DEVICES)))
 
@@ -141,3 +146,19 @@ def test_after_a_crash_each_row_is_there_once(tmp_path: Path, engine: Engine, so
     for at in range(DEVICES):
         has_told(jobs, at, want(at, 10, 80))
     jobs.close()
+
+
+def test_after_a_crash_before_its_first_checkpoint_a_job_begins_where_it_was_made(
+    tmp_path: Path, engine: Engine, source: MemorySource
+) -> None:
+    jobs = jobs_in(tmp_path, engine)
+    create(jobs, "exactly_once", checkpoint_every=3600)
+    source.push(0, events(10, 46))
+    family = next(iter(families(jobs)))
+    await_true(lambda: family.core.watermark_us() == 40_000_000)  # type: ignore[attr-defined]
+    family.core.fail(RuntimeError("the kernel is gone"))  # type: ignore[attr-defined]
+    await_true(lambda: all(job.attempts == 1 and is_in(jobs, int(job.name[1:])) for job in jobs.all()))
+    source.push(0, events(46, 66))
+    await_true(lambda: all(job.log.length.rows == 5 for job in jobs.all()))
+    jobs.close()
+    assert [told(jobs, at) for at in range(DEVICES)] == [want(at, 10, 60) for at in range(DEVICES)]
