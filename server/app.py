@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -14,9 +15,9 @@ from aiohttp import web
 from mql.exec.engine import Engine
 from mql.exec.feed import Source
 from server import openapi
-from server.guard import Door, add_headers, guard
+from server.guard import SCOPES, Door, add_headers, guard
 from server.jobs import JOBS, Jobs
-from server.keeping import KEEPER, SILENCES, Keeper
+from server.keeping import KEEPER, SILENCES, TOKENS, Keeper
 from server.metrics import Metrics
 from server.routes import ROUTES
 from server.routes.job_views import numbers_of
@@ -24,6 +25,7 @@ from server.routes.replays import REPLAYS
 from server.routes.route import EVENTS, Route
 from server.settings import Settings, check_reach, sources_of, tables_of
 from server.shared import SHARED, Shared
+from server.tokens import FIRST, NewToken
 
 log = logging.getLogger("server")
 
@@ -84,6 +86,8 @@ def make_app(engine: Engine, settings: Settings) -> web.Application:
     app[KEEPER] = Keeper(settings)
     app[JOBS] = Jobs(engine, app[KEEPER])
     shared.metrics.jobs = lambda: [(job.name, numbers_of(job)) for job in app[JOBS].all()]
+    app[TOKENS] = app[KEEPER].tokens()
+    app[SCOPES] = {(route.method, route.path): route.scope for route in ROUTES}
     app[SILENCES] = app[JOBS].silences
     for route in ROUTES:
         add_route(app, route)
@@ -128,6 +132,10 @@ async def let_go(app: web.Application) -> None:
 async def run_jobs(app: web.Application) -> AsyncIterator[None]:
     """Jobs of the store go on where the last server left them; with this one's end they leave."""
     shared = app[SHARED]
+    await shared.call(app[TOKENS].load)
+    if app[TOKENS].needed and not app[TOKENS].all():
+        _, text = await shared.call(app[TOKENS].create, NewToken(name=FIRST, scope="admin"))
+        print(f"The first token, of an admin; it is not told again: {text}", file=sys.stderr, flush=True)
     await shared.call(app[JOBS].revive)
     app[JOBS].upkeep.start()
     yield

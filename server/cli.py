@@ -773,6 +773,84 @@ def logs(name: str, server: str, lines: int) -> None:
 
 
 @main.group()
+def token() -> None:
+    """Say who may call a server: from the first token on nobody gets in without. Yours is in MQL_TOKEN."""
+
+
+@token.command("new")
+@click.argument("name")
+@JOBS_AT
+@click.option("--scope", type=click.Choice(("read", "write", "admin")), default="read", show_default=True)
+@click.option("--expires", metavar="MOMENT", help="From when on it is not taken any more: 2027-01-31T00:00:00Z.")
+@click.option("--queries", type=click.IntRange(0), metavar="N", help="So many queries at the same time.")
+@click.option("--requests", type=click.IntRange(1), metavar="N", help="So many requests a minute.")
+@click.option("--comment", default="", help="For people.")
+def new_token(
+    name: str, server: str, scope: str, expires: str | None, queries: int | None, requests: int | None, comment: str
+) -> None:
+    """Make a token, and print it: it is not told again. The first must be an admin's."""
+    quotas = {name: most for name, most in (("queries", queries), ("requests", requests)) if most is not None}
+    said = {"name": name, "scope": scope, "expires": expires, "quotas": quotas, "comment": comment}
+
+    def work() -> int:
+        from server.remote import call
+
+        click.echo(call(server, "POST", "/v1/tokens", said)["token"])
+        return 0
+
+    exit_by(work)
+
+
+@token.command("list")
+@JOBS_AT
+def list_tokens(server: str) -> None:
+    """List the tokens of a server: name, scope, until when, comment."""
+
+    def work() -> int:
+        from server.remote import call
+
+        for one in call(server, "GET", "/v1/tokens")["tokens"]:
+            click.echo("\t".join((one["name"], one["scope"], one["expires"] or "", one["comment"])).rstrip())
+        return 0
+
+    exit_by(work)
+
+
+@token.command("delete")
+@click.argument("name")
+@JOBS_AT
+def delete_token(name: str, server: str) -> None:
+    """Take a token away: nobody gets in with it any more."""
+
+    def work() -> int:
+        from server.remote import call
+
+        call(server, "DELETE", f"/v1/tokens/{name}")
+        return 0
+
+    exit_by(work)
+
+
+@main.command()
+@JOBS_AT
+@click.option("-n", "count", default=100, show_default=True, type=click.IntRange(1, 1_000), help="The newest N.")
+def changes(server: str, count: int) -> None:
+    """Tell who changed what on a server, the newest first: templates, jobs, silences, tokens."""
+
+    def work() -> int:
+        from datetime import UTC, datetime
+
+        from server.remote import call
+
+        for one in call(server, "GET", "/v1/changes", params={"n": str(count)})["changes"]:
+            at = datetime.fromtimestamp(one["at_us"] / 1e6, UTC).isoformat(timespec="milliseconds")
+            click.echo(f"{at}\t{one['who'] or '-'}\t{one['kind']} {one['name']}: {one['action']}")
+        return 0
+
+    exit_by(work)
+
+
+@main.group()
 def silence() -> None:
     """Say when, and about what, a server's jobs are to wake nobody; episodes are recorded none the less."""
 

@@ -8,7 +8,8 @@ import re
 import secrets
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,12 +19,15 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mql.errors import MqlError
 from server import problems
+from server.keeping import TOKENS
 from server.problems import Problem, Refusal, refuse
 from server.settings import Server
 from server.shared import Shared, shared_of
+from server.tokens import ASKER, WHO, Scope
 
 log = logging.getLogger("server")
 
@@ -34,6 +38,8 @@ CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 METHODS = CHANGING | {"GET", "HEAD", "OPTIONS"}
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 REQUEST_ID = web.RequestKey("request_id", str)
+SCOPES: web.AppKey[Mapping[tuple[str, str], Scope | None]] = web.AppKey("scopes")
+"""By method and path: what a token must be good for; None where none is needed."""
 DEPTH_MAX = 64
 KEEPALIVE_S = 15.0
 LINGERING_S = 2.0  # for the rest of a body that was refused, so that its sender gets to read why
@@ -59,6 +65,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         check_origin(request)
         if shared.stopping:
             raise refuse(503, "stopping", "the server is stopping", retry_after="5")
+        await admit(request)
         response = await handler(request)
     except Exception as error:
         response = answer(request, problem_of(request, error))
@@ -69,6 +76,39 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if not response.prepared:
         shared.metrics.seconds.labels(name).observe(time.monotonic() - began)
     return response
+
+
+async def admit(request: web.Request) -> None:
+    """Where tokens are needed: whose the request is, and whether that one may do this."""
+    tokens = request.app[TOKENS]
+    if tokens.is_stale:
+        with suppress(SQLAlchemyError):  # while the store is away, those that were known are known
+            await shared_of(request).call(tokens.load)
+    WHO.set(None)
+    ASKER.set(None)
+    scope = request.app[SCOPES].get(scope_key(request), "read")
+    if not tokens.needed or scope is None:
+        return
+    kind, _, text = request.headers.get("Authorization", "").partition(" ")
+    token = tokens.find(text.strip()) if kind.lower() == "bearer" else None
+    if token is None:
+        hint = "Send a token of this server's: Authorization: Bearer mql_…"
+        raise refuse(401, "no-token", "this server takes no calls without a token", hint, www_authenticate="Bearer")
+    WHO.set(token.name)
+    ASKER.set(token)
+    if not token.may(scope):
+        hint = f"This takes a token with the scope {scope}."
+        raise refuse(403, "scope", f'token "{token.name}" has the scope {token.scope}', hint)
+    wait_s = tokens.wait_s(token)
+    if wait_s is not None:
+        most = token.quotas.requests
+        raise refuse(429, "quota", f'token "{token.name}" has {most} requests a minute', retry_after=str(wait_s))
+
+
+def scope_key(request: web.Request) -> tuple[str, str]:
+    resource = request.match_info.route.resource
+    method = "GET" if request.method == "HEAD" else request.method
+    return method, "" if resource is None else resource.canonical
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -87,7 +127,7 @@ def request_id(given: str | None) -> str:
 def problem_of(request: web.Request, error: Exception) -> Problem:
     match error:
         case Refusal():
-            if error.problem.status in (403, 421, 429, 503):
+            if error.problem.status in (401, 403, 421, 429, 503):
                 shared_of(request).metrics.refused.labels(error.problem.code).inc()
             return error.problem
         case MqlError():

@@ -12,6 +12,7 @@ from mql.exec.clock import Clock, SystemClock
 from server.settings import Settings
 from server.silences import Silences
 from server.store import Store, default_path, open_store
+from server.tokens import Book, Tokens
 
 
 class Keeper:
@@ -50,6 +51,20 @@ class Keeper:
 
         return Silences(self._declared, clock or SystemClock(), stored, add, drop)
 
+    def tokens(self, clock: Clock | None = None) -> Tokens:
+        """The tokens of the store."""
+
+        def stored() -> Sequence[Mapping[str, Any]]:
+            return self.open().tokens() if self.has_something else ()
+
+        def add(name: str, digest: str, spec: Mapping[str, Any]) -> int:
+            return self.open().add_token(name, digest, spec)
+
+        def drop(name: str) -> bool:
+            return self.open().delete_token(name)
+
+        return Tokens(Book(stored, add, drop), clock or SystemClock(), self.settings.server.tokens)
+
     def close(self) -> None:
         with self._guard:
             if self._store is not None:
@@ -58,4 +73,5 @@ class Keeper:
 
 
 KEEPER = web.AppKey("keeper", Keeper)
+TOKENS: web.AppKey[Tokens] = web.AppKey("tokens")
 SILENCES: web.AppKey[Silences] = web.AppKey("silences")

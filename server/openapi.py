@@ -13,7 +13,7 @@ from server.problems import CONTENT_TYPE
 from server.routes.route import EVENTS, JSON, Answer, Parameter, Route
 
 REFERENCE = "#/components/schemas/{model}"
-ALWAYS = (400, 403, 406, 408, 413, 421, 429, 431, 503)
+ALWAYS = (400, 401, 403, 406, 408, 413, 421, 429, 431, 503)
 """Problems that any route may answer with: broken requests, foreign callers, limits, a server that is stopping."""
 
 PROBLEM_SCHEMA: Mapping[str, Any] = {
@@ -52,7 +52,10 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "MQL", "version": version, "description": DESCRIPTION, "license": {"name": "Apache-2.0"}},
         "paths": paths,
-        "components": {"schemas": schemas(routes) | {"Problem": PROBLEM_SCHEMA}},
+        "components": {
+            "schemas": schemas(routes) | {"Problem": PROBLEM_SCHEMA},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -74,6 +77,9 @@ def operation(route: Route) -> dict[str, Any]:
         "parameters": [*path_parameters(route), *(parameter(each) for each in route.parameters)],
         "responses": responses(route),
     }
+    if route.scope is not None:
+        described["security"] = [{}, {"token": []}]
+        described["x-scope"] = route.scope
     if route.body_types:
         described["requestBody"] = {
             "required": True,
@@ -151,7 +157,8 @@ def reference(model: type[BaseModel]) -> dict[str, Any]:
 
 PROBLEM_NAMES: Mapping[int, str] = {
     400: "The request cannot be read.",
-    403: "A page from another site asked.",
+    401: "A token is needed, and this is none.",
+    403: "A page from another site asked, or the token has not the scope.",
     404: "There is no such thing.",
     405: "Not with that method.",
     406: "None of the formats that are accepted.",

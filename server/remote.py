@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
@@ -39,7 +40,7 @@ def call(
 
     async def go() -> Any:
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_S, total=120)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=True, headers=who()) as session:
             answer = await session.request(method, url_of(base, path), params=params, **said)
             if answer.status >= 400:
                 raise problem_of(answer.status, await answer.read())
@@ -121,7 +122,7 @@ class RemoteAnswer:
         url = url_of(self.base, "/v1/queries")
         form = {"format": "ndjson", "frames": "all"}
         async with (
-            aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 20, trust_env=True) as session,
+            aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 20, trust_env=True, headers=who()) as session,
             session.post(url, params=form, json=dict(self.ask)) as answer,
         ):
             if answer.status >= 400:
@@ -156,6 +157,12 @@ OTHERS: Mapping[str, Callable[[Mapping[str, Any]], Frame]] = {
     "warn": Warn,
     "error": Failed,
 }
+
+
+def who() -> Mapping[str, str]:
+    """The token of the environment, for servers that need one."""
+    token = os.environ.get("MQL_TOKEN")
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
 
 
 def url_of(base: str, path: str) -> str:

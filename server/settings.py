@@ -115,6 +115,7 @@ class Server(Said):
     port: int = Field(default=8642, ge=0, le=65535)
     workers: int = Field(default=2, ge=1, le=64, description="threads that run queries")
     insecure: bool = False
+    tokens: bool = Field(default=False, description="every call needs a token, even before there is one")
     hosts: tuple[str, ...] = Field(
         default=(), description="names by which clients may call this server, besides localhost"
     )
@@ -236,11 +237,11 @@ def names_in(location: tuple[int | str, ...]) -> Iterable[str]:
 
 def check_reach(server: Server) -> None:
     """Refuses to listen beyond this machine unless the operator said that it is meant."""
-    if is_loopback(server.host) or server.insecure:
+    if is_loopback(server.host) or server.insecure or server.tokens:
         return
     raise MqlError(
         f'will not listen on "{server.host}": anybody who reaches it could ask and ingest',
-        hint="Listen on 127.0.0.1 behind a proxy that checks who asks, or say insecure: true under server:.",
+        hint="Say tokens: true under server:, or listen on 127.0.0.1; insecure: true lets everybody in.",
         code="not-loopback",
     )
 

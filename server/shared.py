@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ class Shared:
     encoded: Encoded = field(default_factory=Encoded)
     readers: set[Reader] = field(default_factory=set)
     starting: int = 0
+    owners: dict[str, str] = field(default_factory=dict)
+    """Whose token each query was asked with, where one was needed."""
     stopping: bool = False
     started_s: float = field(default_factory=time.monotonic)
     document: Mapping[str, Any] = field(default_factory=dict)
@@ -45,7 +48,8 @@ class Shared:
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Calls the engine or a source on a thread: nothing that could wait runs on the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
+        work = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work, function, *arguments)
 
     async def call_or_undo(self, undo: Callable[[T], Any], function: Callable[..., T], *arguments: Any) -> T:
         """Like `call`; if the caller is cancelled meanwhile, what the function gives is undone, on a thread too."""

@@ -34,15 +34,18 @@ from sqlalchemy import (
     inspect,
     make_url,
     select,
+    text,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 
 from mql.errors import MqlError
 from mql.exec.clock import Clock, SystemClock
+from server.tokens import WHO
 
 KEPT_LOGS = 1_000
 KEPT_RUNS = 200
+KEPT_CHANGES = 100_000
 ROWID = BigInteger().with_variant(Integer, "sqlite")
 METADATA = MetaData()
 
@@ -95,6 +98,7 @@ CHANGES = Table(
     Column("name", String(100), nullable=False),
     Column("action", String(20), nullable=False),
     Column("detail", Text, nullable=False),
+    Column("who", String(100)),
 )
 SILENCES = Table(
     "silences",
@@ -103,11 +107,28 @@ SILENCES = Table(
     Column("spec", Text, nullable=False),
     Column("created_us", BigInteger, nullable=False),
 )
+TOKENS = Table(
+    "tokens",
+    METADATA,
+    Column("name", String(100), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("spec", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
 SCHEMA = Table("schema_version", METADATA, Column("version", Integer, primary_key=True))
+
+
+def add_tokens(connection: Connection) -> None:
+    """Tokens, and in whose name a change was made."""
+    METADATA.create_all(connection, [TOKENS])
+    if "who" not in {column["name"] for column in inspect(connection).get_columns("changes")}:
+        connection.execute(text("ALTER TABLE changes ADD COLUMN who VARCHAR(100)"))
+
 
 MIGRATIONS: tuple[tuple[int, Callable[[Connection], None]], ...] = (
     (1, lambda connection: METADATA.create_all(connection, [TEMPLATES, JOBS, RUNS, LOGS, CHANGES])),
     (2, lambda connection: METADATA.create_all(connection, [SILENCES])),
+    (3, add_tokens),
 )
 """What each version of the schema adds to the one before."""
 
@@ -283,6 +304,32 @@ class Store:
             rows = connection.execute(select(SILENCES.c.spec).order_by(SILENCES.c.name)).all()
         return tuple(json.loads(row.spec) for row in rows)
 
+    # --- tokens ----------------------------------------------------------------------------------------
+
+    def add_token(self, name: str, digest: str, spec: Mapping[str, Any]) -> int:
+        """A new token; gives when it was made. MqlError where the name is taken."""
+        try:
+            with self._change("token", name, "create", spec) as (connection, now_us):
+                row = {"name": name, "digest": digest, "spec": json.dumps(spec), "created_us": now_us}
+                connection.execute(insert(TOKENS).values(**row))
+        except IntegrityError:
+            hint = "Take another name."
+            raise MqlError(f'there is a token "{name}" already', hint=hint, code="token-exists") from None
+        return now_us
+
+    def delete_token(self, name: str) -> bool:
+        """Whether there was one."""
+        if name not in {row["name"] for row in self.tokens()}:
+            return False
+        with self._change("token", name, "delete") as (connection, _):
+            connection.execute(delete(TOKENS).where(TOKENS.c.name == name))
+        return True
+
+    def tokens(self) -> Sequence[Mapping[str, Any]]:
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(TOKENS).order_by(TOKENS.c.name)).mappings().all()
+        return tuple({**row, "spec": json.loads(row["spec"])} for row in rows)
+
     # --- runs and logs ---------------------------------------------------------------------------------
 
     def begin_run(self, job: str) -> int:
@@ -324,10 +371,13 @@ class Store:
             rows = connection.execute(wanted.order_by(LOGS.c.id.desc()).limit(n)).mappings().all()
         return tuple(dict(row) for row in reversed(rows))
 
-    def changes(self, n: int = 100) -> Sequence[Mapping[str, Any]]:
-        """Who changed what, the newest first."""
+    def changes(self, n: int = 100, **wanted: str) -> Sequence[Mapping[str, Any]]:
+        """Who changed what, the newest first; only those with this kind, name or who."""
+        found = select(CHANGES).order_by(CHANGES.c.id.desc()).limit(n)
+        for column, value in wanted.items():
+            found = found.where(CHANGES.c[column] == value)
         with self.engine.connect() as connection:
-            rows = connection.execute(select(CHANGES).order_by(CHANGES.c.id.desc()).limit(n)).mappings().all()
+            rows = connection.execute(found).mappings().all()
         return tuple({**row, "detail": json.loads(row["detail"])} for row in rows)
 
     @contextmanager
@@ -339,7 +389,9 @@ class Store:
         with self.engine.begin() as connection:
             yield connection, now_us
             row = {"at_us": now_us, "kind": kind, "name": name, "action": action}
-            connection.execute(insert(CHANGES).values(**row, detail=json.dumps(detail or {})))
+            values = {**row, "detail": json.dumps(detail or {}), "who": WHO.get()}
+            number = key_of(connection.execute(insert(CHANGES).values(**values)))
+            connection.execute(delete(CHANGES).where(CHANGES.c.id <= number - KEPT_CHANGES))
 
 
 def open_store(url: str | None, data_dir: Path, clock: Clock | None = None) -> Store:

@@ -15,6 +15,7 @@ from server.routes import (
     sources,
     templates,
     texts,
+    tokens,
 )
 from server.routes.route import Route
 
@@ -29,6 +30,7 @@ ROUTES: tuple[Route, ...] = (
     *jobs.ROUTES,
     *job_views.ROUTES,
     *silences.ROUTES,
+    *tokens.ROUTES,
     *health.ROUTES,
     *pages.ROUTES,
 )

@@ -18,6 +18,7 @@ from server.problems import refuse
 from server.routes.route import ARROW, CSV, EVENTS, FORM, JSON, LINES, TEXT, Parameter
 from server.settings import Limits, Seconds
 from server.shared import Shared, shared_of
+from server.tokens import ASKER, Token
 
 log = logging.getLogger("server")
 
@@ -121,6 +122,9 @@ async def begin(shared: Shared, ask: Ask, linger_s: float) -> Running:
     if await shared.call(count_running, shared) + shared.starting >= limits.queries:
         hint = "Wait for one to end, or end one: DELETE /v1/queries/{id}."
         raise refuse(429, "too-many-queries", f"{limits.queries} queries run already", hint, retry_after="1")
+    asker = ASKER.get()
+    if asker is not None:
+        await shared.call(check_quota, shared, asker)
     options = options_of(ask, limits, linger_s)
     shared.starting += 1
     try:
@@ -129,8 +133,22 @@ async def begin(shared: Shared, ask: Ask, linger_s: float) -> Running:
         raise error.in_text(ask.query) from None
     finally:
         shared.starting -= 1
+    if asker is not None:
+        shared.owners[running.id] = asker.name
     log.info("query %s: %s", running.id, ask.query)
     return running
+
+
+def check_quota(shared: Shared, asker: Token) -> None:
+    """So many queries may run at the same time of one token; and those that are gone are nobody's."""
+    queries = {running.id: running for running in shared.engine.queries()}
+    for id in [id for id in shared.owners if id not in queries]:
+        shared.owners.pop(id, None)
+    most = asker.quotas.queries
+    own = sum(shared.owners.get(id) == asker.name and not is_over(running) for id, running in queries.items())
+    if most is not None and own >= most:
+        hint = "Wait for one to end, or end one: DELETE /v1/queries/{id}."
+        raise refuse(429, "quota", f'{own} queries of token "{asker.name}" run already', hint, retry_after="1")
 
 
 def end(running: Running) -> None:

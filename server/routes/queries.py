@@ -35,6 +35,7 @@ from server.routes.route import ARROW, CSV, EVENTS, JSON, LINES, Answer, Paramet
 from server.routes.tables import table_answer
 from server.shared import Shared, shared_of
 from server.stream import Tap, numbers, split_cursors
+from server.tokens import ASKER
 
 STREAMS_MAX = 50
 CURSOR_SCHEMA = {"type": "string", "maxLength": CURSOR_LENGTH_MAX, "pattern": "^[!-~]*$"}
@@ -196,6 +197,10 @@ async def late(request: web.Request) -> web.StreamResponse:
 async def delete(request: web.Request) -> web.Response:
     """Ends a query; its readers are told."""
     running = await query_of(request)
+    asker = ASKER.get()
+    if asker is not None and not asker.may("write") and shared_of(request).owners.get(running.id) != asker.name:
+        hint = "This takes a token with the scope write."
+        raise refuse(403, "scope", "the query is somebody else's", hint)
     await shared_of(request).call(running.cancel, "deleted")
     return web.Response(status=204)
 

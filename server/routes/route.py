@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from server.guard import Handler
+from server.tokens import Scope
 
 JSON = "application/json"
 LINES = "application/x-ndjson"
@@ -58,6 +59,16 @@ class Route:
     body_types: Sequence[str] = ()
     problems: Sequence[int] = ()
     path_notes: Mapping[str, str] | None = None
+
+    @property
+    def scope(self) -> Scope | None:
+        """What a token must be good for, where tokens are needed; None: anybody may call."""
+        if (self.tag == "page" and self.path != "/") or self.path == "/healthz":
+            return None
+        if self.tag == "token" or (self.tag in ("source", "table") and self.method in ("PUT", "DELETE")):
+            return "admin"
+        is_asking = self.tag in ("query", "text", "replay") or self.path.endswith((":backtest", ":test"))
+        return "read" if self.method == "GET" or is_asking else "write"
 
     @property
     def operation(self) -> str:

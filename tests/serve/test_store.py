@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from support.postgres import postgres, why_not
 
 from mql.errors import MqlError
 from mql.exec.clock import ManualClock
 from server.store import METADATA, MIGRATIONS, SCHEMA, Store, open_store
+from server.tokens import WHO
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,29 @@ def test_jobs_runs_logs_and_changes(store: Store) -> None:
     store.delete_job("j")
     assert store.jobs() == ()
     assert store.runs("j", 10) == ()
+
+
+def test_tokens_and_in_whose_name_a_change_was_made(store: Store) -> None:
+    WHO.set("ann")
+    assert store.add_token("a", "1" * 64, {"scope": "read"}) == 5_000_000
+    WHO.set(None)
+    with pytest.raises(MqlError, match="already"):
+        store.add_token("a", "2" * 64, {})
+    assert [(row["name"], row["digest"], row["spec"]) for row in store.tokens()] == [("a", "1" * 64, {"scope": "read"})]
+    assert store.delete_token("a")
+    assert not store.delete_token("a")
+    assert [(one["who"], one["action"]) for one in store.changes(kind="token")] == [(None, "delete"), ("ann", "create")]
+    assert len(store.changes(who="ann")) == 1
+
+
+def test_a_store_of_the_second_version_is_brought_up(store: Store) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(text("DROP TABLE tokens"))
+        connection.execute(text("ALTER TABLE changes DROP COLUMN who"))
+        connection.execute(text("DELETE FROM schema_version WHERE version = 3"))
+    store.migrate()
+    store.add_token("a", "1" * 64, {})
+    assert [one["who"] for one in store.changes()] == [None]
 
 
 def test_the_schema_is_brought_up_once_and_never_back(store: Store) -> None:
