@@ -82,7 +82,7 @@ def _rows(parts: Parts, as_live: bool) -> str:
         late = f"NOT ({row_late_sql(parts)})"
     source = f"(SELECT * FROM kept WHERE {late})" if late else "kept"
     told = ('"_key"',) if parts.retracts else ()
-    rows = rows_sql(parts, source, told) if parts.over is None else over_flow.batch_rows_sql(parts, source)
+    rows = rows_sql(parts, source, told) if parts.over is None else over_flow.batch_rows_sql(parts, source, as_live)
     if parts.arrange is not None:
         return arranging_sql(parts, parts.arrange, f"({rows})")
     if parts.inner:

@@ -26,6 +26,7 @@ from mql.planner.logical import (
 )
 from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import (
+    Ahead,
     Anomaly,
     Arranging,
     AsEvents,
@@ -180,6 +181,8 @@ def statements(spec: OperatorSpec) -> list[tuple[str, str]]:
             return [("when a window closes", spec.close)]
         case Held():
             return [("when rows are final", spec.close)]
+        case Ahead():
+            return [("as the watermark passes rows", spec.judge)]
         case Running():
             return [("as the watermark passes rows", spec.close), *(("what goes on", sql) for sql in spec.carry)]
         case Sessions():
@@ -311,6 +314,8 @@ def operator_name(spec: OperatorSpec) -> str:
             return "fill windows"
         case Held(window):
             return f"hold rows, aggregate {show_window(window)}"
+        case Ahead():
+            return "wait for later rows"
         case Running():
             return "go on from row to row"
         case Sessions(window):

@@ -134,7 +134,7 @@ def _rows(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) ->
     late = row_late_sql(parts) if late_matters and is_ordered(parts) else None
     kept = _kept(sampling, predicate)
     told = CHANGES if parts.retracts else ()
-    sql = rows_sql(parts, kept, told) if parts.over is None else over_flow.raw_rows_sql(parts, kept)
+    sql = rows_sql(parts, kept, told) if parts.over is None else over_flow.raw_rows_sql(parts, kept, late_matters)
     flow = flow.then(SelectRows(sql, sampling, predicate, late, parts.scan.lateness_us, parts.window is not None))
     if parts.over is not None:
         flow = over_flow.rows(parts, flow)

@@ -29,10 +29,10 @@ PLACED = ('"__place"',)
 # --- of events ----------------------------------------------------------------------------------------
 
 
-def raw_rows_sql(parts: Parts, source: str) -> str:
+def raw_rows_sql(parts: Parts, source: str, late_matters: bool) -> str:
     """The rows that window functions look at, in their windows, with the hash that parts them."""
     shared = shared_partition(parts)
-    inside = in_windows_sql(parts, source)
+    inside = _in_open_windows_sql(parts, source, late_matters)
     if parts.windowed is not None:
         return f'SELECT *, ws AS "__ws", we AS "__we" FROM ({inside})'
     if not shared:
@@ -68,13 +68,21 @@ def over_rows_sql(parts: Parts, table: str) -> str:
     return projected_sql(parts, f"SELECT * FROM ({added}) WHERE {qualified_sql(parts)}")
 
 
-def batch_rows_sql(parts: Parts, source: str) -> str:
+def batch_rows_sql(parts: Parts, source: str, late_matters: bool) -> str:
     """The result rows over history."""
     over = parts.over
     assert over is not None
-    inside = in_windows_sql(parts, source)
+    inside = _in_open_windows_sql(parts, source, late_matters)
     added = added_sql(over, range(len(over.calls)), f"({inside})", _within(parts), PLACE)
     return projected_sql(parts, f"SELECT * FROM ({added}) WHERE {qualified_sql(parts)}")
+
+
+def _in_open_windows_sql(parts: Parts, source: str, late_matters: bool) -> str:
+    """The rows in those of their windows that were not over when they came."""
+    inside = in_windows_sql(parts, source)
+    if parts.windowed is None or not late_matters:
+        return inside
+    return f'SELECT * FROM ({inside}) WHERE we > "__m" - {parts.scan.lateness_us}'
 
 
 def shared_partition(parts: Parts) -> tuple[Bound, ...]:
@@ -157,9 +165,14 @@ def qualified_sql(parts: Parts) -> str:
 
 
 def _running(parts: Parts) -> tuple[OperatorSpec, ...]:
-    numbers = numbers_of(parts.over, "run")
-    assert parts.over is not None
-    return (over_sql.running(parts.over, numbers),) if numbers else ()
+    """What goes on from row to row, and what waits for later ones."""
+    over = parts.over
+    assert over is not None
+    numbers = numbers_of(over, "run")
+    later = tuple(i for i in numbers if over_sql.reaches_ahead(over.calls[i]))
+    before = tuple(i for i in numbers if i not in later)
+    found: tuple[OperatorSpec, ...] = (over_sql.running(over, before),) if before or not later else ()
+    return (*found, over_sql.ahead(over, later)) if later else found
 
 
 def _arrange(parts: Parts) -> Arrange:

@@ -20,7 +20,7 @@ from mql.overs import over_row
 from mql.planner import grouping as g
 from mql.planner.expressions import Bound
 from mql.planner.logical import Frame, Group, Input, Over, OverCall, SortKey
-from mql.planner.physical import NO_WINDOW, Running
+from mql.planner.physical import NO_WINDOW, Ahead, Running
 from mql.planner.sliding import framed
 from mql.planner.sql import constant_sql, expression_sql
 from mql.schema import TIMESTAMP
@@ -452,9 +452,67 @@ def _keep_sql(over: Over, calls: Sequence[OverCall], lanes: Sequence[Lane], chai
     later = f"SELECT * FROM held WHERE {TIME} >= $until"
     if not needed:
         return later
-    told = f"SELECT {_PLACE} FROM {last} QUALIFY {' OR '.join(f'({one})' for one in dict.fromkeys(needed))}"
+    reached = " OR ".join(f"({one})" for one in dict.fromkeys(needed))
+    told = f"SELECT {_PLACE} FROM (SELECT {_PLACE}, {reached} AS reached FROM {last}) WHERE reached"
     earlier = f"SELECT h.* FROM held h SEMI JOIN told USING ({_PLACE})"
     return f"WITH {', '.join(chain)}, told AS ({told}) {later} UNION ALL {earlier}"
+
+
+def ahead(over: Over, numbers: Sequence[int]) -> Ahead:
+    """The specification of the operator that waits for the later rows that these calls look at."""
+    calls = [over.calls[i] for i in numbers]
+    lanes = lanes_of(over, numbers)
+    added = added_sql(over, numbers, f"(SELECT * FROM held WHERE {TIME} < $until)", (), PLACE)
+    ready = " AND ".join(dict.fromkeys(_ready_sql(over, call, _lane(lanes, call)) for call in calls))
+    judged = f'SELECT *, ({ready}) OR $ended AS "__ready" FROM ({added})'
+    marked = f'SELECT *, "__told" OR "__ready" AS is_told FROM ({judged})'
+    needed = " OR ".join(dict.fromkeys(_needed_sql(over, call, _lane(lanes, call)) for call in calls))
+    helpers = ["is_told", *(f"x{i}" for i in range(len(_pieces(over).values)))]
+    for lane in lanes:
+        helpers += [*lane.keys, *([f"b{lane.number}", f"z{lane.number}"] if lane.forgets else [])]
+    everything = f'SELECT *, NOT is_told OR {needed} AS "__needed" FROM ({marked})'
+    return Ahead(f"SELECT * EXCLUDE ({', '.join(helpers)}) FROM ({everything}) ORDER BY {_PLACE}")
+
+
+def _ready_sql(over: Over, call: OverCall, lane: Lane) -> str:
+    """Whether the later rows that a call looks at are there, or come too late for its stretch."""
+    after = rows_after(call)
+    if after is None:
+        assert call.frame is not None
+        assert call.frame.end is not None
+        return f"{TIME} + {call.frame.end} < $until"
+    following = f"ROWS BETWEEN 1 FOLLOWING AND {after} FOLLOWING"
+    enough = f"count(*) OVER ({lane.by(call.forgets)}ORDER BY {_PLACE} {following}) >= {after}"
+    if not call.forgets:
+        return enough
+    by, z = lane.by_keys.rstrip(), f"z{lane.number}"
+    return f"({enough} OR {z} < max({z}) OVER ({by}) OR max({TIME}) OVER ({by}) + {over.ttl_us} < $until)"
+
+
+def _needed_sql(over: Over, call: OverCall, lane: Lane) -> str:
+    """Whether a row that has been told is looked at by rows that have not."""
+    back, after = rows_back(call), rows_after(call)
+    if back is None or after is None:
+        assert call.frame is not None
+        assert call.frame.start is not None
+        assert call.frame.end is not None
+        first = f"least($until - {call.frame.end}, coalesce(min({TIME}) FILTER (WHERE NOT is_told) OVER (), $until))"
+        return f"{TIME} >= {first} + {min(0, call.frame.start)}"
+    near = f"ROWS BETWEEN {after} PRECEDING AND {back} FOLLOWING"
+    needed = f"bool_or(NOT is_told) OVER ({lane.by_keys}ORDER BY {_PLACE} {near})"
+    if not back:
+        return needed
+    newest = f"row_number() OVER ({lane.by_keys}ORDER BY {', '.join(f'{name} DESC' for name in PLACE)}) <= {back}"
+    remembered = f" AND max({TIME}) OVER ({lane.by_keys.rstrip()}) + {over.ttl_us} >= $until" if call.forgets else ""
+    return f"{needed} OR ({newest}{remembered})"
+
+
+def rows_after(call: OverCall) -> int | None:
+    """How many rows of its partition behind a row a call looks at; None where it goes by time."""
+    if call.frame is None:
+        return int(str(call.call.extra[0].value)) if call.call.name == "lead" else 0
+    assert call.frame.end is not None
+    return max(0, int(call.frame.end)) if call.frame.unit == "rows" else None
 
 
 def rows_back(call: OverCall) -> int | None:

@@ -340,8 +340,6 @@ def _why_not_on(call: OverCall, row: OverRow | None) -> str | None:
     if row is not None and not row.goes_on:
         return "before all rows are there"
     frame = call.frame
-    if call.call.name == "lead" or (frame is not None and frame.end is not None and frame.end > 0):
-        return "before later rows are there"
     if frame is None:
         return None
     if frame.end is None:

@@ -351,6 +351,14 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """Window functions that look at later rows. `judge` gives the rows of the table `held` before $until with their
+    results, and whether these are __ready and the rows __needed by others; $ended: no more rows come."""
+
+    judge: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sessions:
     """Sessions as panes that merge. `spans` tells the session (ws, last) of each pane (p) of the table `state`; beside
     that as `spans`, `close` gives the result rows (with __keep) of the sessions that are over at $until, `fold` and
@@ -449,6 +457,7 @@ OperatorSpec = (
     | Anomaly
     | RunningMedian
     | Held
+    | Ahead
     | Running
     | Sessions
     | JoinSide

@@ -10,6 +10,7 @@ import random
 
 import pytest
 from support.random_compositions import random_composition
+from support.random_overs import random_over
 from support.random_queries import SHAPE, Draw, Stream, normal, random_query, random_stream
 from support.routes import as_live, batched, catalog, plan_of, random_rounds, streamed
 
@@ -28,6 +29,14 @@ def test_random_queries_equal_the_plain_statement(first: int) -> None:
         stream = random_stream(rng, rng.choice((0, 1, 20, 120)))
         draw = (random_composition if rng.random() < 0.1 else random_query)(rng, stream.lateness_us)
         check(seed, rng, stream, draw)
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + QUERIES // 10, CHUNK))
+def test_random_window_functions_equal_the_plain_statement(first: int) -> None:
+    for seed in range(first, min(first + CHUNK, FIRST + QUERIES // 10)):
+        rng = random.Random(-seed)
+        stream = random_stream(rng, rng.choice((0, 1, 20, 120)))
+        check(seed, rng, stream, random_over(rng, stream.lateness_us))
 
 
 def check(seed: int, rng: random.Random, stream: Stream, draw: Draw) -> None:

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from mql.exec.items import Operator
 from mql.exec.kernel import Session
+from mql.exec.operators.ahead import AheadOperator
 from mql.exec.operators.anomaly import AnomalyOperator
 from mql.exec.operators.arranging import ArrangingOperator
 from mql.exec.operators.as_events import AsEventsOperator
@@ -29,6 +30,7 @@ from mql.exec.operators.select_rows import SelectRowsOperator
 from mql.exec.operators.sessions import SessionsOperator
 from mql.exec.operators.take_first import TakeFirstOperator
 from mql.planner.physical import (
+    Ahead,
     Anomaly,
     Arranging,
     AsEvents,
@@ -81,6 +83,8 @@ def build(spec: OperatorSpec, session: Session, tables: Tables = no_tables) -> O
             return FillOperator(spec, session)
         case Held():
             return HeldOperator(spec, session)
+        case Ahead():
+            return AheadOperator(spec, session)
         case Running():
             return RunningOperator(spec, session)
         case Sessions():
