@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from mql.exec.clock import Clock
 from mql.exec.conditions import Condition
 from mql.exec.files import replace_file
+from mql.exec.items import MIN_US
 from server import encode
 from server.silences import SILENCED
 from server.wording import filled, shown
@@ -225,11 +226,15 @@ class AlertSink:
         truths = self._condition.holds(portion.rows)
         if not (truths.any() or book.kinds):
             return
+        ends = ends_of(portion.rows)
         rows = portion.rows if SILENCED in portion.rows.column_names else self._silenced(portion.rows)
         for at, row in enumerate(encode.rows_of(rows)):
             is_silent = row.pop(SILENCED) is not None
             labels = self._wording.labels_of(row)
             kind = digest(self._seed, *sorted(f"{name}={value}" for name, value in labels.items()))
+            end_us = ends[at]
+            if end_us is not None and book.has_seen(kind, end_us, row.get("_revision") or 0):
+                continue
             open_id = book.kinds.get(kind)
             if truths[at] and open_id is None and not is_silent:
                 alert = self._wording.alert(digest(kind, str(portion.first + at)), row, now)
@@ -266,13 +271,15 @@ class AlertSink:
 class Book:
     """What is open, what was lately over, and the place in the log as of which that is so.
 
-    `kinds`: of alerts by a condition, which one is open of each kind of row.
+    `kinds`: of alerts by a condition, which one is open of each kind of row. `seen`: the last window of each kind (its
+    end, and which revision of it).
     """
 
     place: int = 0
     open: OrderedDict[str, Alert] = field(default_factory=OrderedDict)
     closed: OrderedDict[str, None] = field(default_factory=OrderedDict)
     kinds: dict[str, str] = field(default_factory=dict)
+    seen: OrderedDict[str, tuple[int, int]] = field(default_factory=OrderedDict)
 
     @staticmethod
     def read(path: Path) -> Book:
@@ -280,7 +287,8 @@ class Book:
             return Book()
         told = orjson.loads(path.read_bytes())
         alerts = OrderedDict((one["id"], Alert(**one)) for one in told["open"])
-        return Book(told["place"], alerts, OrderedDict.fromkeys(told["closed"]), told["kinds"])
+        seen = OrderedDict((kind, (end, revision)) for kind, (end, revision) in told["seen"].items())
+        return Book(told["place"], alerts, OrderedDict.fromkeys(told["closed"]), told["kinds"], seen)
 
     def write(self, path: Path) -> None:
         told = {
@@ -288,14 +296,27 @@ class Book:
             "open": [asdict(alert) for alert in self.open.values()],
             "closed": list(self.closed),
             "kinds": self.kinds,
+            "seen": self.seen,
         }
         replace_file(path, encode.dumps(told))
 
     def copy(self) -> Book:
-        return Book(self.place, OrderedDict(self.open), OrderedDict(self.closed), dict(self.kinds))
+        return Book(
+            self.place, OrderedDict(self.open), OrderedDict(self.closed), dict(self.kinds), OrderedDict(self.seen)
+        )
 
     def is_new(self, id: str) -> bool:
         return id not in self.open and id not in self.closed
+
+    def has_seen(self, kind: str, end_us: int, revision: int) -> bool:
+        """Whether the row comes again: rows of a kind come in the order of their windows. If not, it is seen now."""
+        if (end_us, revision) <= self.seen.get(kind, (MIN_US, 0)):
+            return True
+        self.seen[kind] = (end_us, revision)
+        self.seen.move_to_end(kind)
+        while len(self.seen) > CLOSED_MAX:
+            self.seen.popitem(last=False)
+        return False
 
     def began(self, alert: Alert) -> Alert:
         self.open[alert.id] = alert
@@ -325,6 +346,13 @@ def rows_in_episodes(rows: pa.Table) -> Iterator[dict[str, Any]]:
     some = rows.filter(pc.is_valid(rows.column(found["episode"])))
     for row in encode.rows_of(some):
         yield {**row, "episode": row[found["episode"]], "phase": row[found["phase"]]}
+
+
+def ends_of(rows: pa.Table) -> list[int | None]:
+    """Where each row's window ends, in microseconds; None of rows without a window."""
+    if "window_end" not in rows.column_names or not pa.types.is_timestamp(rows.schema.field("window_end").type):
+        return [None] * rows.num_rows
+    return list(rows.column("window_end").cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_pylist())
 
 
 def first_moment(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
