@@ -36,12 +36,11 @@ class Likelihood:
         `residual` is measured in usual residuals; `n` tells how many came before.
         """
         ring = state["ring"]
-        place = n % self.short
         clipped = np.minimum(np.maximum(residual, -CLIP), CLIP)
-        if len(place) and (place == place[0]).all():
-            ring[at, place[0]] = clipped
+        if len(n) and n.min() == n.max():
+            ring[at, n[0] % self.short] = clipped
         else:
-            ring[numbers(at), place] = clipped
+            ring[numbers(at), n % self.short] = clipped
         last = ring[at]
         # Column by column, so that a key's sum never depends on which other keys are there.
         u = np.abs(last[:, 0])
