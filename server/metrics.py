@@ -11,6 +11,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from mql.exec.engine import Running
+from mql.exec.family import Member
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal, Warn
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -117,6 +118,18 @@ class Queries(Collector):
         yield totals
         yield from told.values()
         yield events
+        yield from sharing_of(running)
+
+
+def sharing_of(running: Sequence[Running]) -> Iterator[Metric]:
+    """How many queries run by plans that they share, since they differ in literals only."""
+    members = [query.execution for query in running if isinstance(query.execution, Member) and not query.execution.over]
+    shared = GaugeMetricFamily("mql_shared_queries", "Queries that share a plan with others, each with its literals")
+    shared.add_metric((), len(members))
+    plans = GaugeMetricFamily("mql_shared_plans", "Plans that they share")
+    plans.add_metric((), len({id(member.family) for member in members}))
+    yield shared
+    yield plans
 
 
 PER_DETECTOR = (

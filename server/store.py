@@ -155,12 +155,16 @@ class StoredJob:
     updated_us: int
 
 
+POOL_S = 120.0
+
+
 class Store:
     """The tables. Thread-safe. `url`: of SQLAlchemy's form; use `open_store` for the default place."""
 
     def __init__(self, url: str, clock: Clock | None = None) -> None:
         self.clock = clock or SystemClock()
-        self.engine = create_engine(url, pool_pre_ping=True)
+        # A thousand jobs that start at once stand in line for its few connections.
+        self.engine = create_engine(url, pool_pre_ping=True, pool_timeout=POOL_S)
         if make_url(url).get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", set_sqlite)
         try:

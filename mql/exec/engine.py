@@ -460,7 +460,10 @@ class Engine:
             family.core.end("deleted")
             raise OtherPlan()
         self._private = (*self._private, family)
-        return family.join(sibling, compiled.plan, options, snapshot)
+        member = family.join(sibling, compiled.plan, options, snapshot)
+        if member is None:
+            raise MqlError("the engine is closed", code="stopping")
+        return member
 
     def _asker(
         self, execution: Execution | Member, compiled: Compiled, options: Options, joins: bool = False

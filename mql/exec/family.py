@@ -113,7 +113,7 @@ class Family:
         """One more query; None where the family is over, or cannot go on from the query's snapshot."""
         number = None if restored is None else number_in(restored)
         with self._guard:
-            if self.over or (number is not None and number in self.members):
+            if self.over or (number is not None and (number in self.members or not self.is_gathering)):
                 return None
             if number is not None:
                 assert restored is not None
@@ -133,9 +133,9 @@ class Family:
     def beat(self, now_us: int) -> None:
         """Called ten times a second, as an execution is."""
         if self.is_gathering:
-            if self.clock.monotonic_s() - self._joined_s < GATHER_S:
-                return
             with self._guard:
+                if not self.members or self.clock.monotonic_s() - self._joined_s < GATHER_S:
+                    return
                 self.is_gathering = False
             for hub in self.core.hubs:
                 hub.begin()
@@ -210,13 +210,14 @@ class Family:
                 self._due_s = math.inf
             try:
                 cutter = Cutter(self.core.snapshot(SNAPSHOT_S), self.core.plan)
-                for member, answer in asked:
-                    cut = cutter.cut(member.number, self.not_before.get(member.number))
-                    answer.set_result((cut, self.places.get(member.number, 0)))
-            except Exception as error:  # told to those who asked
-                for _, answer in asked:
-                    if not answer.done():
-                        answer.set_exception(error)
+            except MqlError:  # it took too long, or the family is over: whoever asked waits for the next
+                with self._asking:
+                    self._asked = [*asked, *self._asked]
+                    self._due_s = self.clock.monotonic_s() + LOOK_S
+                continue
+            for member, answer in asked:
+                cut = cutter.cut(member.number, self.not_before.get(member.number))
+                answer.set_result((cut, self.places.get(member.number, 0)))
         with self._asking:
             for _, answer in self._asked:
                 answer.set_exception(MqlError("the query ended", code="no-snapshot"))
@@ -340,6 +341,10 @@ class Member:
     def sharing(self) -> int:
         """How many queries the plan is shared by."""
         return len(self.family.members)
+
+    def runs_by(self) -> tuple[Plan, Graph | None]:
+        """The plan of all of them, and its tasks."""
+        return self.family.core.plan, self.family.graph
 
     @property
     def feeds(self) -> Sequence[object]:

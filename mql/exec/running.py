@@ -200,6 +200,10 @@ class Execution:
         """How many queries the plan is shared by."""
         return 1
 
+    def runs_by(self) -> tuple[Plan, Graph | None]:
+        """The plan, and its tasks."""
+        return self.plan, self.graph
+
     def snapshot(self, timeout_s: float = 30.0) -> Snapshot:
         """What the running query knows, and the offsets up to which it knows it. One at a time; live queries only."""
         assert self.feeds
@@ -481,6 +485,10 @@ class Running:
         if gap is not None:
             reading.say(gap)
         return reading
+
+    def runs_by(self) -> tuple[Plan, Graph | None]:
+        """The plan that it runs by, which others may share, and its tasks."""
+        return self.execution.runs_by()
 
     def status(self) -> Mapping[str, Any]:
         return {**self.execution.status(), "shared_with": list(self.shared_with)}

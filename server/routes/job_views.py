@@ -67,10 +67,12 @@ class StageTold(BaseModel):
 
 
 class Topology(BaseModel):
-    """The job's stages, from its sources to its results."""
+    """The job's stages, from its sources to its results. `others`: how many queries share them, each with literals of
+    its own."""
 
     sources: list[str]
     stages: list[StageTold]
+    others: int
 
 
 class Numbers(BaseModel):
@@ -167,8 +169,10 @@ async def job_topology(request: web.Request) -> web.Response:
 
     def topology() -> dict[str, Any]:
         running = job.running
-        graph = None if running is None else getattr(running.execution, "graph", None)
-        return topology_of(plan_of(job), graph)
+        if running is None:
+            return topology_of(plan_of(job), None, 0)
+        plan, graph = running.runs_by()
+        return topology_of(plan, graph, running.execution.sharing - 1)
 
     try:
         return json_answer(await shared_of(request).call(topology))
@@ -191,7 +195,7 @@ def plan_of(job: Job) -> Plan:
     return job.jobs.engine.plan(bound.query, bound.values)
 
 
-def topology_of(plan: Plan, graph: Graph | None) -> dict[str, Any]:
+def topology_of(plan: Plan, graph: Graph | None, others: int) -> dict[str, Any]:
     tasks = [()] * len(plan.stages) if graph is None else graph.stages
     stages = [
         {
@@ -205,7 +209,7 @@ def topology_of(plan: Plan, graph: Graph | None) -> dict[str, Any]:
         }
         for stage, its_tasks in zip(plan.stages, tasks, strict=True)
     ]
-    return {"sources": [scan.source for scan in plan.scans], "stages": stages}
+    return {"sources": [scan.source for scan in plan.scans], "stages": stages, "others": others}
 
 
 def numbers_of(job: Job) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mql.exec import family as families
 from mql.exec.engine import Engine, Options, Running
 from mql.exec.family import Member
 from mql.exec.frames import Ended, Gap, Progress, Seal
+from server.metrics import Metrics
 from sources.memory import MemorySource
 
 SECONDS = TimeRule(("ts",), "s")
@@ -129,6 +130,15 @@ def test_a_query_that_leaves_harms_nobody_and_with_the_last_the_family_ends(
     await_true(lambda: family.core.over)
     again = engine.start(WINDOW.format("d1", 0, 0))
     assert again.execution.family is not family  # type: ignore[union-attr]
+
+
+def test_metrics_tell_how_many_queries_share_how_many_plans(engine: Engine) -> None:
+    for at in range(3):
+        engine.start(FILTER.format(f"d{at}"))
+        engine.start(WINDOW.format(f"d{at}", at, at))
+    text = Metrics(engine.queries).text().decode()
+    assert "mql_shared_queries 6.0" in text
+    assert "mql_shared_plans 2.0" in text
 
 
 def test_limits_and_times_are_each_querys_own(engine: Engine, source: MemorySource) -> None:

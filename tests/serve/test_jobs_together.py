@@ -98,6 +98,9 @@ def test_jobs_of_a_template_share_a_plan_and_do_so_again_after_a_restart(
     jobs = jobs_in(tmp_path, engine)
     create(jobs, guarantee)
     assert len(families(jobs)) == 1
+    plan, graph = jobs.job("j0").running.runs_by()  # type: ignore[union-attr]
+    assert [type(spec).__name__ for spec in plan.stages[0].operators] == ["Expand", "Partial"]
+    assert graph is not None
     source.push(0, events(10, 46))
     for at in range(DEVICES):
         has_told(jobs, at, want(at, 10, 40))
