@@ -57,7 +57,7 @@ class Change(BaseModel):
     detail: dict[str, Any]
 
 
-class Changes(BaseModel):
+class ChangeLog(BaseModel):
     """The newest first."""
 
     changes: list[Change]
@@ -149,7 +149,7 @@ ROUTES = (
         list_changes,
         "Read who changed what",
         "token",
-        (Answer(200, "The changes.", Changes),),
+        (Answer(200, "The changes.", ChangeLog),),
         (
             count("n", "At most so many.", 1, CHANGES_MAX),
             Parameter("kind", "Only of this kind: template, job, silence, token.", STRING),
