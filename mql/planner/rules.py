@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import assert_never
 
-from mql.planner.expressions import Bound, Column, EventMeta, conjunction, conjuncts, normalise, walk
+from mql.planner.expressions import Aggregate, Bound, Column, EventMeta, Output, conjunction, conjuncts, normalise, walk
 from mql.planner.logical import (
     Arrange,
     Derived,
@@ -28,7 +28,7 @@ from mql.planner.logical import (
 )
 from mql.planner.merging import merge_queries, value_of
 from mql.planner.sql import column_name
-from mql.schema import DataType, Path
+from mql.schema import BIGINT, DataType, Path
 
 Rule = Callable[[Logical], Logical]
 Columns = tuple[tuple[Path, DataType], ...]
@@ -164,7 +164,7 @@ def _giving(node: Derived, columns: Columns) -> Derived:
         assert not isinstance(below, Input)
         return with_input(below, select(below.input))
 
-    return replace(node, query=read_only_what_is_used(select(node.query)), columns=columns)
+    return replace(node, query=read_only_what_is_used(compute_what_is_used(select(node.query))), columns=columns)
 
 
 def _expressions(node: Logical) -> Iterator[Bound]:
@@ -194,3 +194,42 @@ def _expressions(node: Logical) -> Iterator[Bound]:
             yield from node.per
         case _:
             return
+
+
+_LITTLE = Aggregate("count", (), BIGINT)
+"""What stands where nobody asks for an aggregate: the least that can be computed."""
+
+
+def compute_what_is_used(query: Logical) -> Logical:
+    """The groups of an inner query compute the aggregates that the select list and the nodes below it still name."""
+    above = [node for node in chain(query) if not isinstance(node, Input | Group)]
+    named = {name for node in above for name in _outputs(node)}
+
+    def computing(node: Logical) -> Logical:
+        match node:
+            case Group():
+                calls = (call if f"a{i}" in named else _LITTLE for i, call in enumerate(node.aggregates))
+                return replace(node, aggregates=tuple(calls))
+            case _ if isinstance(node, Input):
+                return node
+            case _:
+                return with_input(node, computing(node.input))
+
+    return computing(query)
+
+
+def _outputs(node: object) -> Iterator[str]:
+    """The columns of the rows before that a node names, itself and not its input, without recursion."""
+    waiting = [node]
+    while waiting:
+        found = waiting.pop()
+        match found:
+            case Output(name):
+                yield name
+            case tuple():
+                waiting.extend(found)
+            case _ if is_dataclass(found) and not isinstance(found, type):
+                names = (field.name for field in fields(found))
+                waiting.extend(getattr(found, name) for name in names if name != "input")
+            case _:
+                pass

@@ -142,3 +142,14 @@ def test_an_order_that_changes_nothing_is_warned_of(engine: Engine) -> None:
     text = "SELECT max(c) FROM (SELECT count(*) AS c FROM stored WINDOW 10s ORDER BY c) WINDOW 1m"
     warnings = engine.start(text).execution.plan.warnings
     assert warnings == ("ORDER BY in an inner query changes nothing: write it behind the outermost query",)
+
+
+def test_what_nobody_asks_of_groups_is_not_computed(engine: Engine) -> None:
+    inner = (
+        "SELECT k, count(*) AS c, list(v) AS vs, count(DISTINCT v) AS d FROM stored WINDOW 10s GROUP BY k HAVING d > 0"
+    )
+    plan = engine.plan(f"SELECT max(c) FROM ({inner}) WINDOW 1m")
+    assert "list(" not in plan.batch
+    assert "DISTINCT" in plan.batch, "HAVING asks for it"
+    rows = rows_of(read_all(engine.start(f"SELECT max(c) AS m FROM ({inner}) WINDOW 1m").subscribe()))
+    assert [row["m"] for row in rows] == [5, 5, 5]
