@@ -37,8 +37,8 @@ from sources.kafka import KafkaSettings, KafkaSource
 
 pytest_plugins = ["support.kafka_fixture"]
 
-KILLS = int(os.environ.get("MQL_TEST_SINK_KILLS", "12"))
-EVENTS = int(os.environ.get("MQL_TEST_SINK_EVENTS", "36000"))
+KILLS = int(os.environ.get("MQL_TEST_SINK_KILLS", "8"))
+EVENTS = int(os.environ.get("MQL_TEST_SINK_EVENTS", "24000"))
 SEED = int(os.environ.get("MQL_TEST_SEED", "7"))
 PARTITIONS = 2
 BURST = 200
