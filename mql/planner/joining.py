@@ -93,6 +93,8 @@ def bind_joins(query: syntax.Query, read: Read, reading: Reading, one: One, wind
 
 def _with_join(sides: Sides, join: syntax.Join, reading: Reading, one: One, window: Window, plain: bool) -> Sides:
     table = reading.names.table(join.right)
+    if table is not None:
+        _check_read(table, join.right.span)
     name = _name_of(join.right)
     if name in sides.names:
         raise MqlError(f'two sides of the join are called "{name}"', join.right.span, f"Name one: {name} AS other.")
@@ -552,7 +554,6 @@ def _bounds(node: Input, reading: Reading) -> list[Bound]:
 
 
 def _check_table(join: syntax.Join, table: TableInfo) -> None:
-    _check_read(table, join.right.span)
     if join.within is not None or join.mantis_seconds is not None:
         raise MqlError("a table has no time", join.span, "Leave WITHIN out: its rows are as they are now.")
     if join.asof:

@@ -21,6 +21,8 @@ from mql.schema import JSON, VARCHAR, DataType, ListOf, MapOf, Path, Scalar, Str
 DAY_US = 86_400_000_000
 NEVER_LATE = -(2**62)
 TIME = '"__t"'
+ALL = '"__all"'
+"""A column in which all rows are equal, where no key is."""
 META = ("__t", "__s", "__o", "__a")
 
 
@@ -148,7 +150,8 @@ def side_sql(meeting: Meeting, port: str, source: str, only: str = "true") -> st
     if meeting.how == "window":
         assert meeting.window is not None
         keys.append(f"{windows.pane_sql(meeting.window, TIME)} AS j{len(keys)}")
-    inside = [*columns, *keys, *(quote_identifier(name) for name in META)]
+    alike = [] if key_names(meeting) else [f"{TIME} * 0 AS {ALL}"]
+    inside = [*columns, *keys, *alike, *(quote_identifier(name) for name in META)]
     rows = f"SELECT {', '.join(inside)} FROM {source} WHERE {' AND '.join(conditions)}"
     decided, over = waits_sql(meeting, port)
     names = key_names(meeting)
@@ -175,6 +178,8 @@ def blank_sql(meeting: Meeting, side: Side) -> str:
     keys = [f"CAST(NULL AS {type_sql(stored(key.type))}) AS j{i}" for i, key in enumerate(side.keys)]
     if meeting.how == "window":
         keys.append(f"CAST(NULL AS BIGINT) AS j{len(keys)}")
+    if not key_names(meeting):
+        keys.append(f"CAST(NULL AS BIGINT) AS {ALL}")
     columns = [f"CAST(NULL AS {type_sql(stored(type))}) AS {behind(path)}" for path, type in side.columns]
     numbers = [f'CAST(NULL AS {type}) AS "{name}"' for name, type in BLANK_META]
     return f"SELECT {', '.join([*columns, *keys, *numbers])} WHERE false"
@@ -237,7 +242,7 @@ def joined_sql(meeting: Meeting, kind: str, left: str, right: str) -> str:
     """Decoded batches of joined rows, and of those without partners where the kind tells them."""
     if kind in ("semi", "anti"):
         told = alone_columns(meeting, "l")
-        return f"SELECT {', '.join(told)} FROM {left} l {kind.upper()} JOIN {right} r ON {condition_sql(meeting)}"
+        return f"SELECT {', '.join(told)} FROM {left} l {kind.upper()} JOIN {right} r ON {single_sql(meeting)}"
     columns = [*side_columns(meeting.left, "l"), *side_columns(meeting.right, "r"), *met_meta("l", "r")]
     columns += key_of(meeting, place_sql("l", "r"))
     word = "" if kind == "inner" else f"{kind.upper()} "
@@ -247,15 +252,15 @@ def joined_sql(meeting: Meeting, kind: str, left: str, right: str) -> str:
 def alone_sql(meeting: Meeting, port: str) -> str:
     """The rows of one side without partners, with nulls for these."""
     mine, others = ("l", "r") if port == "left" else ("r", "l")
-    lonely = f"SELECT {mine}.* FROM {mine} ANTI JOIN {others} ON {condition_sql(meeting)}"
+    lonely = f"SELECT {mine}.* FROM {mine} ANTI JOIN {others} ON {single_sql(meeting)}"
     return with_nulls(meeting, port, lonely)
 
 
 def met_sql(meeting: Meeting, port: str) -> str:
     """The rows of one side that have a partner, and had none in the table `seen`; as they are told when alone."""
     mine, others = ("l", "r") if port == "left" else ("r", "l")
-    met = f"SELECT {mine}.* FROM {mine} SEMI JOIN {others} ON {condition_sql(meeting)}"
-    fresh = f"SELECT {mine}.* FROM ({met}) {mine} ANTI JOIN seen {others} ON {condition_sql(meeting)}"
+    met = f"SELECT {mine}.* FROM {mine} SEMI JOIN {others} ON {single_sql(meeting)}"
+    fresh = f"SELECT {mine}.* FROM ({met}) {mine} ANTI JOIN seen {others} ON {single_sql(meeting)}"
     return with_nulls(meeting, port, fresh)
 
 
@@ -267,6 +272,11 @@ def with_nulls(meeting: Meeting, port: str, rows: str) -> str:
     columns += key_of(meeting, place_sql("l", "r"))
     left, right = (f"({rows}) l", "r") if port == "left" else ("l", f"({rows}) r")
     return f"SELECT {', '.join(columns)} FROM {left} {port.upper()} JOIN {right} ON false"
+
+
+def single_sql(meeting: Meeting) -> str:
+    """The same for joins that give rows of one side. Without an equality DuckDB gives texts of rows that are gone."""
+    return condition_sql(meeting) if key_names(meeting) else f"l.{ALL} = r.{ALL} AND {condition_sql(meeting)}"
 
 
 def condition_sql(meeting: Meeting) -> str:

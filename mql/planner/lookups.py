@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mql.planner.joins import META, Side, behind, key_sql, pair_column, side_columns, sides_of, source_column
+from mql.planner.joins import ALL, META, Side, behind, key_sql, pair_column, side_columns, sides_of, source_column
 from mql.planner.logical import Enriched
 from mql.planner.physical import Lookup
 from mql.planner.sql import expression_sql, quote_identifier
@@ -22,13 +22,13 @@ def lookup_sql(node: Enriched, source: str, table: str) -> str:
     """Decoded rows with what the table says of them. They stay decoded rows, as late or early as they were; of several
     that come of one, each has a place of its own."""
     left, right = sides_of(node)
-    rows = side_sql(left, source, [quote_identifier(name) for name in PLACED])
-    known = side_sql(right, table, [NUMBER])
+    rows = side_sql(left, source, [*(quote_identifier(name) for name in PLACED), f'"__t" * 0 AS {ALL}'])
+    known = side_sql(right, table, [NUMBER, f"{NUMBER} * 0 AS {ALL}"])
     equal = (
         f"l.j{i} IS NOT DISTINCT FROM r.j{i}" if key.nulls else f"l.j{i} = r.j{i}" for i, key in enumerate(node.keys)
     )
     rest = [] if node.rest is None else [f"({expression_sql(node.rest, pair_column(node.right_name))})"]
-    condition = " AND ".join([*equal, *rest]) or "true"
+    condition = " AND ".join([f"l.{ALL} = r.{ALL}", *equal, *rest] if not node.keys else [*equal, *rest])
     if node.kind in ("semi", "anti"):
         told = [*side_columns(left, "l"), *(f'l."{name}"' for name in PLACED)]
         return f"SELECT {', '.join(told)} FROM ({rows}) l {node.kind.upper()} JOIN ({known}) r ON {condition}"

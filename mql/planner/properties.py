@@ -176,6 +176,10 @@ def _unknown_side(
     """A name that no side of a join is known to have."""
     first = steps[0]
     name = first.name if isinstance(first, syntax.Key) else "…"
+    dotted = len(steps) > 1 and isinstance(steps[1], syntax.Key) and steps[1].style == "dot"
+    if dotted and did_you_mean(name, _known(scope)) is None:
+        hint = did_you_mean(name, scope.sides) or f"The sides are {', '.join(scope.sides)}."
+        raise MqlError(f'no side of the join is called "{name}"', node.span, hint, code="unknown-property")
     sides = ", ".join(f"{side}.{name}" for side in scope.sides)
     hint = did_you_mean(name, _known(scope)) or f"Say of which side it is: {sides}."
     message = f'no property "{name}" in any side of the join'

@@ -116,6 +116,9 @@ def sources_of(query: syntax.Query, names: Names) -> list[SourceInfo]:
             hint = "Declare what ends as a table, or ask both for a stretch of history."
             raise MqlError(f'source "{one.name}" ends, and "{other.name}" does not', span, hint)
         found.append(info)
+    if not found:
+        name = next((ref.alias or getattr(ref, "name", None) for ref in query.sources), None)
+        raise MqlError(f'"{name}" is a table, and has no events', query.sources[0].span, "Join a source with it.")
     return found
 
 

@@ -75,9 +75,8 @@ def _expanded(item: syntax.SelectItem, scope: Scope) -> list[tuple[str, Bound]]:
 def _of_sides(star: syntax.Star, scope: Scope) -> list[tuple[str, Bound]]:
     """`*` of a join: what one side alone has by its name, the others by that of their side too."""
     if star.alias is not None and star.alias not in scope.sides:
-        raise MqlError(
-            f'no side of the join is called "{star.alias}"', star.span, did_you_mean(star.alias, scope.sides)
-        )
+        hint = did_you_mean(star.alias, scope.sides) or f"The sides are {', '.join(scope.sides)}."
+        raise MqlError(f'no side of the join is called "{star.alias}"', star.span, hint)
     found: list[tuple[str, str, Column]] = []
     for side in scope.sides:
         type = scope.shape.type_of((side,))

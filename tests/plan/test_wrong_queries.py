@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mql.catalog import Catalog, SourceInfo, TimeRule
+from mql.catalog import Catalog, SourceInfo, TableInfo, TimeRule
 from mql.errors import MqlError
 from mql.planner.compile import compile_query
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, Field, ListOf, Shape, StructOf
@@ -34,7 +34,11 @@ CATALOG = Catalog(
         "requests": REQUESTS,
         "kept": SourceInfo("kept", SHAPE, time=TimeRule(("ts",), "ms"), history=True),
         "playback": SourceInfo("playback", SHAPE),
-    }
+    },
+    tables={
+        "users": TableInfo("users", Shape((Field("id", VARCHAR), Field("tier", BIGINT))), key=("id",)),
+        "gone": TableInfo("gone", Shape(), trouble="gone.csv can not be read: No such file or directory"),
+    },
 )
 NOW_US = 1_790_000_000_000_000
 PARAMS = {"n": 5, "name": "x"}

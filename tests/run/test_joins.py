@@ -139,7 +139,7 @@ def test_streamed_joins_equal_the_statement(kind: str, how: str, restore: bool) 
         return
     more = {"retracts": how == "retracts", "nulls": (how == "nulls",)}
     made = meeting(kind, "window" if how == "window" else "interval", **more)
-    for seed in range(6):
+    for seed in range(3):
         rng = random.Random(seed)
         left, right = random_side(rng, rng.choice((0, 5, 30))), random_side(rng, 30)
         got = compared(streamed(made, left, right, rng, restore))
@@ -150,7 +150,7 @@ def test_streamed_joins_equal_the_statement(kind: str, how: str, restore: bool) 
 @pytest.mark.parametrize("kind", ["inner", "left"])
 def test_streamed_asof_joins_equal_the_statement(kind: str, restore: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mql.exec.operators.asof_join.AsofJoinOperator.TRIM_ROWS", 5)
-    for seed in range(12):
+    for seed in range(6):
         rng = random.Random(seed)
         made = meeting(kind, "asof", before=rng.choice((1, 8, 1000)), after=0, strict=rng.random() < 0.5)
         left, right = random_side(rng, 30), random_side(rng, rng.choice((0, 30)))

@@ -1,6 +1,7 @@
 """Random queries over random streams, by every route, against a plain DuckDB statement written apart from the planner.
 
-MQL_QUERIES sets how many (2,000 by default), MQL_SEED the first seed; a failure names the seed that repeats it.
+MQL_QUERIES (2,000 by default) and MQL_JOINS set how many, MQL_SEED the first seed; a failure names the seed that
+repeats it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import random
 
 import pytest
 from support.random_compositions import random_composition
+from support.random_joins import random_join
 from support.random_overs import random_over
 from support.random_queries import SHAPE, Draw, Stream, normal, random_query, random_stream
 from support.routes import as_live, batched, catalog, plan_of, random_rounds, streamed
@@ -19,6 +21,8 @@ from mql.exec.kernel import Kernel
 QUERIES = int(os.environ.get("MQL_QUERIES", "2000"))
 FIRST = int(os.environ.get("MQL_SEED", "1"))
 CHUNK = 50
+JOINS = int(os.environ.get("MQL_JOINS", "75"))
+JOINS_CHUNK = 25
 KERNEL, ORACLE = Kernel(), Kernel()
 
 
@@ -37,6 +41,14 @@ def test_random_window_functions_equal_the_plain_statement(first: int) -> None:
         rng = random.Random(-seed)
         stream = random_stream(rng, rng.choice((0, 1, 20, 120)))
         check(seed, rng, stream, random_over(rng, stream.lateness_us))
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + JOINS, JOINS_CHUNK))
+def test_random_joins_equal_the_plain_statement(first: int) -> None:
+    for seed in range(first, min(first + JOINS_CHUNK, FIRST + JOINS)):
+        rng = random.Random(seed)
+        stream = random_stream(rng, rng.choice((0, 1, 20, 60)))
+        check(seed, rng, stream, random_join(rng, stream.lateness_us))
 
 
 def check(seed: int, rng: random.Random, stream: Stream, draw: Draw) -> None:
