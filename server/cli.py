@@ -772,6 +772,25 @@ def logs(name: str, server: str, lines: int) -> None:
     exit_by(work)
 
 
+@main.command()
+@CONFIG
+def doctor(config: Path | None) -> None:
+    """Look whether all is as it must be: versions, configuration, disk, store, port, sources. Exit code 1 if not."""
+
+    def work() -> int:
+        from server.doctor import examine
+
+        sick = 0
+        for finding in examine(config_path(config)):
+            sick += finding.remedy is not None
+            click.echo(f"{'ok  ' if finding.remedy is None else 'LOOK'} {finding.what}: {finding.detail}")
+            if finding.remedy is not None:
+                click.echo(f"     {finding.remedy}")
+        return 1 if sick else 0
+
+    exit_by(work)
+
+
 @main.group()
 def token() -> None:
     """Say who may call a server: from the first token on nobody gets in without. Yours is in MQL_TOKEN."""
