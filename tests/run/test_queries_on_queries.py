@@ -110,6 +110,21 @@ def test_a_union_over_history(engine: Engine, route: str) -> None:
     assert [row["v"] for row in rows] == [0, 1, *range(58, 130)]
 
 
+def test_a_union_crosses_the_seam_and_goes_on_from_a_snapshot(engine: Engine, source: MemorySource) -> None:
+    push(source, 0, 30)
+    counted = f"SELECT what, count(*) AS n FROM ({BOTH}) GROUP BY what WINDOW 1m LATENESS 0s"
+    running = engine.start(f"{counted} SINCE EARLIEST")
+    reader = running.subscribe()
+    read_until(reader, lambda found: any(isinstance(it, Phase) and it.data["phase"] == "live" for it in found))
+    push(source, 30, 59)
+    read_until(reader, lambda found: running.ledger()["events"] == 118)
+    snapshot = snapshot_from_bytes(snapshot_bytes(running.execution.snapshot()))
+    running.cancel()
+    push(source, 59, 62)
+    rows = read_rows(engine.resume(snapshot, f"{counted} SINCE EARLIEST").subscribe(), 2)
+    assert sorted((row["what"], row["n"]) for row in rows) == [("high", 2), ("low", 2)]
+
+
 def test_an_inner_query_that_filters_costs_nothing(engine: Engine) -> None:
     """It is the same plan, and so one execution."""
     one = engine.start("SELECT big FROM (SELECT v * 2 AS big, k FROM live WHERE v > 5) AS x WHERE x.k = 'a'")
