@@ -171,7 +171,7 @@ def _running(parts: Parts) -> tuple[OperatorSpec, ...]:
     numbers = numbers_of(over, "run")
     later = tuple(i for i in numbers if over_sql.reaches_ahead(over.calls[i]))
     before = tuple(i for i in numbers if i not in later)
-    found: tuple[OperatorSpec, ...] = (over_sql.running(over, before),) if before or not later else ()
+    found: tuple[OperatorSpec, ...] = (over_sql.running(over, before),) if before else ()
     return (*found, over_sql.ahead(over, later)) if later else found
 
 

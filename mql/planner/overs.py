@@ -157,7 +157,8 @@ def check_having(having: Bound | None, query: syntax.Query) -> None:
 
 def bind_over_speak(query: syntax.Query, over: Over, emit: Speak) -> Speak:
     """What goes on from window to window, or is of all of them, needs rows that are final."""
-    if find(over, Group) is None or (emit.kind == "final" and emit.early_us is None and not emit.revise_us):
+    revised = query.emit is not None and query.emit.revisions
+    if find(over, Group) is None or (emit.kind == "final" and emit.early_us is None and not revised):
         return emit
     if all(call.scope == "window" for call in over.calls) or find_window(over) == "none":
         return emit

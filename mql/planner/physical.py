@@ -227,7 +227,7 @@ class Arranging:
     """ORDER BY and LIMIT over the table `rows` as they become final: in each window, else over all.
 
     `kind` is rows, final, changes or every; where rows replace earlier ones, a list of the top is kept and its changes
-    are told.
+    are told. For `revise_us` after a window has closed, its rows may change still.
     """
 
     sql: str
@@ -235,6 +235,7 @@ class Arranging:
     kind: str
     every_us: int
     early_us: int | None
+    revise_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,9 +62,8 @@ def check_revisions(query: syntax.Query, emit: syntax.Emit, window: Window) -> N
     if window.kind not in ("tumbling", "hopping", "cumulate", "several") or not is_grouped(query):
         hint = "Add an aggregate and a window such as WINDOW TUMBLING 10s; without a window EMIT CHANGES tells them."
         raise MqlError("REVISIONS needs groups in windows of time", emit.span, hint)
-    for clause, name in ((query.order_by, "ORDER BY"), (query.limit, "LIMIT"), (query.anomaly, "ANOMALY")):
-        if clause:
-            raise MqlError(f"{name} can not follow rows that are revised", emit.span, f"Leave {name} or REVISIONS out.")
+    if query.anomaly:
+        raise MqlError("ANOMALY can not follow rows that are revised", emit.span, "Leave ANOMALY or REVISIONS out.")
 
 
 def _positive(node: syntax.Expression, scope: Scope) -> int:

@@ -133,4 +133,5 @@ def arranging(parts: Parts, arrange: Arrange, rows: str | None) -> Arranging:
         kind=parts.speak.kind if parts.group is not None else "changes" if keeps_top(parts) else "rows",
         every_us=parts.speak.every_us or 1_000_000,
         early_us=parts.speak.early_us,
+        revise_us=parts.speak.revise_us,
     )

@@ -24,13 +24,14 @@ class ArrangingOperator(Base):
     def __init__(self, spec: Arranging, session: Session) -> None:
         super().__init__(session)
         self._spec = spec
-        self._keyed = spec.kind in ("changes", "every") or spec.early_us is not None
+        self._keyed = spec.kind in ("changes", "every") or spec.early_us is not None or spec.revise_us > 0
         self._pace_us = spec.early_us if spec.kind == "final" else spec.every_us
         self._held = Pile(session, None)
         self._told = Told(session)
         self._changed = False
         self._next_tick_us = MIN_US
         self._closed_us = MIN_US
+        self._reopened = False
 
     def on_batch(self, batch: Batch) -> Iterable[Item]:
         self.counts.seen += batch.table.num_rows
@@ -38,6 +39,8 @@ class ArrangingOperator(Base):
         self._changed = True
         if self._keyed:
             self._keep_newest()
+        if self._spec.revise_us and batch.table.num_rows:
+            self._reopened |= pc.min(batch.table.column("__we")).as_py() <= self._closed_us
         return ()
 
     def in_state(self) -> int:
@@ -51,15 +54,17 @@ class ArrangingOperator(Base):
     def on_tick(self, us: int) -> Iterable[Item]:
         if self._keyed and self._changed and self._pace_us is not None and us >= self._next_tick_us:
             self._next_tick_us = us - us % self._pace_us + self._pace_us
-            yield from self._tell_changes("true", MAX_US, final=False)
+            yield from self._tell_changes(self._closed_us, MAX_US, final=False, again=False)
             self._changed = False
+        yield from self._revise()
         yield Tick(us)
 
     def on_end(self) -> Iterable[Item]:
         if self._spec.per_window:
             yield from self._close(MAX_US)
+            self._held.clear()
         elif self._keyed:
-            yield from self._tell_changes("true", MAX_US, final=True)
+            yield from self._tell_changes(MIN_US, MAX_US, final=True, again=True)
         else:
             table = self._held.table()
             if table is not None:
@@ -84,36 +89,50 @@ class ArrangingOperator(Base):
         if "numbers" in state:
             self._closed_us = max(self._closed_us, state["numbers"].column("closed")[0].as_py())
         self._changed = True
+        self._reopened = self._spec.revise_us > 0
 
     def _close(self, us: int) -> Iterable[Item]:
         """Windows that ended at or before are complete: tell them in order."""
         table = self._held.table()
         if table is not None and us > self._closed_us:
-            closing = pc.less_equal(table.column("__we"), us)
             if self._keyed:
-                yield from self._tell_changes(f'"__we" <= {us}', us, final=True)
-                self._told.forget(us)
-                self._held.drop(closing)
+                yield from self._revise()
+                yield from self._tell_changes(self._closed_us, us, final=True, again=True)
+                settled_us = us - self._spec.revise_us
+                self._told.forget(settled_us)
+                self._held.drop(pc.less_equal(table.column("__we"), settled_us))
             else:
+                closing = pc.less_equal(table.column("__we"), us)
                 rows = table.filter(closing)
                 if rows.num_rows:
                     yield from self._tell(self.rows(self._spec.sql, rows, "rows"))
                     self._held.drop(closing)
         self._closed_us = max(self._closed_us, us)
 
-    def _tell_changes(self, scope: str, until_us: int, *, final: bool) -> Iterable[Item]:
+    def _revise(self) -> Iterable[Item]:
+        """Tell anew what changed in windows that are closed."""
+        if self._reopened:
+            self._reopened = False
+            since_us = max(MIN_US, self._closed_us - self._spec.revise_us)
+            yield from self._tell_changes(since_us, self._closed_us, final=True, again=False)
+
+    def _tell_changes(self, since_us: int, until_us: int, *, final: bool, again: bool) -> Iterable[Item]:
+        """What changed in the windows that end in (since, until], or in all there is; `again`: and what did not."""
         table = self._held.table()
         if table is None:
             return
-        if self._spec.per_window and until_us < MAX_US:
-            table = table.filter(pc.less_equal(table.column("__we"), until_us))
+        scope = "true"
+        if self._spec.per_window:
+            scope = f'"__we" > {since_us} AND "__we" <= {until_us}'
+            ends = table.column("__we")
+            table = table.filter(pc.and_(pc.greater(ends, since_us), pc.less_equal(ends, until_us)))
         if final and self._spec.per_window:
             # A window that was joined in its midst has no final rows, only early ones.
             table = table.filter(table.column(FINAL))
         kept = table.filter(pc.not_equal(table.column(OP), "delete")) if OP in table.column_names else table
         plain = kept.drop_columns([name for name in (REVISION, OP, FINAL) if name in kept.column_names])
         arranged = self.rows(self._spec.sql, plain, "rows")
-        changed = self._told.changes(arranged, scope, final=final, again=final)
+        changed = self._told.changes(arranged, scope, final=final, again=again)
         if changed is not None:
             yield from self._tell(changed)
 
