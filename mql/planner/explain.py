@@ -16,6 +16,7 @@ from mql.planner.logical import (
     Detect,
     Input,
     Logical,
+    Over,
     Union,
     inputs_of,
     scans_of,
@@ -24,6 +25,7 @@ from mql.planner.logical import (
     show_us,
     show_window,
 )
+from mql.planner.over_sql import rows_after, rows_back
 from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import (
     Ahead,
@@ -241,6 +243,8 @@ def _kept(parts: Parts, lateness_us: int) -> list[str]:
     """What one of its queries keeps."""
     lines: list[str] = []
     group = parts.group
+    if group is None and parts.over is not None:
+        return _over_state(parts.over)
     if group is None:
         return ["keeps no state: every row is told at once"]
     key_bytes = sum(_bytes(key.type) for key in group.keys)
@@ -262,6 +266,23 @@ def _kept(parts: Parts, lateness_us: int) -> list[str]:
     exact = [call.name for call in group.aggregates if call.distinct or call.name in _VALUES]
     if exact:
         lines.append(f"and every distinct value with its count, for {', '.join(sorted(set(exact)))}")
+    return lines
+
+
+def _over_state(over: Over) -> list[str]:
+    """What window functions over events keep: partials of each partition, and the rows that frames reach."""
+    if any(call.scope != "run" for call in over.calls):
+        return ["keeps rows until all that are looked at together are there"]
+    rows = max((rows_back(call) or 0) + (rows_after(call) or 0) for call in over.calls)
+    spans = [call.frame for call in over.calls if call.frame is not None and call.frame.unit == "range"]
+    reach = max((int((frame.end or 0) - (frame.start or 0)) for frame in spans), default=0)
+    lines = [f"keeps about {32 + 16 * len(over.calls)} bytes for each partition"]
+    if rows:
+        lines.append(f"and the last {rows:,} rows of each")
+    if reach:
+        lines.append(f"and the rows of the last {show_us(reach)}")
+    if any(call.forgets for call in over.calls):
+        lines.append(f"a partition that is silent for {show_us(over.ttl_us)} is forgotten")
     return lines
 
 
