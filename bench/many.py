@@ -1,11 +1,12 @@
 """What one stream costs that thousands of queries look at, which differ in literals only.
 
-    python bench/many.py [filter | window]... [events a second]
+    python bench/many.py [filter | window | jobs]... [events a second]
 
 One engine in this process, a generator as the source, and for each query a reader who takes its rows as they come. The
 queries of `filter` are `WHERE user_id = …`, those of `window` the same with a windowed GROUP BY; the users that they
 ask for are the busiest, so that nearly every event is somebody's. Processor time is that of the whole process, readers
-and generator too.
+and generator too. `jobs`: jobs of one template that are at_least_once, with logs and checkpoints on disk; they ask as
+`window` does, every ten seconds.
 """
 
 from __future__ import annotations
@@ -13,19 +14,35 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from mql.exec.engine import Engine, Options, Running, Subscription
 from mql.exec.frames import RowsFrame
+from server.job_spec import Spec
+from server.jobs import Jobs
+from server.keeping import Keeper
+from server.settings import Settings
 from sources.generator import GeneratorSource
 
 COUNTS = (1, 100, 1_000, 10_000)
 RATE = 20_000
 SETTLE_S = 3.0
 MEASURE_S = 6.0
+JOB_COUNTS = (1, 200, 1_000)
+JOBS_MEASURE_S = 20.0
+TEMPLATE = """
+name: one
+params:
+  user: {type: string, required: true}
+query: |
+  SELECT path, count(*) AS n, avg(latency_ms) AS mean FROM requests WHERE user_id = $user
+  WINDOW TUMBLING 10s GROUP BY path
+"""
 TEXTS = {
     "filter": "SELECT path, status, latency_ms FROM requests WHERE user_id = 'u-{}'",
     "window": (
@@ -38,6 +55,9 @@ TEXTS = {
 def main(kinds: Sequence[str], rate: int) -> None:
     print(f"{rate:,} events/s; {os.cpu_count()} cores, load of the machine before: {os.getloadavg()[0]:.1f}")
     for kind in kinds:
+        if kind == "jobs":
+            run_jobs(rate)
+            continue
         print(
             f"\n{kind:<8}{'queries':>9}{'start s':>9}{'events/s':>10}{'cores':>8}{'us/event':>10}{'rows/s':>9}"
             f"{'lag ms':>8}{'dropped':>9}{'MiB':>7}"
@@ -71,6 +91,27 @@ def measure(kind: str, count: int, rate: int) -> None:
     finally:
         readers.close()
         engine.close()
+
+
+def run_jobs(rate: int) -> None:
+    print(f"\n{'jobs':<8}{'jobs':>9}{'start s':>9}{'cores':>8}{'rows':>9}{'MiB':>7}")
+    for count in JOB_COUNTS:
+        with tempfile.TemporaryDirectory() as directory:
+            engine = Engine((GeneratorSource("requests", rate=rate, rhythm=0),))
+            jobs = Jobs(engine, Keeper(Settings(base_dir=Path(directory))))
+            jobs.store.put_template("one", TEMPLATE)
+            began = time.perf_counter()
+            for at in range(1, count + 1):
+                jobs.create(f"j{at}", Spec(template="one", params={"user": f"u-{at}"}, guarantee="at_least_once"))
+            started_s = time.perf_counter() - began
+            time.sleep(4 * SETTLE_S)
+            began, cpu = time.perf_counter(), time.process_time()
+            time.sleep(JOBS_MEASURE_S)
+            used = (time.process_time() - cpu) / (time.perf_counter() - began)
+            rows = sum(job.log.length.rows for job in jobs.all())
+            print(f"{'':<8}{count:>9,}{started_s:>9.1f}{used:>8.2f}{rows:>9,}{resident_mib():>7.0f}", flush=True)
+            jobs.close()
+            engine.close()
 
 
 def taken(running: Running, readers: Readers) -> tuple[float, float, float, float]:
@@ -118,4 +159,5 @@ def resident_mib() -> float:
 if __name__ == "__main__":
     words = sys.argv[1:]
     numbers = [int(word) for word in words if word.isdigit()]
-    main([word for word in words if word in TEXTS] or list(TEXTS), numbers[0] if numbers else RATE)
+    kinds = (*TEXTS, "jobs")
+    main([word for word in words if word in kinds] or kinds, numbers[0] if numbers else RATE)

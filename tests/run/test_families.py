@@ -177,8 +177,8 @@ def test_progress_and_status_tell_of_the_query_alone(engine: Engine, source: Mem
     running = [engine.start(FILTER.format(f"d{at}")) for at in range(2)]
     reader = running[0].subscribe()
     source.push(0, events(5, 25))
-    frames = read_until(reader, lambda found: any(isinstance(one, Progress) and one.data["matched"] for one in found))
-    told = next(one.data for one in frames if isinstance(one, Progress) and one.data["matched"])
+    frames = read_until(reader, lambda found: any(isinstance(one, Progress) and one.data["rows"] for one in found))
+    told = next(one.data for one in frames if isinstance(one, Progress) and one.data["rows"])
     assert (told["scanned"], told["matched"], told["rows"]) == (20, 4, 4)
     assert running[0].status()["shared_with"] == [running[1].id]
     assert "shares" in running[0].explain()

@@ -160,7 +160,7 @@ def test_after_a_crash_before_its_first_checkpoint_a_job_begins_where_it_was_mad
     family = next(iter(families(jobs)))
     await_true(lambda: family.core.watermark_us() == 40_000_000)  # type: ignore[attr-defined]
     family.core.fail(RuntimeError("the kernel is gone"))  # type: ignore[attr-defined]
-    await_true(lambda: all(job.attempts == 1 and is_in(jobs, int(job.name[1:])) for job in jobs.all()))
+    await_true(lambda: all(job.attempts >= 1 and is_in(jobs, int(job.name[1:])) for job in jobs.all()))
     source.push(0, events(46, 66))
     await_true(lambda: all(job.log.length.rows == 5 for job in jobs.all()))
     jobs.close()
