@@ -19,6 +19,7 @@ from mql.exec.engine import Running
 from mql.exec.frames import Ended, Failed, Meta
 from server.books import Books
 from server.delivery import Delivery
+from server.groups import Groups
 from server.job_run import LEAVE_S, LEFT, Outcome, Run, nothing
 from server.job_spec import ALIVE, TRANSITIONS, Spec, has_episodes
 from server.outline import Outline, outline_of, read_outline
@@ -55,6 +56,7 @@ class Job:
         self.log = ResultLog(home / "results", keep, jobs.clock)
         self.checkpoints = Checkpoints(home / "checkpoints")
         self.books = Books(home)
+        self.groups = Groups(home / "groups", self.log, jobs.clock)
         self.checkpointed: Mapping[str, Any] | None = None
         self.silence: str | None = None
         self.waits: str | None = None

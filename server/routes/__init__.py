@@ -5,6 +5,7 @@ from __future__ import annotations
 from server.routes import (
     backtests,
     declared_tables,
+    groups,
     health,
     job_views,
     jobs,
@@ -29,6 +30,7 @@ ROUTES: tuple[Route, ...] = (
     *templates.ROUTES,
     *jobs.ROUTES,
     *job_views.ROUTES,
+    *groups.ROUTES,
     *silences.ROUTES,
     *tokens.ROUTES,
     *health.ROUTES,
