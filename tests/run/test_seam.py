@@ -66,6 +66,18 @@ def test_windows_across_the_seam_are_whole(engine: Engine, source: MemorySource)
     assert {second: counts[second] for second in range(23)} == dict.fromkeys(range(23), 1000)
 
 
+def test_window_functions_go_on_across_the_seam(engine: Engine, source: MemorySource) -> None:
+    pusher = pushed(source, 5000, 15_000, 1000)
+    text = (
+        "SELECT v, row_number() OVER (ORDER BY event_time()) AS r, "
+        "lag(v) OVER (PARTITION BY k ORDER BY event_time()) AS l FROM live LATENESS 1s SINCE EARLIEST"
+    )
+    rows = read_rows(engine.start(text).subscribe(), 13_000)
+    pusher.join()
+    assert [row["r"] for row in rows[:13_000]] == list(range(1, 13_001))
+    assert all(row["v"] == row["r"] - 1 and row["l"] == (row["v"] - 7 if row["v"] >= 7 else None) for row in rows)
+
+
 def test_a_query_that_cannot_hold_what_comes_reads_it_for_itself(
     engine: Engine, source: MemorySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
