@@ -86,7 +86,3 @@ _BY_NAME: Mapping[str, OverRow] = {row.name: row for row in OVERS}
 def over_row(name: str) -> OverRow | None:
     """The window function called so, in any case."""
     return _BY_NAME.get(name.lower())
-
-
-def over_names() -> tuple[str, ...]:
-    return tuple(_BY_NAME)

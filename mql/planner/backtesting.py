@@ -8,7 +8,7 @@ from dataclasses import replace
 from mql.errors import MqlError
 from mql.planner.compile import Compiled
 from mql.planner.expressions import Output
-from mql.planner.logical import Detect, Project, chain, show_bound
+from mql.planner.logical import Project, chain, show_bound
 from mql.planner.parts import parts_of
 from mql.planner.physical import Anomaly, Plan, Result
 from mql.schema import BIGINT, DOUBLE, VARCHAR, DataType
@@ -74,9 +74,3 @@ def key_names(compiled: Compiled) -> tuple[str, ...]:
         called.get(Output(f"k{i}", key.type), show_bound(key).replace('"', "").lstrip("/"))
         for i, key in enumerate(parts.group.keys)
     )
-
-
-def with_scale(compiled: Compiled) -> float | None:
-    """By how much the budget has raised the method's threshold; None where there is none, or it is not picked yet."""
-    node = next((node for node in chain(compiled.logical) if isinstance(node, Detect)), None)
-    return None if node is None or node.budget is None else node.scale

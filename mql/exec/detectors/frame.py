@@ -130,9 +130,6 @@ class Columns:
             array = values.to_numpy(zero_copy_only=False)
             self._arrays[field.name][: table.num_rows] = array.reshape(-1, field.width) if field.width else array
 
-    def bytes_a_key(self) -> int:
-        return sum(np.dtype(field.type).itemsize * max(1, field.width) for field in self.fields)
-
 
 class Keys:
     """Which key lives in which slot. A new key takes the lowest free slot, so that a restart changes nothing.
@@ -282,11 +279,6 @@ def number(value: float) -> str:
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.3g}"
-
-
-def arrow_to_floats(column: pa.ChunkedArray) -> Floats:
-    """A column of numbers; null is NaN."""
-    return np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
 
 
 _NO_SLOTS = np.empty(0, np.int64)

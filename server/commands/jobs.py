@@ -1,0 +1,238 @@
+"""Jobs of a server: made, looked at, changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from server.commands.common import FILE, PARAM, TEXT, Command, exit_by, main, params_of, query_text
+
+JOBS_AT = click.option(
+    "--server", envvar="MQL_SERVER", default="http://127.0.0.1:8642", metavar="URL", help="The server [this machine's]."
+)
+ACTIONS = ("start", "stop", "pause", "resume", "restart", "delete")
+
+
+VIEWS = ("ledger", "metrics", "topology", "checkpoints", "runs", "late", "deadletters")
+
+
+def with_life(command: Command) -> Command:
+    """What may be said of a job's life."""
+    options = (
+        click.option("--schedule", metavar="CRON", help='When it is started: "0 2 * * *".'),
+        click.option("--timezone", metavar="ZONE", help="Whose clock the schedule means [UTC]."),
+        click.option(
+            "--policy",
+            type=click.Choice(("keep_existing", "keep_new")),
+            help="What becomes of a run that is still there when the next is due [keep_existing].",
+        ),
+        click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="A label."),
+        click.option("--owner", metavar="WHO", help="Whom to ask about it."),
+        click.option("--transient", metavar="TIME", help="End it so long after its last reader has left: 30s."),
+        click.option("--runtime", metavar="TIME", help="End each of its runs after so long."),
+        click.option("--rows-per-s", type=float, metavar="N", help="Tell no more rows a second than that."),
+        click.option("--expect-events", metavar="TIME", help="Tell when no event comes for so long: 5m."),
+        click.option("--expect-rows", metavar="TIME", help="Tell when it tells no row for so long."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def life_of(
+    schedule: str | None,
+    timezone: str | None,
+    policy: str | None,
+    labels: Sequence[str],
+    owner: str | None,
+    transient: str | None,
+    runtime: str | None,
+    rows_per_s: float | None,
+    expect_events: str | None,
+    expect_rows: str | None,
+) -> dict[str, Any]:
+    """The options as the API takes them; what was not said is left out."""
+    if schedule is None and (timezone or policy):
+        raise click.UsageError("Say when: --schedule CRON.")
+    parts: dict[str, dict[str, Any]] = {
+        "schedule": {"cron": schedule, "timezone": timezone, "policy": policy},
+        "limits": {"runtime": runtime, "rows_per_s": rows_per_s},
+        "expect": {"events": expect_events, "rows": expect_rows},
+    }
+    said: dict[str, Any] = {
+        name: told
+        for name, part in parts.items()
+        if (told := {key: value for key, value in part.items() if value is not None})
+    }
+    said |= {name: value for name, value in (("owner", owner), ("transient", transient)) if value is not None}
+    return said | ({"labels": params_as_texts(labels)} if labels else {})
+
+
+def params_as_texts(pairs: Sequence[str]) -> dict[str, str]:
+    if any("=" not in pair for pair in pairs):
+        raise click.UsageError("Say it as NAME=VALUE.")
+    return {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+
+
+@main.command()
+@JOBS_AT
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Only jobs with this label.")
+@click.option("--owner", metavar="WHO", help="Only jobs of this owner.")
+@click.option("--state", metavar="STATE", help="Only jobs in this state.")
+@click.option("--template", metavar="NAME", help="Only jobs of this template.")
+def jobs(server: str, labels: Sequence[str], owner: str | None, state: str | None, template: str | None) -> None:
+    """List the jobs of a server: name, state, rows, guarantee, and why where something is wrong."""
+    wanted = [("label", label) for label in labels]
+    wanted += [(name, said) for name, said in (("owner", owner), ("state", state), ("template", template)) if said]
+
+    def work() -> int:
+        from server.remote import call
+
+        for job in call(server, "GET", "/v1/jobs", params=wanted)["jobs"]:
+            why = job["reason"] or job["trouble"] or ""
+            told = [job["name"], job["state"], f"{job['results']['rows']} rows", job["guarantee"], why]
+            click.echo("\t".join(told).rstrip())
+        return 0
+
+    exit_by(work)
+
+
+@main.group()
+def job() -> None:
+    """Make a job on a server, start and stop it, read what happened to it."""
+
+
+@job.command()
+@click.argument("name")
+@TEXT
+@FILE
+@PARAM
+@JOBS_AT
+@click.option(
+    "--template", metavar="NAME|FILE", help="A template of the server's, or one in a file, instead of a query."
+)
+@click.option("--guarantee", type=click.Choice(("at_most_once", "at_least_once", "exactly_once")))
+@with_life
+def new(
+    name: str,
+    text: str | None,
+    file: Any,
+    params: Sequence[str],
+    server: str,
+    template: str | None,
+    guarantee: str | None,
+    **life: Any,
+) -> None:
+    """Make a job and start it; with --schedule it starts when its time comes."""
+    said: dict[str, Any] = {"name": name, "params": params_of(params), **life_of(**life)}
+    if guarantee is not None:
+        said["guarantee"] = guarantee
+    if template is None:
+        said["query"] = query_text(text, file)
+
+    def work() -> int:
+        from server.remote import call
+
+        kept = None if template is None else kept_template(server, template)
+        call(server, "POST", "/v1/jobs" if kept is None else f"/v1/templates/{kept}/jobs", said)
+        click.echo(f"{name} is made; its rows: {server}/v1/jobs/{name}/stream")
+        return 0
+
+    exit_by(work)
+
+
+def kept_template(server: str, template: str) -> str:
+    """The name of a template that the server keeps; one that is a file is given to it first."""
+    from server.remote import call
+    from server.templates import read_template
+
+    path = Path(template)
+    if not path.is_file():
+        return template
+    name = read_template(path).name
+    call(server, "PUT", f"/v1/templates/{name}", path.read_bytes())
+    return name
+
+
+def acts(action: str) -> Callable[..., None]:
+    def act(name: str, server: str) -> None:
+        def work() -> int:
+            from server.remote import call
+
+            if action == "delete":
+                call(server, "DELETE", f"/v1/jobs/{name}")
+            else:
+                click.echo(f"{name} is {call(server, 'POST', f'/v1/jobs/{name}:{action}')['state']}")
+            return 0
+
+        exit_by(work)
+
+    act.__doc__ = f"{action.capitalize()} a job."
+    return act
+
+
+for action in ACTIONS:
+    job.command(action)(click.argument("name")(JOBS_AT(acts(action))))
+
+
+@job.command()
+@click.argument("name")
+@click.argument("what", required=False, type=click.Choice(VIEWS))
+@JOBS_AT
+def show(name: str, what: str | None, server: str) -> None:
+    """Tell all about a job, or one thing: its ledger, numbers, tasks, checkpoints, runs, late or unreadable events."""
+
+    def work() -> int:
+        import json
+
+        from server.remote import call
+
+        path = f"/v1/jobs/{name}" + (f"/{what}" if what else "")
+        click.echo(json.dumps(call(server, "GET", path), indent=2))
+        return 0
+
+    exit_by(work)
+
+
+@job.command()
+@click.argument("name")
+@JOBS_AT
+@with_life
+@click.option("--no-schedule", is_flag=True, help="Take its schedule away.")
+def change(name: str, server: str, no_schedule: bool, **life: Any) -> None:
+    """Change a job while it runs: its schedule, labels, owner, limits, what is expected of it."""
+    said = life_of(**life) | ({"schedule": None} if no_schedule else {})
+    if not said:
+        raise click.UsageError("Say what is to be different.")
+
+    def work() -> int:
+        from server.remote import call
+
+        call(server, "PATCH", f"/v1/jobs/{name}", said)
+        click.echo(f"{name} is changed")
+        return 0
+
+    exit_by(work)
+
+
+@job.command()
+@click.argument("name")
+@JOBS_AT
+@click.option("-n", "lines", default=100, show_default=True, type=click.IntRange(1, 1_000), help="The newest N lines.")
+def logs(name: str, server: str, lines: int) -> None:
+    """Tell what happened to a job, the newest last."""
+
+    def work() -> int:
+        from datetime import UTC, datetime
+
+        from server.remote import call
+
+        for line in call(server, "GET", f"/v1/jobs/{name}/logs", params={"n": str(lines)})["lines"]:
+            at = datetime.fromtimestamp(line["at_us"] / 1e6, UTC).isoformat(timespec="milliseconds")
+            click.echo(f"{at} {line['level']}: {line['text']}")
+        return 0
+
+    exit_by(work)
