@@ -114,7 +114,7 @@ def join_of(meeting: Meeting) -> Join | AsofJoin:
     kind = meeting.kind
     blanks = blank_sql(meeting, meeting.left), blank_sql(meeting, meeting.right)
     if meeting.how == "asof":
-        joined, newest = asof_sql(meeting, "l", "r"), newest_sql(meeting)
+        joined, newest = walked_sql(meeting), newest_sql(meeting)
         return AsofJoin(kind, joined, newest, *blanks, meeting.before_us, meeting.bytes_max)
     left_counts, right_counts = kind in ("left", "full"), kind in ("right", "full")
     pairs = f"{joined_sql(meeting, 'inner', 'l', 'r')} LIMIT {JOINED_ROWS_MAX + 1}"
@@ -309,6 +309,30 @@ def asof_sql(meeting: Meeting, left: str, right: str) -> str:
     only = "" if outer else f" WHERE {near}"
     kind = "LEFT " if outer else ""
     return f"SELECT {', '.join(columns)} FROM {left} l ASOF {kind}JOIN {single} r ON {condition_sql(meeting)}{only}"
+
+
+def walked_sql(meeting: Meeting) -> str:
+    """The same of the tables `l` and `r`, by going through the rows of both in the order of time: DuckDB's own ASOF
+    plans a loop for tables of unknown size, and fails in statements that are prepared."""
+    keys = [f"j{i}" for i in range(len(meeting.nulls))]
+    columns = ", ".join([*keys, *(quote_identifier(name) for name in META[:3])])
+    both = f"SELECT {columns}, 1 AS mine FROM l UNION ALL SELECT {columns}, 0 AS mine FROM r"
+    by_keys = f"PARTITION BY {', '.join(keys)} " if keys else ""
+    first = "mine DESC" if meeting.strict else "mine"
+    partner = 'CASE WHEN mine = 0 THEN struct_pack(s := "__s", o := "__o") END'
+    walked = (
+        f'SELECT *, last_value({partner} IGNORE NULLS) OVER ({by_keys}ORDER BY {TIME}, {first}, "__s", "__o" '
+        f"ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS p FROM ({both})"
+    )
+    near = [f'r."__t" >= l."__t" - {meeting.before_us}']
+    near += [f"l.{key} IS NOT NULL" for key, nulls in zip(keys, meeting.nulls, strict=True) if not nulls]
+    condition = " AND ".join([*near, 'r."__s" = x.p.s', 'r."__o" = x.p.o'])
+    told = [*side_columns(meeting.left, "l"), *side_columns(meeting.right, "r"), *own_meta("l")]
+    kind = "LEFT " if meeting.kind == "left" else ""
+    return (
+        f"SELECT {', '.join(told)} FROM l JOIN (SELECT * FROM ({walked}) WHERE mine = 1) x "
+        f'ON l."__s" = x."__s" AND l."__o" = x."__o" {kind}JOIN r ON {condition}'
+    )
 
 
 def newest_sql(meeting: Meeting) -> str:
