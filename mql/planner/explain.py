@@ -11,10 +11,12 @@ from mql import syntax
 from mql.detectors import method_named
 from mql.errors import MqlError, did_you_mean
 from mql.planner.compile import Compiled
+from mql.planner.joins import sides_of
 from mql.planner.logical import (
     Derived,
     Detect,
     Input,
+    Joined,
     Logical,
     Over,
     Union,
@@ -245,8 +247,10 @@ def _kept(parts: Parts, lateness_us: int) -> list[str]:
     group = parts.group
     if group is None and parts.over is not None:
         return _over_state(parts.over)
+    joins = joins_estimate(parts.scan)
     if group is None:
-        return ["keeps no state: every row is told at once"]
+        return joins or ["keeps no state: every row is told at once"]
+    lines.extend(joins)
     key_bytes = sum(_bytes(key.type) for key in group.keys)
     partial_bytes = sum(_bytes(call.type) for call in group.aggregates) + 24
     row = key_bytes + partial_bytes
@@ -284,6 +288,26 @@ def _over_state(over: Over) -> list[str]:
     if any(call.forgets for call in over.calls):
         lines.append(f"a partition that is silent for {show_us(over.ttl_us)} is forgotten")
     return lines
+
+
+def joins_estimate(node: Input) -> list[str]:
+    """What the joins that a query reads keep: rows of both sides, for as long as partners can come."""
+    if isinstance(node, Derived | Union):
+        return []
+    lines = [line for one in inputs_of(node) for line in joins_estimate(one)]
+    if not isinstance(node, Joined):
+        return lines
+    for side, name in zip(sides_of(node), ("left", "right"), strict=True):
+        row = sum(_bytes(type) for _, type in side.columns) + sum(_bytes(key.type) for key in side.keys) + META_BYTES
+        lines.append(f"the {node.kind} join keeps {row} bytes for each row of its {name} side")
+    kept_us = max(node.before_us, node.after_us) + node.lateness_us
+    kept = "all rows to the end" if node.before_us >= ENDLESS_US else f"rows of {show_us(kept_us)} or more"
+    lines.append(f"it keeps {kept}; each task may hold {node.bytes_max / 1e6:,.0f} MB (SETTINGS state_max)")
+    return lines
+
+
+META_BYTES = 52
+ENDLESS_US = 2**60
 
 
 def _detector_state(detect: Detect) -> str:

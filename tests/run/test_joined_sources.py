@@ -141,3 +141,13 @@ def test_mql_run_takes_tables() -> None:
         tables={"t": [{"n": 2, "v": "x"}]},
     )
     assert list(rows) == [{"e.n": 2, "t.v": "x"}]
+
+
+def test_explain_tells_the_kind_the_keys_and_the_bound(engine: Engine) -> None:
+    text = "SELECT a.v, b.v AS w FROM a LEFT JOIN b ON a.k = b.k AND b.v > 1 WITHIN (0s, 5m)"
+    assert 'left join on "/a/k" = "/b/k" within (0s, 5m)' in engine.explain(text, form="logical")
+    told = engine.explain(text, form="estimate")
+    assert "the left join keeps 68 bytes for each row of its left side" in told
+    assert "it keeps rows of 305s or more" in told
+    looked_up = engine.explain("SELECT a.v FROM a JOIN users ON a.k = users.id", form="plan")
+    assert "inner join with table users" in looked_up
