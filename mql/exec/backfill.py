@@ -18,16 +18,18 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mql.errors import MqlError
 from mql.exec.afterwards import Afterwards
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.deadletters import DeadLetters
 from mql.exec.exchange import Channel
 from mql.exec.feed import From, Positions, Source
 from mql.exec.hub import Feed, Held, Hub, names_of
-from mql.exec.items import MAX_US, MIN_US, Barrier, Batch, Chunk, End, Raw, Watermark
+from mql.exec.items import MAX_US, MIN_US, OFFSET, SPLIT, TIME, Barrier, Batch, Chunk, End, Raw, Watermark
 from mql.exec.kernel import Kernel, Session
 from mql.exec.operators.renumber import renumbered
 from mql.exec.prefilter import Prefilter
@@ -38,6 +40,9 @@ from mql.planner.physical import SPLITS_MAX, AsEvents, JoinSide, Lookup, Partial
 QUEUE_PER_WORKER = 2
 READ_BYTES = 16 << 20
 WAIT_S = 0.05
+PLAY_S = 0.05
+PLAY_BYTES_MAX = 1 << 30
+BATCH_ROWS = 65_536
 JOIN_S = 10.0
 SEAM = 0
 
@@ -75,6 +80,7 @@ class Backfill:
         self._guard = threading.Lock()
         self._covered = Covered()
         self._surveyed = 0.0
+        self._played: float | None = None
         self._clock: Clock = SystemClock()
         self._began_s = self._clock.monotonic_s()
 
@@ -83,6 +89,8 @@ class Backfill:
     @property
     def share(self) -> float:
         """What part of the history has been read, 0 to 1."""
+        if self._played is not None:
+            return self._played
         return 1.0 if self.ended else max(self._surveyed, self._covered.share())
 
     @property
@@ -224,7 +232,9 @@ class Backfill:
         Lateness is judged only where the query asks for it; else nothing is late, and what is final only the end tells.
         """
         since, until = self.bounds()
-        if self._plan.as_live:
+        if self._plan.speed is not None:
+            self._play(entries, since, until, self._plan.speed)
+        elif self._plan.as_live:
             self._feed(entries, since, until, Splits(MAX_US, self._scan.max_ahead_us))
         else:
             threads = [
@@ -252,6 +262,54 @@ class Backfill:
             pass
         except Exception as error:  # told by the thread that waits for this one
             self.errors.append(error)
+
+    def _play(self, entries: Sequence[Channel], since: From, until: Positions | None, speed: float) -> None:
+        """History by its events' times, `speed` times as fast as they came.
+
+        It is sorted first, so that nothing is late and rows are those of a statement over all of it.
+        """
+        for channel in entries:
+            channel.on_room = self.room.set
+        whole = self._sorted(since, until)
+        times = whole.column(TIME).to_numpy()
+        if not len(times):
+            return
+        first_us = since.time_us if since.time_us is not None else int(times[0])
+        began_s, at, turn = self._clock.monotonic_s(), 0, 0
+        while at < len(times):
+            reached_us = first_us + int((self._clock.monotonic_s() - began_s) * 1e6 * speed)
+            end = int(np.searchsorted(times, reached_us, side="right"))
+            if end - at > BATCH_ROWS:
+                end, reached_us = at + BATCH_ROWS, int(times[at + BATCH_ROWS - 1])
+            if end > at:
+                channel = entries[turn % len(entries)]
+                turn += 1
+                self.wait_while(lambda: channel.full)  # noqa: B023 - waits at once
+                channel.put(Batch(whole.take(pa.array(np.arange(at, end)))))
+                at = end
+            for each in entries:
+                each.put(Watermark(reached_us))
+            self._played = at / len(times)
+            if at < len(times) and self._stopping.wait(PLAY_S):
+                raise Stopped
+
+    def _sorted(self, since: From, until: Positions | None) -> pa.Table:
+        """All of the history by time, split and offset; refused where it is too large to be held."""
+        tables, held = [], 0
+        with self._session(self._kernel) as session:
+            tables.append(self._decoder(session, None).decode(()).table)
+            for found in self._history(session, since, until, 0, 1, None):
+                tables.append(found.table)
+                held += found.table.nbytes
+                if held > PLAY_BYTES_MAX:
+                    raise MqlError(
+                        f"more than {PLAY_BYTES_MAX >> 20:,} MiB would be played",
+                        hint="Take a shorter stretch, or leave REPLAY SPEED out: all of it is answered at once.",
+                        code="too-large",
+                    )
+        whole = pa.concat_tables(tables)
+        order = pc.sort_indices(whole, [(name, "ascending") for name in (TIME, SPLIT, OFFSET)])
+        return whole.take(order)
 
     def _feed(self, entries: Sequence[Channel], since: From, until: Positions | None, splits: Splits) -> None:
         """History in order, dealt to the entries in turn, with the watermarks that come of it."""

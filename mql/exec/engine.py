@@ -519,7 +519,7 @@ class Engine:
         results = Results(secrets.token_hex(4), keep_all=bounded or plan.scan.since.kind != "live")
         execution = Execution(plan, self._runtime, self._clock, results, options)
         execution.on_over = self._forget
-        if bounded and options.route != "stream":
+        if bounded and options.route != "stream" and plan.speed is None:
             self._begin_batch(execution, sources)
         elif bounded:
             self._begin_stream(execution, sources)

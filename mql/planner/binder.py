@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 from mql import syntax
 from mql.catalog import Catalog
-from mql.errors import MqlError, Span, did_you_mean
+from mql.errors import MqlError, did_you_mean
 from mql.planner.binding import Scope, bind_condition, bind_constant, constant_duration, constant_int, constant_text
 from mql.planner.bounds import bind_bounds, time_bounds
 from mql.planner.collecting import Collector, without_aggregates
@@ -34,6 +35,7 @@ from mql.planner.logical import (
     scans_of,
 )
 from mql.planner.overs import Around, Overs, bind_over_speak, calls_over, told_of_forgetting
+from mql.planner.physical import Start
 from mql.planner.reading import STATE_BYTES_MAX, Names, Read, Reading, as_one, bind_sources, sources_of
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
@@ -45,6 +47,7 @@ from mql.schema import BOOLEAN, VARCHAR, DataType, Field, Path, Shape
 SETTINGS = ("late", "revisions_for", "state_ttl", "max_keys", "key_ttl", "state_max")
 STATE_TTL_US = 3_600_000_000
 REVISIONS_FOR_US = 3_600_000_000
+SPEED_MAX = 1_000_000
 Columns = tuple[tuple[str, DataType], ...]
 
 
@@ -61,12 +64,14 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class BoundQuery:
-    """A logical plan with what readers are told beside it. `as_live`: a bounded input is judged as if it came live."""
+    """A logical plan with what readers are told beside it. `as_live`: a bounded input is judged as if it came live.
+    `speed`: it is played by its events' times, so many times as fast."""
 
     plan: Logical
     columns: tuple[tuple[str, DataType], ...]
     as_live: bool
     warnings: tuple[str, ...]
+    speed: float | None = None
 
 
 def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
@@ -102,14 +107,16 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
     if as_live:
         check_as_live(top, query.span)
     unseen = (f'"{".".join(path)}" has not been seen in "{name}" yet' for path, name in sorted(reading.opened.items()))
-    return BoundQuery(top, columns, as_live, (*unseen, *dict.fromkeys(reading.warnings)))
+    speed = None if query.replay_speed is None else _speed(query.replay_speed, scope, until, as_live)
+    return BoundQuery(top, columns, as_live, (*unseen, *dict.fromkeys(reading.warnings)), speed)
 
 
 def _bind_query(
     query: syntax.Query, reading: Reading, settings: Mapping[str, Any], early_us: int | None
 ) -> tuple[Speak, Columns]:
     """One query, from what it reads up to when it speaks."""
-    _refuse_what_is_missing(query)
+    if query.anomaly is None and query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
+        raise MqlError(f'"EMIT {query.emit.kind.upper()}" needs an ANOMALY clause', query.emit.span)
     query = with_stream_first(query, reading.names)
     read = _read(query, reading)
     if query.union:
@@ -228,23 +235,19 @@ def _union(query: syntax.Query, reading: Reading) -> Read:
 # --- the clauses -----------------------------------------------------------------------------------------
 
 
-def _refuse_what_is_missing(query: syntax.Query) -> None:
-    """Clauses that the grammar knows and this version does not run."""
-    refused: list[tuple[object, str, str]] = [
-        (query.replay_speed, "REPLAY SPEED", "Leave it out: SINCE with UNTIL answers at once."),
-    ]
-    for clause, name, hint in refused:
-        if clause:
-            raise MqlError(f'"{name}" is not supported yet', _span_of(clause), hint, code="not-supported")
-    if query.anomaly is None and query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
-        raise MqlError(f'"EMIT {query.emit.kind.upper()}" needs an ANOMALY clause', query.emit.span)
-
-
-def _span_of(clause: object) -> Span | None:
-    first = clause[0] if isinstance(clause, tuple) else clause
-    if isinstance(first, tuple):
-        first = first[1]
-    return getattr(first, "span", None)
+def _speed(node: syntax.Expression, scope: Scope, until: Start, as_live: bool) -> float:
+    """How many times as fast as they came stored events are played."""
+    value = bind_constant(node, scope).value
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 < value <= SPEED_MAX:
+        hint = "Write how many times as fast: REPLAY SPEED 10x."
+        raise MqlError(f"the speed is no number above 0 and up to {SPEED_MAX:,}", node.span, hint)
+    if until.kind == "live":
+        hint = "Add an end, such as UNTIL NOW: what comes live sets its own pace."
+        raise MqlError("REPLAY SPEED plays a stretch of history", node.span, hint)
+    if as_live:
+        hint = "Leave one of them out: what is played comes in the order of its times, so that nothing is late."
+        raise MqlError("""REPLAY SPEED does not go with late = 'as_live'""", node.span, hint)
+    return float(value)
 
 
 def _settings(query: syntax.Query, scope: Scope) -> dict[str, Any]:

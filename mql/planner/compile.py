@@ -78,13 +78,14 @@ def _plan(text: str, tree: syntax.Query, top: Logical, bound: BoundQuery) -> Pla
     keyed = keeps_top(parts) or parts.retracts or (parts.group is not None and replaces)
     return Plan(
         text=text,
-        hash=digest(repr((top, bound.as_live))),
+        hash=digest(repr((top, bound.as_live, bound.speed))),
         scans=tuple(_scans(top, late_matters)),
         stages=stages_of(top, late_matters),
         result=Result(bound.columns, keyed, _is_windowed(parts), speak.kind),
         batch=batch_sql(top, bound.as_live),
         after_batch=after_batch(parts),
         as_live=bound.as_live,
+        speed=bound.speed,
         warnings=bound.warnings,
         explain=tree.explain,
     )

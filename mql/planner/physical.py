@@ -525,6 +525,7 @@ class Plan:
     share one execution. `batch` is the one SQL statement that answers the query over stored events, in the table
     `events` (decoded columns; `events0`, `events1`, … where there are several scans); its rows go through the operators
     `after_batch`. `as_live`: a bounded input is judged late or not as if it came live, so `__m` counts.
+    `speed`: stored events are played by their times, so many times as fast as they came; else read at once.
     `warnings` are told in the result's meta. `explain` is the form that the text asks for instead of rows.
     """
 
@@ -538,6 +539,7 @@ class Plan:
     as_live: bool = False
     warnings: tuple[str, ...] = ()
     explain: str | None = None
+    speed: float | None = None
 
     @property
     def scan(self) -> Scan:

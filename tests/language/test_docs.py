@@ -16,26 +16,18 @@ ROOT = Path(__file__).parent.parent.parent
 EVENTS = [orjson.loads(line) for line in (ROOT / "examples" / "requests.ndjson").read_bytes().splitlines()]
 PARAMS = {"service": "api", "least": 500}
 TABLES = {"services": [{"name": "api", "team": "edge"}, {"name": "auth", "team": "identity"}]}
-BLOCK = re.compile(r"^```sql( refused)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```sql\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def examples(refused: bool) -> list[str]:
-    found = BLOCK.findall((ROOT / "docs" / "language.md").read_text())
-    return [query.strip() for mark, query in found if bool(mark) == refused]
+def examples() -> list[str]:
+    return [query.strip() for query in BLOCK.findall((ROOT / "docs" / "language.md").read_text())]
 
 
-@pytest.mark.parametrize("query", examples(refused=False))
+@pytest.mark.parametrize("query", examples())
 def test_a_query_in_the_docs_runs(query: str) -> None:
     result = mql.run(query, EVENTS, PARAMS, tables=TABLES)
     assert result.columns
     assert len(result) > 0, "an example that gives nothing shows nothing"
-
-
-@pytest.mark.parametrize("query", examples(refused=True))
-def test_a_query_that_the_docs_call_refused_is_refused(query: str) -> None:
-    with pytest.raises(mql.MqlError) as caught:
-        mql.run(query, EVENTS, PARAMS)
-    assert caught.value.hint or caught.value.code == "not-supported"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.mql")), ids=lambda file: file.name)
