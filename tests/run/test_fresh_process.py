@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from mql.exec.drive import Driver
 from mql.exec.kernel import Kernel
 
 KERNEL = Kernel()
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z$")
 GO_ON = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -31,13 +33,14 @@ def test_every_golden_case_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
     first = []
     for number, case in enumerate(cases):
         plan = plan_of(case.query, catalog_of(case))
-        driver = Driver(plan, KERNEL, 2)
+        driver = Driver(plan, KERNEL, 2, tables=case.table_rows)
         half = len(case.events) // 2
         for at, (source, split, text) in enumerate(case.events[:half]):
             driver.feed({source: raws([(split, at, text)])}, watermarks=False)
         (tmp_path / f"{number}.state").write_bytes(driver.snapshot(1))
         rest = [[source, split, at + half, text] for at, (source, split, text) in enumerate(case.events[half:])]
         about = {
+            "case": case.id,
             "query": case.query,
             "lateness_us": case.lateness_us,
             "names": case.sources,
@@ -57,7 +60,7 @@ def test_every_golden_case_goes_on_in_a_fresh_process(tmp_path: Path) -> None:
 
 
 def catalog_of(case: Case) -> Catalog:
-    return catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s", names=case.sources)
+    return catalog(SHAPE, bounded=True, lateness_us=case.lateness_us, unit="s", names=case.sources, tables=case.tables)
 
 
 def spelled(rows: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -65,9 +68,9 @@ def spelled(rows: tuple[str, ...]) -> list[tuple[str, ...]]:
     found = []
     for line in rows:
         row = json.loads(line)
-        for name in ("window_start", "window_end", "since"):
-            if row.get(name):
-                row[name] = row[name].replace("T", " ").removesuffix("Z")
+        for name, value in row.items():
+            if isinstance(value, str) and INSTANT.match(value):
+                row[name] = value.replace("T", " ").removesuffix("Z")
         found.append(
             {
                 name: list(value.items()) if isinstance(value, dict) and name == "h" else value

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
+
 from sources.declared_tables import declare_table
 from sources.tables import DeclaredTable
 
@@ -40,6 +42,10 @@ class Case:
     @property
     def id(self) -> str:
         return f"{self.file}: {self.title}"
+
+    def table_rows(self, name: str) -> pa.Table:
+        """What a declared table says."""
+        return next(table.rows for table in self.tables if table.info.name == name)
 
 
 def all_cases() -> list[Case]:
