@@ -21,7 +21,7 @@ check: $(VENV)/.for-tests
 	@$(BIN)/mypy
 
 bench: $(VENV)/.for-bench
-	@for bench in filter throughput live readers kafka "memory 2" "anomaly speed"; do \
+	@for bench in filter throughput live readers kafka "nexmark 100" "memory 2" "anomaly speed"; do \
 		set -- $$bench; echo "== $$bench"; file=$$1; shift; $(BIN)/python bench/$$file.py $$@ || exit 1; done
 
 soak: $(VENV)/.for-tests

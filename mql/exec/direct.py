@@ -21,7 +21,7 @@ from mql.exec.backfill import Backfill, Stopped, intake_of, results_of
 from mql.exec.feed import Filed
 from mql.exec.items import ARRIVAL, EARLIER, OFFSET, SPLIT, TIME
 from mql.exec.kernel import Kernel, KernelError
-from mql.exec.scan import swift_columns, swift_sql
+from mql.exec.scan import sure_time, swift_columns, swift_named
 from mql.exec.survey import Survey, look
 from mql.planner.physical import Partial, Plan, Scan
 from mql.planner.sql import column_name, decode_template, quote_identifier, quote_string
@@ -94,12 +94,14 @@ def events_sql(scan: Scan, files: Sequence[Path]) -> str | None:
         f"SELECT struct_pack({fields}) AS j FROM read_json([{paths}], format = 'newline_delimited', "
         f"records = 'true', compression = 'none', ignore_errors = true, columns = {{{types}}})"
     )
-    sql = swift_sql(scan.columns, decoded, scan.time, frozenset(), (), parsed)
+    named = swift_named(scan.columns, decoded, scan.time, frozenset(), (), parsed)
+    sure, micros = sure_time(scan.time)
     places = ((SPLIT, "INTEGER"), (OFFSET, "BIGINT"), (ARRIVAL, "BIGINT"), (EARLIER, "BIGINT"))
-    unknown = ", ".join(f"CAST(error('no place') AS {type}) AS {quote_identifier(name)}" for name, type in places)
-    names = ", ".join(quote_identifier(column_name(path)) for path, _ in scan.columns)
-    sure = "CASE WHEN \"__timed\" THEN true ELSE CAST(error('not sure') AS BOOLEAN) END"
-    return f"SELECT {', '.join(filter(None, [quote_identifier(TIME), unknown, names]))} FROM ({sql}) WHERE {sure}"
+    items = [f"{micros} AS {quote_identifier(TIME)}"]
+    items += [f"CAST(error('no place') AS {type}) AS {quote_identifier(name)}" for name, type in places]
+    items += [quote_identifier(column_name(path)) for path, _ in scan.columns]
+    only = f"CASE WHEN {sure} THEN true ELSE CAST(error('not sure') AS BOOLEAN) END"
+    return f"SELECT {', '.join(items)} FROM ({named}) WHERE {only}"
 
 
 def _type(structure: object) -> str:

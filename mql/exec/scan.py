@@ -314,6 +314,21 @@ def swift_sql(
     parsed: str,
 ) -> str:
     """Over `parsed` with the struct `j` of what is decoded: `first`, a column per path, `__timed` and `__t`."""
+    named = swift_named(columns, decoded, time, envelope, first, parsed)
+    sure, micros = sure_time(time)
+    number = f"CASE WHEN {sure} THEN {micros} ELSE 0 END"
+    return f'SELECT * EXCLUDE ("__d"), coalesce({sure}, false) AS "__timed", {number} AS "__t" FROM ({named})'
+
+
+def swift_named(
+    columns: Columns,
+    decoded: Mapping[Path, DataType],
+    time: TimeRule,
+    envelope: frozenset[str],
+    first: Sequence[str],
+    parsed: str,
+) -> str:
+    """`first`, a column per path, and `__d`, the time's number."""
     assert time.path is not None
     at = time.path
     spelled = {name: sql for sql, name in decode_columns(decoded.items(), raw="__raw")}
@@ -324,14 +339,18 @@ def swift_sql(
         sql = convert_sql(sql, DOUBLE, type) if path == at else sql
         items.append(f"{sql} AS {quote_identifier(name)}")
     items.append(f'{spelled[column_name(at)]} AS "__d"')
-    named = f"SELECT {', '.join(items)} FROM ({parsed})"
-    # More than `true` is as a number, whole, and exact as a floating-point number.
+    return f"SELECT {', '.join(items)} FROM ({parsed})"
+
+
+def sure_time(time: TimeRule) -> tuple[str, str]:
+    """Whether `__d` is certainly the time that the text would give, and its microseconds where it is.
+
+    It is more than `true` is as a number, whole, and exact as a floating-point number.
+    """
     most = 2**53 if time.unit == "auto" else min(LAST_US // _FACTORS[time.unit], 2**53)
-    sure = f'"__d" > 1 AND "__d" < {most} AND "__d" = trunc("__d")'
     by_size = 'CASE WHEN "__d" < 1e11 THEN 1000000 WHEN "__d" < 1e14 THEN 1000 ELSE 1 END'
     factor = by_size if time.unit == "auto" else str(_FACTORS[time.unit])
-    number = f'CASE WHEN {sure} THEN CAST("__d" AS BIGINT) * {factor} ELSE 0 END'
-    return f'SELECT * EXCLUDE ("__d"), coalesce({sure}, false) AS "__timed", {number} AS "__t" FROM ({named})'
+    return f'"__d" > 1 AND "__d" < {most} AND "__d" = trunc("__d")', f'CAST("__d" AS BIGINT) * {factor}'
 
 
 def _time_text(

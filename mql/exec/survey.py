@@ -17,7 +17,7 @@ from mql.exec.scan import DEPTH_MAX, NEWLINE
 
 BLOCK = DEPTH_MAX // 16 * 16
 """If a line ends in each block of this size, none is longer than twice that: too short to be nested too deep."""
-BYTES_AT_ONCE = BLOCK << 11
+BYTES_AT_ONCE = BLOCK << 10
 
 
 @dataclass(slots=True)
