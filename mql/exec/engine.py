@@ -452,7 +452,8 @@ class Engine:
                     return member
         bare = replace(snapshot, tasks={})
         family = Family(sibling.skeleton, self._runtime, self._clock, bare)
-        family.is_gathering = goes_on
+        # What begins in the past must have its query before it reads: the query gets all of it.
+        family.is_gathering = goes_on or not from_now
         family.core.on_over = partial(self._forget_family, family)
         self._begin_live(family.core, [self.source(compiled.plan.scan.source)], bare, family)
         assert family.graph is not None
