@@ -148,6 +148,7 @@ class Broker:
             "group.min.session.timeout.ms": "1000",
             "log.initial.task.delay.ms": "500",
             "log.retention.check.interval.ms": "500",
+            "log.retention.ms": "-1",  # messages with times of long ago stay, where a topic does not say otherwise
             "log.cleaner.backoff.ms": "200",
             "log.cleaner.dedupe.buffer.size": str(8 * 2**20),
             "log.segment.delete.delay.ms": "100",
