@@ -35,7 +35,8 @@ from mql.exec.scan import Decoder
 from mql.learn import parse_type
 from mql.planner.compile import compile_query
 from mql.schema import Field, Shape
-from sources.kafka import KafkaSettings, KafkaSource
+from sources.kafka.settings import KafkaSettings
+from sources.kafka.source import KafkaSource
 from sources.settings import Settings
 
 PARTITIONS = 4

@@ -29,7 +29,7 @@ from mql.exec.items import MIN_US
 from server import encode
 from server.silences import SILENCED
 from server.wording import filled, shown
-from sources.sink import Portion
+from sources.sinks.contract import Portion
 
 CLOSED_MAX = 10_000
 OPEN_MAX = 10_000

@@ -17,7 +17,7 @@ import pyarrow as pa
 from mql.exec.conditions import Condition
 from mql.exec.frames import Frame, Gap, Meta, RowsFrame
 from server.resultlog import LogReading, ResultLog
-from sources.sink import Away, Fenced, Portion, Sink
+from sources.sinks.contract import Away, Fenced, Portion, Sink
 
 log = logging.getLogger("server")
 

@@ -17,7 +17,7 @@ from server import encode
 from server.alerts import Alert
 from server.delivery import Closing
 from server.webhook import Courier, Letter
-from sources.sink import Portion
+from sources.sinks.contract import Portion
 
 GROUP_MAX = 100
 SLACK_SHOWN = 20

@@ -31,7 +31,7 @@ from server.resultlog import ResultLog
 from server.settings import Bytes, Seconds, Settings
 from server.wording import check_names, names_in
 from sources.formats.source import origin_of
-from sources.sink import Sink
+from sources.sinks.contract import Sink
 
 ALWAYS, ANOMALY = "always", "anomaly"
 URL = r"^[A-Za-z]+://[!-~]+$"
@@ -308,7 +308,7 @@ class KafkaModel(SinkModel):
 
     def build(self, site: Site) -> Sink:
         from server.messengers import texts_of
-        from sources.kafka_sink import KafkaSink, KafkaTarget
+        from sources.sinks.kafka import KafkaSink, KafkaTarget
 
         compression = None if self.compression == "none" else self.compression
         target = KafkaTarget(self.topic, self.key, self.tombstones, compression)
@@ -317,7 +317,8 @@ class KafkaModel(SinkModel):
         return KafkaSink(kafka, target, f"mql-{site.job}-{site.id}", texts_of, site.home / "place")
 
     def _connection(self, settings: Settings, engine: Engine) -> Any:
-        from sources.kafka import KafkaSettings, KafkaSource
+        from sources.kafka.settings import KafkaSettings
+        from sources.kafka.source import KafkaSource
 
         if (self.source is None) == (self.brokers is None):
             raise MqlError("kafka needs a source or brokers", hint="Say one of both.", code="invalid-sink")
@@ -350,7 +351,7 @@ class ParquetModel(SinkModel):
             raise MqlError(f'column "{self.time}" is no TIMESTAMP', hint=hint, code="invalid-sink")
 
     def build(self, site: Site) -> Sink:
-        from sources.parquet_sink import Layout, ParquetSink
+        from sources.sinks.parquet import Layout, ParquetSink
 
         layout = Layout(self.by, self.time, self.roll_bytes, self.roll_every, self.compression)
         name = f"{site.job}-{site.id}"
@@ -369,7 +370,7 @@ class DuckDbModel(SinkModel):
         check_columns(self.key, outline)
 
     def build(self, site: Site) -> Sink:
-        from sources.duckdb_sink import DuckSink, DuckTarget
+        from sources.sinks.duck import DuckSink, DuckTarget
 
         return DuckSink(below(site.settings, self.path), DuckTarget(self.table, self.key), f"{site.job}-{site.id}")
 
@@ -390,7 +391,7 @@ class PostgresModel(SinkModel):
             raise MqlError(f"{self.url_env} holds no address of PostgreSQL", hint=hint, code="invalid-sink")
 
     def build(self, site: Site) -> Sink:
-        from sources.postgres_sink import PostgresSink, PostgresTarget
+        from sources.sinks.postgres import PostgresSink, PostgresTarget
 
         url = re.sub(r"^postgresql(\+psycopg)?://", "postgresql+psycopg://", said_by(self.url_env) or "")
         return PostgresSink(url, PostgresTarget(self.table, self.key), f"{site.job}-{site.id}")

@@ -30,7 +30,7 @@ from server import encode
 from server.delivery import Closing
 from server.settings import Settings
 from sources.reach import Forbidden, Reach
-from sources.sink import Portion
+from sources.sinks.contract import Portion
 
 BATCH_ROWS = 500
 REPLY_BYTES = 64 << 10

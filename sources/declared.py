@@ -45,7 +45,7 @@ from sources.stdin import stdin_source
 from sources.strict_yaml import ConfigError, Document, Problem, Where
 
 if TYPE_CHECKING:
-    from sources.kafka import Form as KafkaForm
+    from sources.kafka.settings import Form as KafkaForm
 
 __all__ = ["ConfigError", "declare", "load_sources"]
 
@@ -537,17 +537,18 @@ class KafkaModel(Declared):
         return Shaping(value, key)
 
     def raw_source(self, name: str, house: House, shaping: Shaping) -> Source:
-        from sources.kafka import Form
+        from sources.kafka.settings import Form
 
         return self.kafka_source(name, house, Form(json=False, text_keys=shaping.key is None))
 
     def source(self, name: str, house: House) -> Source:
-        from sources.kafka import Form
+        from sources.kafka.settings import Form
 
         return self.kafka_source(name, house, Form())
 
     def kafka_source(self, name: str, house: House, form: KafkaForm) -> Source:
-        from sources.kafka import KafkaSettings, KafkaSource
+        from sources.kafka.settings import KafkaSettings
+        from sources.kafka.source import KafkaSource
 
         told = dict(self.model_extra or {})
         known = [field.name for field in fields(KafkaSettings)]

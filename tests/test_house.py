@@ -20,8 +20,8 @@ WITHIN_MQL = (
 DOORS = {
     "lark": ("mql/parser.py",),
     "reactivex": ("mql/exec/pipeline.py",),
-    "duckdb": ("mql/exec/kernel.py", "mql/exec/backfill.py", "sources/duckdb_sink.py"),
-    "aiokafka": ("sources/kafka.py", "sources/kafka_sink.py"),
+    "duckdb": ("mql/exec/kernel.py", "mql/exec/backfill.py", "sources/sinks/duck.py"),
+    "aiokafka": ("sources/kafka/", "sources/sinks/kafka.py"),
     "fastavro": ("sources/formats/avro.py",),
     "pyruhvro": ("sources/formats/avro.py",),
     "google": ("sources/formats/protobuf.py",),
@@ -35,7 +35,7 @@ DOORS = {
     "click": ("server/",),
     "rich": ("server/",),
     "prometheus_client": ("server/",),
-    "sqlalchemy": ("sources/table_readings.py", "server/", "sources/postgres_sink.py"),
+    "sqlalchemy": ("sources/table_readings.py", "server/", "sources/sinks/postgres.py"),
     "cronsim": ("server/life.py",),
     "pydantic": ("server/", "sources/"),
 }

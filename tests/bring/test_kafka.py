@@ -21,7 +21,9 @@ from mql.errors import MqlError
 from mql.exec.feed import From, Reader
 from mql.exec.items import Raw, Rows
 from mql.schema import BIGINT, VARCHAR, Field, Shape
-from sources.kafka import KafkaAway, KafkaSettings, KafkaSource, Tails
+from sources.kafka.reading import Tails
+from sources.kafka.settings import KafkaAway, KafkaSettings
+from sources.kafka.source import KafkaSource
 from sources.settings import Settings
 
 if TYPE_CHECKING:

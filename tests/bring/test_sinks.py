@@ -17,12 +17,13 @@ from support.kafka_fixture import Kafka
 from support.postgres import postgres, why_not
 
 from mql.exec.clock import ManualClock
-from sources.duckdb_sink import DuckSink, DuckTarget
-from sources.kafka import KafkaSettings, KafkaSource
-from sources.kafka_sink import KafkaSink, KafkaTarget
-from sources.parquet_sink import Layout, ParquetSink
-from sources.postgres_sink import PostgresSink, PostgresTarget
-from sources.sink import Away, Fenced, Portion, Sink
+from sources.kafka.settings import KafkaSettings
+from sources.kafka.source import KafkaSource
+from sources.sinks.contract import Away, Fenced, Portion, Sink
+from sources.sinks.duck import DuckSink, DuckTarget
+from sources.sinks.kafka import KafkaSink, KafkaTarget
+from sources.sinks.parquet import Layout, ParquetSink
+from sources.sinks.postgres import PostgresSink, PostgresTarget
 
 pytest_plugins = ["support.kafka_fixture"]
 

@@ -27,7 +27,8 @@ from sources.archive import Archive
 from sources.file import FileSource
 from sources.generator import GeneratorSource
 from sources.http import HttpSource
-from sources.kafka import KafkaSettings, KafkaSource
+from sources.kafka.settings import KafkaSettings
+from sources.kafka.source import KafkaSource
 from sources.settings import Settings
 
 if TYPE_CHECKING:

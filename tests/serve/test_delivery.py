@@ -23,10 +23,11 @@ from mql.catalog import TimeRule
 from server.delivery import Delivery
 from server.messengers import texts_of
 from server.resultlog import Keep, ResultLog
-from sources.kafka import KafkaSettings, KafkaSource
-from sources.kafka_sink import KafkaSink, KafkaTarget
+from sources.kafka.settings import KafkaSettings
+from sources.kafka.source import KafkaSource
 from sources.memory import MemorySource
-from sources.sink import Away, Fenced, Portion
+from sources.sinks.contract import Away, Fenced, Portion
+from sources.sinks.kafka import KafkaSink, KafkaTarget
 
 pytest_plugins = ["support.kafka_fixture"]
 

@@ -33,7 +33,8 @@ from support.postgres import free_port
 
 from mql.exec.feed import From
 from mql.exec.items import Rows
-from sources.kafka import KafkaSettings, KafkaSource
+from sources.kafka.settings import KafkaSettings
+from sources.kafka.source import KafkaSource
 
 pytest_plugins = ["support.kafka_fixture"]
 

@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sources.sink import Away, Portion
-from sources.tables_sink import PLACES, key_of, last_words, quoted
+from sources.sinks.contract import Away, Portion
+from sources.sinks.tables import PLACES, key_of, last_words, quoted
 
 ROWS_MAX = 50_000
 

@@ -38,8 +38,8 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import TypeEngine
 
-from sources.sink import Away, Portion
-from sources.tables_sink import PLACES, key_of, last_words, quoted
+from sources.sinks.contract import Away, Portion
+from sources.sinks.tables import PLACES, key_of, last_words, quoted
 
 ROWS_MAX = 5_000
 CONNECT_S = 10

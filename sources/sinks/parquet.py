@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from mql.exec.clock import Clock
 from mql.exec.files import replace_file, sync_directory
-from sources.sink import Away, Portion
+from sources.sinks.contract import Away, Portion
 
 ROWS_MAX = 50_000
 OPEN_MAX = 24

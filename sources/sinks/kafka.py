@@ -20,8 +20,9 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 
 from mql.exec.files import replace_file
-from sources.kafka import CLOSE_S, KafkaSettings, LoopThread, password_of, started, stopped, tls_of
-from sources.sink import Away, Fenced, Portion
+from sources.kafka.connection import CLOSE_S, LoopThread, started, stopped, tls_of
+from sources.kafka.settings import KafkaSettings, password_of
+from sources.sinks.contract import Away, Fenced, Portion
 
 T = TypeVar("T")
 log = logging.getLogger("sources")
