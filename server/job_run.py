@@ -17,11 +17,13 @@ from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoint
 from mql.exec.engine import Options, Running, Subscription
 from mql.exec.family import Member
+from mql.exec.feed import Source
 from mql.exec.frames import Ended, Failed, Frame, Gap, Phase, RowsFrame, Seal, Warn
 from mql.exec.results import cursor_of
 from mql.exec.running import Execution
 from mql.exec.state import Snapshot
 from mql.learn import parse_type
+from mql.planner.physical import SPLITS_MAX
 from mql.schema import Field as Property
 from server.job_spec import Bound, has_episodes, scale_of
 from server.resultlog import Length
@@ -91,11 +93,11 @@ class Run:
         if last is not None and last.notes.get("done"):
             return Outcome("completed", "its input has ended")
         self.number = 0 if last is None else last.number
-        self.looks = None if last is None else last.notes["looks"]
+        self.looks = None if last is None else looks_in(last.notes["looks"])
         snapshot = self._beginning(bound) if last is None else last.snapshot
         assert self.looks is not None
         engine = job.jobs.engine
-        known = {self.looks["source"]: as_it_looked(engine.source(self.looks["source"]).info, self.looks)}
+        known = {look["source"]: as_it_looked(engine.source(look["source"]).info, look) for look in self.looks["sources"]}
         options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
         # What counts from now (WARMUP FROM HISTORY) goes on counting from when the job first began, and the threshold
         # that was picked then (ALERT BUDGET) stays.
@@ -132,10 +134,12 @@ class Run:
         """Where a job begins that has no checkpoint yet; written as its first, so that it begins there again."""
         engine = self.job.jobs.engine
         plan = engine.plan(bound.query, bound.values)
-        source = engine.source(plan.scan.source)
+        sources = [engine.source(scan.source) for scan in plan.scans]
         from_now = plan.scan.since.kind == "live"
-        snapshot = Snapshot(positions=dict(source.end()) if from_now else {})
-        self.looks = {**looks_of(source.info), "began_us": self.clock.now_us(), "scale": scale_of(plan)}
+        snapshot = Snapshot(positions=ends_of(sources) if from_now else {})
+        infos = {source.info.name: source.info for source in sources}
+        looks = [looks_of(info) for info in infos.values()]
+        self.looks = {"sources": looks, "began_us": self.clock.now_us(), "scale": scale_of(plan)}
         for note in plan.warnings:
             self.job.say("info", note)
         self._write(snapshot, self.log.length)
@@ -340,6 +344,20 @@ def entries_of(snapshot: Snapshot) -> int:
     """Panes and keys: the longest table of each operator."""
     states = [state for operators in snapshot.tasks.values() for state in operators.values()]
     return sum(max((table.num_rows for table in state.values()), default=0) for state in states)
+
+
+def ends_of(sources: Sequence[Source]) -> dict[int, int]:
+    """Where each of the sources that a plan reads ends now, by split as the plan numbers them."""
+    return {
+        split + scan * SPLITS_MAX: offset
+        for scan, source in enumerate(sources)
+        for split, offset in source.end().items()
+    }
+
+
+def looks_in(kept: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint's notes say of what sources looked like; older ones know of a single source."""
+    return kept if "sources" in kept else {**kept, "sources": [kept]}
 
 
 def looks_of(info: SourceInfo) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mql.errors import MqlError
 from mql.exec.engine import Engine
+from mql.exec.feed import Source
 from mql.planner.physical import Anomaly, Plan
 from server.life import Expect, Limits, Positive, Schedule
 from server.settings import Bytes, Seconds
@@ -68,7 +69,7 @@ class Bound:
 
 
 def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
-    """A guarantee needs a source that can be read again from where a checkpoint stands."""
+    """A guarantee needs sources that can be read again from where a checkpoint stands."""
     if plan.explain is not None:
         raise MqlError("EXPLAIN is no job", hint="Ask it as a query.")
     if not spec.keeps_checkpoints:
@@ -76,10 +77,14 @@ def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
             hint = "Ask for at_least_once, or leave limits.state and limits.entries out."
             raise MqlError("state is measured at checkpoints, and at_most_once takes none", hint=hint)
         return
-    if len(plan.scans) > 1:
-        hint = "Ask for at_most_once, or make a job of each source."
-        raise MqlError("a job over several sources keeps no checkpoints yet", hint=hint, code="no-guarantee")
-    source = engine.source(plan.scan.source)
+    for name in dict.fromkeys(scan.source for scan in plan.scans):
+        check_can_be_read_again(engine.source(name))
+    if plan.scan.until.kind != "live" or not (plan.scan.since.kind in ("live", "earliest") or is_warmed(plan)):
+        hint = "Say SINCE EARLIEST or leave SINCE and UNTIL out, or ask for at_most_once."
+        raise MqlError(f"a job that is {spec.guarantee} begins now or with the earliest event", hint=hint)
+
+
+def check_can_be_read_again(source: Source) -> None:
     info = source.info
     if info.bounded:
         hint = "Ask for at_most_once: it is read from its beginning each time."
@@ -91,9 +96,6 @@ def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
     if not info.shape.fields:
         hint = "Declare its shape, or begin when its first events are there."
         raise MqlError(f'nobody knows what events of "{info.name}" look like yet', hint=hint, code="no-guarantee")
-    if plan.scan.until.kind != "live" or not (plan.scan.since.kind in ("live", "earliest") or is_warmed(plan)):
-        hint = "Say SINCE EARLIEST or leave SINCE and UNTIL out, or ask for at_most_once."
-        raise MqlError(f"a job that is {spec.guarantee} begins now or with the earliest event", hint=hint)
 
 
 def has_episodes(plan: Plan) -> bool:

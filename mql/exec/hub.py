@@ -153,7 +153,7 @@ class Feed:
             epoch = self._barriers.pop(share, None) if self.held is None else None
             if epoch is not None:
                 self.passed.update(positions)
-                self.reached[share] = splits.snapshot(only=positions)
+                self.reached[share] = splits.snapshot(only=positions, least_us=self.aside_us)
                 self.channels[share].put(Barrier(epoch))
 
     def at_border(self, share: int, positions: Mapping[int, int], newest_us: int) -> None:

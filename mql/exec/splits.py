@@ -127,13 +127,13 @@ class Splits:
         start = min(state.reached for state in spoken if state.heard_us == silent_since)
         return start + max(0, now_us - silent_since - self._idle_timeout_us)
 
-    def snapshot(self, only: Collection[int] | None = None) -> pa.Table:
-        """One row a split, or each of those."""
+    def snapshot(self, only: Collection[int] | None = None, least_us: int = MIN_US) -> pa.Table:
+        """One row a split, or each of those. `least_us`: others have gone on without them up to there."""
         with self._guard:
             rows = [
                 {
                     "split": split,
-                    "reached": state.reached,
+                    "reached": max(state.reached, least_us),
                     "spoken": state.spoken,
                     "idle": state.idle,
                     "frontier": self._frontier,

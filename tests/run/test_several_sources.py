@@ -126,3 +126,27 @@ def test_columns_of_different_types_are_refused() -> None:
 def test_what_ends_and_what_does_not_is_refused(engine: Engine) -> None:
     with pytest.raises(MqlError, match='source "stored" ends, and "a" does not'):
         engine.validate("SELECT v FROM a, stored")
+
+
+def test_what_was_not_waited_for_is_not_waited_for_after_a_snapshot_either(engine: Engine, one: MemorySource) -> None:
+    settings = Settings(time=SECONDS, idle_timeout_us=100_000, open=True)
+    silent = MemorySource("silent", [], bounded=False, settings=settings)
+    engine.add_source(silent)
+    text = "SELECT source() AS s, count(*) AS n FROM a, silent WINDOW 10s LATENESS 0s GROUP BY s"
+    running = engine.start(text)
+    reader = running.subscribe()
+    one.push(0, events(30, 41))
+    assert [row["n"] for row in read_rows(reader, 1)] == [10]
+    snapshot = snapshot_from_bytes(snapshot_bytes(running.execution.snapshot()))
+    running.cancel()
+    # What comes at last is about a window that was told without it.
+    silent.push(0, events(35, 41))
+    one.push(0, events(41, 51))
+    silent.push(0, events(41, 51))
+    again = engine.resume(snapshot, text)
+    rows = read_rows(again.subscribe(), 2)
+    assert sorted((row["s"], row["window_start"].second, row["n"]) for row in rows) == [
+        ("a", 40, 10),
+        ("silent", 40, 10),
+    ]
+    assert again.ledger()["late"] == 5
