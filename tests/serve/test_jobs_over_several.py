@@ -48,7 +48,7 @@ ANSWERS = {
     "counted": "SELECT s, sum(v)::BIGINT FROM (SELECT 'a' s, * FROM a UNION ALL SELECT 'b', * FROM b) "
     "WHERE v >= 0 GROUP BY s, ts // 1000",
 }
-KILLS, EVENTS, SEED = 3, 4_000, 11
+KILLS, EVENTS, SEED = 2, 4_000, 11
 
 
 def events(first: int, last: int) -> list[dict[str, object]]:
