@@ -97,7 +97,8 @@ class Run:
         snapshot = self._beginning(bound) if last is None else last.snapshot
         assert self.looks is not None
         engine = job.jobs.engine
-        known = {look["source"]: as_it_looked(engine.source(look["source"]).info, look) for look in self.looks["sources"]}
+        looks = {look["source"]: look for look in self.looks["sources"]}
+        known = {name: as_it_looked(engine.source(name).info, look) for name, look in looks.items()}
         options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
         # What counts from now (WARMUP FROM HISTORY) goes on counting from when the job first began, and the threshold
         # that was picked then (ALERT BUDGET) stays.
