@@ -93,10 +93,7 @@ class Job:
 
     def begin(self, adopted: Running | None = None) -> None:
         with self._guard:
-            if self._thread is not None and self._thread.is_alive():
-                raise MqlError(
-                    f'job "{self.name}" has not stopped yet', hint="Try again in a moment.", code="wrong-state"
-                )
+            self.check_is_still()
             self._told = self.why = None
             self._bell.clear()
             self.attempts = 0
@@ -112,6 +109,44 @@ class Job:
             self.join()
             if self.state not in ("completed", "failed"):
                 self._set("paused" if how == "pause" else "stopped", None)
+
+    def become(self, spec: Spec, action: str, why: str) -> None:
+        """Goes on as something else: where it runs, from the checkpoint that it takes now, and readers stay."""
+        with self._guard:
+            if self.state == "completed":
+                hint = "Make another job."
+                raise MqlError(f'job "{self.name}" is completed: it cannot {action}', hint=hint, code="wrong-state")
+            if self.state in ALIVE:
+                self.why = why
+                self.tell("change")
+                self.join()
+                if self.is_busy:
+                    self.tell("stop")
+                    self._set("stopped", "it did not leave in time to be changed")
+                self.check_is_still()
+            runs = self.state in ALIVE  # it may have ended meanwhile, by itself
+            try:
+                self.jobs.store.change_job(self.name, spec.model_dump(mode="json"), action)
+                self.take(spec)
+                self._say("info", why)
+            finally:
+                if runs:
+                    self.begin()
+
+    def take(self, spec: Spec) -> None:
+        """What is said of it from now on."""
+        self.spec = spec
+        self.log.keep = Keep(age_s=spec.keep_age, bytes=spec.keep_bytes)
+
+    @property
+    def is_busy(self) -> bool:
+        """Its thread is there."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def check_is_still(self) -> None:
+        if self.is_busy:
+            hint = "Try again in a moment."
+            raise MqlError(f'job "{self.name}" has not stopped yet', hint=hint, code="wrong-state")
 
     def tell(self, what: str) -> None:
         self._told = what
@@ -157,8 +192,7 @@ class Job:
     def change(self, changes: Mapping[str, Any]) -> None:
         """New labels, owner, restart policy or retention: at once, without a restart."""
         with self._guard:
-            self.spec = Spec.model_validate({**self.spec.model_dump(), **changes})
-            self.log.keep = Keep(age_s=self.spec.keep_age, bytes=self.spec.keep_bytes)
+            self.take(Spec.model_validate({**self.spec.model_dump(), **changes}))
             self.jobs.store.change_job(self.name, self.spec.model_dump(mode="json"))
 
     def meta(self) -> Meta:
@@ -245,7 +279,7 @@ class Job:
             adopted = None
             if number is not None:
                 self._end_run(number, outcome)
-            if outcome.kind == "left":
+            if outcome.kind in ("left", "changed"):
                 return
             if outcome.kind != "failed":
                 self._say("info", outcome.kind + (f": {outcome.reason}" if outcome.reason else ""))
@@ -277,7 +311,7 @@ class Job:
         if self._told is not None:
             if self._told == "complete":
                 self._set("completed", self.why)
-            if self._told != "leave":
+            if self._told not in ("leave", "change"):
                 self.log.finish(Ended(LEFT[self._told]))
             return False
         return True

@@ -48,7 +48,8 @@ CHECKPOINTS_PER_S = 50.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended. `kind`: stopped, paused, completed, failed, left (it goes on with the next server).
+    """How a run ended. `kind`: stopped, paused, completed, failed, left (it goes on with the next server), changed (it
+    goes on at once, as something else).
 
     `is_final`: it is not tried again.
     """
@@ -81,8 +82,8 @@ class Run:
     def go(self) -> Outcome:
         job, spec = self.job, self.spec
         bound = job.jobs.bound(spec)
+        options = Options(name=f"job {job.name}", linger_s=FOREVER_S, workers=spec.workers)
         if not spec.keeps_checkpoints:
-            options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
             self._begin_anew()
             running = self.adopted or job.jobs.engine.start(bound.query, bound.values, options)
             for note in running.execution.plan.warnings:
@@ -99,7 +100,6 @@ class Run:
         engine = job.jobs.engine
         looks = {look["source"]: look for look in self.looks["sources"]}
         known = {name: as_it_looked(engine.source(name).info, look) for name, look in looks.items()}
-        options = Options(name=f"job {job.name}", linger_s=FOREVER_S)
         # What counts from now (WARMUP FROM HISTORY) goes on counting from when the job first began, and the threshold
         # that was picked then (ALERT BUDGET) stays.
         running = engine.resume(
@@ -382,7 +382,13 @@ def nothing() -> None:
     """Nobody waits."""
 
 
-LEFT: Mapping[str, str] = {"stop": "stopped", "pause": "paused", "leave": "left", "complete": "completed"}
+LEFT: Mapping[str, str] = {
+    "stop": "stopped",
+    "pause": "paused",
+    "leave": "left",
+    "change": "changed",
+    "complete": "completed",
+}
 REASONS: Mapping[str, str] = {
     "done": "its input has ended",
     "limit": "it has as many rows as it asked for",

@@ -29,6 +29,8 @@ TRANSITIONS: Mapping[str, tuple[str, ...]] = {
 }
 """From which states an action leads on. `completed` leads nowhere."""
 
+Workers = Annotated[int, Field(ge=1, le=64)]
+
 ALIVE = ("starting", "running", "restarting")
 
 
@@ -54,6 +56,7 @@ class Spec(BaseModel):
     limits: Limits = Limits()
     expect: Expect = Expect()
     transient: Positive | None = Field(default=None, description="it ends so long after its last reader has left")
+    workers: Workers | None = Field(default=None, description="on how many of the server's workers it runs")
 
     @property
     def keeps_checkpoints(self) -> bool:
@@ -66,6 +69,13 @@ class Bound:
 
     query: str
     values: Mapping[str, Any]
+
+
+def check_workers(workers: int | None, engine: Engine) -> None:
+    """No job runs on more workers than there are."""
+    if workers is not None and workers > engine.workers:
+        hint = "Start the server with more: mql serve --workers."
+        raise MqlError(f"the server has {engine.workers} workers, not {workers}", hint=hint, code="too-few-workers")
 
 
 def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:

@@ -23,7 +23,7 @@ from mql.exec.engine import Engine, Running, reads
 from mql.exec.frames import Ended
 from server.chaining import PREFIX, JobSource, check_cycle, upstreams
 from server.job import Job
-from server.job_spec import ALIVE, Bound, Spec, check_guarantee
+from server.job_spec import ALIVE, Bound, Spec, check_guarantee, check_workers
 from server.keeping import Keeper
 from server.outline import outline_of
 from server.sinks import check_sinks
@@ -115,6 +115,7 @@ class Jobs:
                 raise MqlError(f"there are {JOBS_MAX} jobs already", hint="Delete one.", code="too-many-queries")
             bound = self.bound(spec)
             plan = self.engine.plan(bound.query, bound.values)
+            check_workers(spec.workers, self.engine)
             check_guarantee(spec, self.engine, plan)
             outline = outline_of(plan, self.engine.catalog())
             check_sinks(spec.sinks, outline, self.keeper.settings, self.engine)

@@ -257,8 +257,8 @@ class Store:
             raise MqlError(f'there is a job "{name}" already', hint="Take another name.", code="job-exists") from None
         return StoredJob(name, spec, state, None, now_us, now_us)
 
-    def change_job(self, name: str, spec: Mapping[str, Any]) -> None:
-        with self._change("job", name, "change", spec) as (connection, now_us):
+    def change_job(self, name: str, spec: Mapping[str, Any], action: str = "change") -> None:
+        with self._change("job", name, action, spec) as (connection, now_us):
             values = {"spec": json.dumps(spec), "updated_us": now_us}
             connection.execute(update(JOBS).where(JOBS.c.name == name).values(**values))
 

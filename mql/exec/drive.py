@@ -15,6 +15,7 @@ from mql.exec.kernel import Kernel
 from mql.exec.operators import build, no_tables
 from mql.exec.operators.lookup import Tables
 from mql.exec.prefilter import Prefilter
+from mql.exec.rescale import rescaled
 from mql.exec.scan import Decoder
 from mql.exec.splits import Splits
 from mql.exec.state import Snapshot, snapshot_bytes, snapshot_from_bytes, together
@@ -39,7 +40,7 @@ class Driven:
 class Driver:
     """One plan with `tasks` tasks per parallel stage, stepped by hand.
 
-    `restored`: the bytes of a snapshot to go on from, taken of as many tasks.
+    `restored`: the bytes of a snapshot to go on from, taken of so many tasks or of others.
     """
 
     def __init__(
@@ -162,6 +163,7 @@ class Driver:
         self._states[name] = states
 
     def _restore(self, snapshot: Snapshot) -> None:
+        snapshot = rescaled(snapshot, self.plan, [len(stage) for stage in self._graph.stages])
         for task in self._graph.tasks:
             task.pipeline.restore(snapshot.tasks.get(task.name, {}))
         for number, splits in enumerate(self._splits):
@@ -178,10 +180,12 @@ def drive(
     tasks: int = 1,
     *,
     restart_every: int | None = None,
+    then: Sequence[int] = (),
     tables: Tables = no_tables,
 ) -> Driven:
     """Runs a plan over rounds of raw batches to its end. `restart_every`: after so many rounds it is stopped, put
-    into bytes, and goes on from them in tasks made anew."""
+    into bytes, and goes on from them in tasks made anew, of which there are as many as before, or as `then` says in
+    turn."""
     driver = Driver(plan, kernel, tasks, tables=tables)
     for number in range(len(plan.scans)):
         driver.expect(sorted({raw.split for round in rounds for raw in raws_of(plan, number, round)}), number)
@@ -193,6 +197,7 @@ def drive(
             data = driver.snapshot(number)
             before.append(driver.out)
             driver.close()
+            tasks = then[number // restart_every % len(then)] if then else tasks
             driver = Driver(plan, kernel, tasks, now_us=driver.now_us, restored=data, tables=tables)
             driver.out.ended = before[-1].ended
     out = driver.finish()

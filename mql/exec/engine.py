@@ -28,6 +28,7 @@ from mql.exec.hub import Feed, Hub
 from mql.exec.items import MIN_US, Operator
 from mql.exec.kernel import Kernel, Session
 from mql.exec.operators import build
+from mql.exec.rescale import rescaled
 from mql.exec.results import Cursor, Results
 from mql.exec.running import Execution, Options, Running, Subscription, is_joinable
 from mql.exec.runtimes.local import LocalRuntime
@@ -289,10 +290,10 @@ class Engine:
     ) -> Running:
         """Goes on with a live query from a snapshot of it: what it knew, and at the very next offset of each split.
 
-        It needs as many workers as it had. It drops nothing: where `wait_for_readers` holds, it waits for the slowest
-        of its readers. A snapshot that knows nothing but positions begins there. It shares with nobody but, where it
-        may run `together`, with others that do, differ in literals only, and go on from the same moment; `from_now`: it
-        has just been made, so it may as well begin where such others are that read what comes now.
+        It may have another number of tasks than it had. It drops nothing: where `wait_for_readers` holds, it waits for
+        the slowest of its readers. A snapshot that knows nothing but positions begins there. It shares with nobody but,
+        where it may run `together`, with others that do, differ in literals only, and go on from the same moment;
+        `from_now`: it has just been made, so it may as well begin where such others are that read what comes now.
         `known`: what its sources looked like when it first began, so that it means the same though they look else now;
         `now_us`: when that was, and `scale`: what its ALERT BUDGET picked then.
         """
@@ -444,10 +445,11 @@ class Engine:
         goes_on = number_in(snapshot) is not None
         if sibling is None or sibling.limit is not None or (snapshot.tasks and not goes_on) or not snapshot.positions:
             return None
+        wanted = options.workers
         alike = [one for one in self._private if one.key == sibling.key and not one.over]
-        for family in alike:
+        for family in (one for one in alike if one.core.options.workers == wanted):
             if family.goes_on_from(snapshot) if goes_on else from_now and family.is_up_to_date():
-                member = family.join(sibling, compiled.plan, options, snapshot)
+                member = family.join(sibling, compiled.plan, options, dealt_to(family, snapshot))
                 if member is not None:
                     return member
         bare = replace(snapshot, tasks={})
@@ -455,11 +457,13 @@ class Engine:
         # What begins in the past must have its query before it reads: the query gets all of it.
         family.is_gathering = goes_on or not from_now
         family.core.on_over = partial(self._forget_family, family)
+        family.core.options = replace(family.core.options, workers=wanted)
         self._begin_live(family.core, [self.source(compiled.plan.scan.source)], bare, family)
-        assert family.graph is not None
-        if goes_on and set(snapshot.tasks) != {task.name for task in family.graph.tasks}:
+        try:
+            snapshot = dealt_to(family, snapshot)
+        except MqlError:
             family.core.end("deleted")
-            raise OtherPlan()
+            raise
         self._private = (*self._private, family)
         member = family.join(sibling, compiled.plan, options, snapshot)
         if member is None:
@@ -540,7 +544,8 @@ class Engine:
     ) -> None:
         plan = execution.plan
         parts = [None if restored is None else restored.of_scan(number) for number in range(len(plan.scans))]
-        hubs = tuple(self._hub(*one) for one in zip(sources, plan.scans, parts, strict=True))
+        wanted = execution.options.workers
+        hubs = tuple(self._hub(*one, wanted) for one in zip(sources, plan.scans, parts, strict=True))
         self._connect(execution, [len(hub.shares) for hub in hubs], restored, family)
         assert execution.graph is not None
         for task in execution.graph.tasks if restored is not None else ():
@@ -623,7 +628,10 @@ class Engine:
     ) -> None:
         """Makes the plan's tasks, as they were where they are restored, and has them hosted where is least to do."""
         plan = execution.plan
-        placement = place(plan, splits, self._runtime.workers, self._runtime.load())
+        wanted = execution.options.workers
+        placement = place(plan, splits, self._runtime.workers, self._runtime.load(), wanted)
+        counts = [len(stage) for stage in placement.stages]
+        restored = None if restored is None else rescaled(restored, plan, counts)
         sessions: dict[tuple[int, int], Session] = {}
 
         def make(stage: int, task: int, spec: OperatorSpec) -> Operator:
@@ -631,7 +639,6 @@ class Engine:
                 sessions[stage, task] = self._runtime.session()
             return build(spec, sessions[stage, task], self._rows_of)
 
-        counts = [len(stage) for stage in placement.stages]
         rows_max = execution.options.max_rows
         collector = (
             FanOut(family, counts[-1], self._kernel.session())
@@ -650,11 +657,6 @@ class Engine:
         execution.graph, execution.collector = graph, collector
         if family is not None:
             family.take_graph(graph)
-        if restored is not None and restored.tasks and set(restored.tasks) != {task.name for task in graph.tasks}:
-            collector.close()
-            for session in sessions.values():
-                session.close()
-            raise OtherPlan()
         last = graph.stages[-1]
 
         def on_room() -> None:
@@ -671,11 +673,16 @@ class Engine:
                     task.pipeline.restore(restored.tasks.get(task.name, {}))
                 self._runtime.host(task, worker, sessions.get((number, at)) or self._runtime.session())
 
+    @property
+    def workers(self) -> int:
+        """On how many workers queries run."""
+        return self._runtime.workers
+
     def _placement(self, plan: Plan) -> Placement:
         shares = [self._shares(self.source(scan.source)) for scan in plan.scans]
         return place(plan, shares, self._runtime.workers, self._runtime.load())
 
-    def _hub(self, source: Source, scan: Scan, restored: Snapshot | None) -> Hub:
+    def _hub(self, source: Source, scan: Scan, restored: Snapshot | None, workers: int | None = None) -> Hub:
         """The hub that reads this source for queries like this one; a new one where there is none.
 
         What goes on from a snapshot has offsets, and so a hub, of its own.
@@ -683,16 +690,18 @@ class Engine:
         for hub in self._hubs:
             if restored is None and hub.source is source and hub.takes(scan):
                 return hub
-        hub = Hub(source, scan, self._shares(source), self._kernel, self._clock, self._letters[scan.source], restored)
+        letters, shares = self._letters[scan.source], self._shares(source, workers if restored is not None else None)
+        hub = Hub(source, scan, shares, self._kernel, self._clock, letters, restored)
         self._hubs.append(hub)
         return hub
 
-    def _shares(self, source: Source) -> int:
+    def _shares(self, source: Source, workers: int | None = None) -> int:
         """How many threads read and decode a live source: each beside a worker that computes on what it gives.
 
         One keeps up with half a million events a second; more of them only make the batches smaller.
         """
-        return max(1, min(source.info.splits, self._runtime.workers // 2))
+        workers = self._runtime.workers if workers is None else min(workers, self._runtime.workers)
+        return max(1, min(source.info.splits, workers // 2))
 
     def _bulk_kernel(self) -> Kernel:
         if self._bulk is None:
@@ -799,10 +808,10 @@ def tables_of(running: Running) -> Iterator[pa.Table]:
         running.cancel("done")
 
 
-class OtherPlan(MqlError):
-    def __init__(self) -> None:
-        hint = "Run it with as many workers as before, or begin anew."
-        super().__init__("the snapshot is of another plan, or of another number of tasks", hint=hint, code="other-plan")
+def dealt_to(family: Family, snapshot: Snapshot) -> Snapshot:
+    """The snapshot of a query, for as many tasks as its family has."""
+    assert family.graph is not None
+    return rescaled(snapshot, family.core.plan, [len(stage) for stage in family.graph.stages])
 
 
 def goes_on(not_before_us: int) -> None:
@@ -811,7 +820,7 @@ def goes_on(not_before_us: int) -> None:
 
 def is_shareable(options: Options) -> bool:
     """A query with bounds of its own runs by itself."""
-    return options.max_rows is None and options.timeout_s is None
+    return options.max_rows is None and options.timeout_s is None and options.workers is None
 
 
 def reads(asker: Running, source: str) -> bool:

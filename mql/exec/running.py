@@ -46,7 +46,7 @@ class Options:
     `timeout_s`: end after so long. `name`: what listings show. `early_us`: early values every so often where the
     query says no EMIT of its own (the console and the terminal ask for a second). `linger_s`: how long the query
     outlives its last reader. `route`: "auto", "stream" or "batch" for bounded queries. `source`: what is read where the
-    query says no FROM.
+    query says no FROM. `workers`: on so many of the runtime's workers, where it has as many.
     """
 
     on_lag: str | None = None
@@ -57,6 +57,7 @@ class Options:
     linger_s: float = 30.0
     route: str = "auto"
     source: str | None = None
+    workers: int | None = None
 
 
 class Execution:
@@ -331,7 +332,8 @@ class Execution:
 
     @property
     def workers(self) -> int:
-        return self._runtime.workers
+        """On how many workers its tasks may run."""
+        return min(self.options.workers or self._runtime.workers, self._runtime.workers)
 
     def watermark_us(self) -> int | None:
         found = min((feed.watermark_us for feed in self.feeds), default=MIN_US)

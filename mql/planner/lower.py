@@ -325,8 +325,8 @@ def _counted(
     keys = "".join(f"{key}, " for key in pieces.key_names)
     values = "".join(f"x{i}, " for i in range(len(pieces.values)))
     paned = f'SELECT {keys}{values}"__t", "__s", "__o", {windows.floor_sql("i", window.pane)} AS p FROM numbered'
-    both = f"SELECT {keys}n, done FROM counts UNION ALL SELECT {keys}1, 0 FROM released"
-    counts_of = f"SELECT {keys}sum(n)::BIGINT AS n, max(done) AS done FROM ({both})"
+    both = f'SELECT {keys}"__h", n, done FROM counts UNION ALL SELECT {keys}"__h", 1, 0 FROM released'
+    counts_of = f'SELECT {keys}any_value("__h") AS "__h", sum(n)::BIGINT AS n, max(done) AS done FROM ({both})'
     counts_of += f" GROUP BY {', '.join(pieces.key_names)}" if pieces.keys else ""
     counting = CountWindows(
         window=window,

@@ -50,14 +50,15 @@ def rows(parts: Parts, flow: Flow) -> Flow:
     """Events with their window functions: told at once where all go on, else once all of a window are there."""
     over = parts.over
     assert over is not None
-    operators = list(_running(parts))
+    shared = shared_partition(parts)
+    operators = list(_running(parts, parted=bool(shared)))
     if goes_on(parts):
         kept = f"(SELECT * FROM batch WHERE {qualified_sql(parts)})"
         predicate = None if parts.qualify is None else expression_sql(parts.qualify)
         operators.append(SelectRows(projected_sql(parts, f"SELECT * FROM {kept}"), None, predicate, None, 0, False))
     else:
         operators.append(arranging(parts, _arrange(parts), over_rows_sql(parts, "rows")))
-    return flow.hashed(*operators) if shared_partition(parts) else flow.gathered(*operators)
+    return flow.hashed(*operators) if shared else flow.gathered(*operators)
 
 
 def over_rows_sql(parts: Parts, table: str) -> str:
@@ -164,14 +165,14 @@ def qualified_sql(parts: Parts) -> str:
     return "true" if parts.qualify is None else f"coalesce({expression_sql(parts.qualify)}, false)"
 
 
-def _running(parts: Parts) -> tuple[OperatorSpec, ...]:
+def _running(parts: Parts, parted: bool = False) -> tuple[OperatorSpec, ...]:
     """What goes on from row to row, and what waits for later ones."""
     over = parts.over
     assert over is not None
     numbers = numbers_of(over, "run")
     later = tuple(i for i in numbers if over_sql.reaches_ahead(over.calls[i]))
     before = tuple(i for i in numbers if i not in later)
-    found: tuple[OperatorSpec, ...] = (over_sql.running(over, before),) if before else ()
+    found: tuple[OperatorSpec, ...] = (over_sql.running(over, before, parted),) if before else ()
     return (*found, over_sql.ahead(over, later)) if later else found
 
 

@@ -26,6 +26,7 @@ from mql.planner.sql import constant_sql, expression_sql
 from mql.schema import TIMESTAMP
 
 TIME = '"__t"'
+HASH = '"__h"'
 PLACE = ('"__t"', '"__s"', '"__o"')
 _PLACE = ", ".join(PLACE)
 _PLACED = f"row({_PLACE})"
@@ -208,8 +209,9 @@ def reaches_ahead(call: OverCall) -> bool:
     return call.call.name == "lead" or (call.frame is not None and call.frame.end is not None and call.frame.end > 0)
 
 
-def running(over: Over, numbers: Sequence[int]) -> Running:
-    """The specification of the operator that goes on with these calls; they look back only."""
+def running(over: Over, numbers: Sequence[int], parted: bool = False) -> Running:
+    """The specification of the operator that goes on with these calls; they look back only. `parted`: its rows are
+    those of a task, with the hash that parts them, and what is carried has that hash, too."""
     pieces, lanes = _pieces(over), lanes_of(over, numbers)
     calls = [over.calls[i] for i in numbers]
     carrying = [lane for lane in lanes if lane.forgets or any(_carried(c) and _lane(lanes, c) == lane for c in calls)]
@@ -224,8 +226,8 @@ def running(over: Over, numbers: Sequence[int]) -> Running:
     helpers = _helpers(pieces, lanes, carrying, carried, over)
     return Running(
         close=f"WITH {', '.join(chain)} SELECT * EXCLUDE ({', '.join(helpers)}) FROM ({told}) ORDER BY {_PLACE}",
-        carry=tuple(_carry_sql(over, pieces, lane, lanes, carried, chain) for lane in carrying),
-        begin=tuple(_begin_sql(over, pieces, lane, lanes, carried) for lane in carrying),
+        carry=tuple(_carry_sql(over, pieces, lane, carried, chain, parted) for lane in carrying),
+        begin=tuple(_begin_sql(over, pieces, lane, carried, parted) for lane in carrying),
         carries=tuple(f"carry{lane.number}" for lane in carrying),
         keep=_keep_sql(over, calls, lanes, chain[:-2], last),
     )
@@ -387,11 +389,12 @@ def _partial_columns(over: Over, pieces: g.Grouping, lane: Lane, carried: Sequen
     return found
 
 
-def _begin_sql(over: Over, pieces: g.Grouping, lane: Lane, lanes: Sequence[Lane], carried: Sequence[int]) -> str:
+def _begin_sql(over: Over, pieces: g.Grouping, lane: Lane, carried: Sequence[int], parted: bool) -> str:
     """The table of what is carried, of nothing yet."""
     values = [f"{sql} AS x{i}" for i, sql in enumerate(pieces.values)]
     keys = lane.selected
-    columns = [*lane.keys, *_partial_columns(over, pieces, lane, carried)]
+    hashed = [f"any_value({HASH}) AS {HASH}"] if parted else []
+    columns = [*lane.keys, *hashed, *_partial_columns(over, pieces, lane, carried)]
     rows = f"SELECT {', '.join(['*', *values, *keys])} FROM held WHERE false"
     return f"SELECT {', '.join(columns)} FROM ({rows}){_grouped(lane)}"
 
@@ -401,18 +404,21 @@ def _grouped(lane: Lane) -> str:
 
 
 def _carry_sql(
-    over: Over, pieces: g.Grouping, lane: Lane, lanes: Sequence[Lane], carried: Sequence[int], chain: Sequence[str]
+    over: Over, pieces: g.Grouping, lane: Lane, carried: Sequence[int], chain: Sequence[str], parted: bool
 ) -> str:
     """What is carried once the new rows have been told: of each partition its last stretch."""
     j = lane.number
     names = _carry_columns(over, pieces, lane)
     latest = f"SELECT * FROM fresh QUALIFY z{j} = max(z{j}) OVER ({lane.by_keys.rstrip()})"
     before = [f"any_value(c{j}_{name}) AS h{name}" for name in names]
-    columns = [*lane.keys, f"max(z{j}) AS z", *_partial_columns(over, pieces, lane, carried), *before]
+    hashed = [HASH] if parted else []
+    hash = [f"any_value({HASH}) AS {HASH}" for _ in hashed]
+    columns = [*lane.keys, *hash, f"max(z{j}) AS z", *_partial_columns(over, pieces, lane, carried), *before]
     added = f"SELECT {', '.join(columns)} FROM ({latest}){_grouped(lane)}"
     own = "z = 0 AND hseen IS NOT NULL"
     both = [
         *lane.keys,
+        *hashed,
         "seen",
         f"CASE WHEN {own} THEN hn + n ELSE n END AS n",
         f"CASE WHEN {own} THEN hd + d ELSE d END AS d",
@@ -420,7 +426,7 @@ def _carry_sql(
     for name in names[3:]:
         merge = f"h{name}" if name.startswith("v") else merged_sql(pieces.merges[_number(name)], "h", "")
         both.append(f"CASE WHEN {own} THEN {merge} ELSE {name} END AS {name}")
-    others = ", ".join([*(f"c.{key}" for key in lane.keys), *(f"c.{name}" for name in names)])
+    others = ", ".join(f"c.{name}" for name in (*lane.keys, *hashed, *names))
     remembered = f" AND c.seen + {over.ttl_us} >= $until" if lane.forgets else ""
     gone = f"NOT EXISTS (SELECT 1 FROM added a WHERE {lane.same('a', 'c')})"
     return (

@@ -19,17 +19,20 @@ class Placement:
         return sum(len(stage) for stage in self.stages)
 
 
-def place(plan: Plan, splits: int | Sequence[int], workers: int, load: Sequence[float] = ()) -> Placement:
+def place(
+    plan: Plan, splits: int | Sequence[int], workers: int, load: Sequence[float] = (), wanted: int | None = None
+) -> Placement:
     """Tasks that hand to each other sit on one worker, where they need not wait for another's thread; each such chain
     goes to the worker with the least load (of equal ones, the first). `splits`: of each scan, or of every one alike.
 
-    A stage that may have any number of tasks gets as many as read the sources: they have no more to do.
+    A stage that may have any number of tasks gets as many as are `wanted`, else as many as read the sources: they have
+    no more to do.
     """
     each = [splits] * len(plan.scans) if isinstance(splits, int) else list(splits)
     assert min(each) > 0
     assert workers > 0
     loads = [*load, *[0.0] * workers][:workers]
-    chains = min(sum(each), workers)
+    chains = min(sum(each) if wanted is None else wanted, workers)
     order = sorted(range(workers), key=lambda worker: (loads[worker], worker))[:chains]
 
     def workers_of(stage: Stage) -> tuple[int, ...]:

@@ -115,6 +115,7 @@ def job() -> None:
     "--template", metavar="NAME|FILE", help="A template of the server's, or one in a file, instead of a query."
 )
 @click.option("--guarantee", type=click.Choice(("at_most_once", "at_least_once", "exactly_once")))
+@click.option("--workers", type=click.IntRange(1, 64), help="Run it on so many of the server's workers.")
 @with_life
 def new(
     name: str,
@@ -124,12 +125,12 @@ def new(
     server: str,
     template: str | None,
     guarantee: str | None,
+    workers: int | None,
     **life: Any,
 ) -> None:
     """Make a job and start it; with --schedule it starts when its time comes."""
     said: dict[str, Any] = {"name": name, "params": params_of(params), **life_of(**life)}
-    if guarantee is not None:
-        said["guarantee"] = guarantee
+    said |= {name: told for name, told in (("guarantee", guarantee), ("workers", workers)) if told is not None}
     if template is None:
         said["query"] = query_text(text, file)
 
@@ -213,6 +214,23 @@ def change(name: str, server: str, no_schedule: bool, **life: Any) -> None:
 
         call(server, "PATCH", f"/v1/jobs/{name}", said)
         click.echo(f"{name} is changed")
+        return 0
+
+    exit_by(work)
+
+
+@job.command()
+@click.argument("name")
+@click.argument("workers", type=click.IntRange(1, 64), required=False)
+@JOBS_AT
+def scale(name: str, workers: int | None, server: str) -> None:
+    """Run a job on so many workers, from where it stands; without a number on as many as the server thinks right."""
+
+    def work() -> int:
+        from server.remote import call
+
+        call(server, "POST", f"/v1/jobs/{name}:scale", {"workers": workers})
+        click.echo(f"{name} goes on")
         return 0
 
     exit_by(work)

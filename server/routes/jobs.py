@@ -20,7 +20,7 @@ from mql.syntax import SourceRef
 from server import encode
 from server.guard import Handler, decoded, parse_json, read_body
 from server.job import Job
-from server.job_spec import TRANSITIONS, Spec
+from server.job_spec import TRANSITIONS, Spec, Workers
 from server.jobs import JOBS, Jobs
 from server.life import Expect, Limits, Positive, Schedule
 from server.problems import Problem, Refusal, of_query, refuse
@@ -57,6 +57,7 @@ SAID = (
     "limits",
     "expect",
     "transient",
+    "workers",
 )
 
 
@@ -80,6 +81,7 @@ class HowToRun(Said):
     limits: Limits | None = None
     expect: Expect | None = None
     transient: Positive | None = Field(default=None, description="it ends so long after its last reader has left")
+    workers: Workers | None = Field(default=None, description="on how many of the server's workers it runs")
     start: bool | None = Field(default=None, description="at once; where there is a schedule, when its time comes")
 
     def told(self) -> dict[str, Any]:
@@ -114,24 +116,6 @@ class Promotion(Said):
     owner: str | None = Field(default=None, max_length=200)
 
 
-class Changes(Said):
-    """What may change while a job runs."""
-
-    labels: dict[ParamName, Label] | None = None
-    owner: str | None = Field(default=None, max_length=200)
-    restart: Restart | None = None
-    attempts: int | None = Field(default=None, ge=0, le=1_000_000)
-    keep_age: Seconds | None = None
-    keep_bytes: Bytes | None = None
-    schedule: Schedule | None = Field(default=None, description="null takes it away")
-    limits: Limits | None = None
-    expect: Expect | None = None
-    transient: Positive | None = Field(default=None, description="null takes it away")
-
-
-NULLABLE = ("owner", "schedule", "transient")
-
-
 class JobTold(BaseModel):
     """A job. `results`: how many rows its log has had in all, and from which on it keeps them."""
 
@@ -151,6 +135,7 @@ class JobTold(BaseModel):
     limits: dict[str, Any]
     expect: dict[str, Any]
     transient: float | None
+    workers: int | None
     trouble: str | None
     created_us: int
     attempts: int
@@ -310,16 +295,6 @@ async def get_job(request: web.Request) -> web.Response:
     return json_answer(await shared_of(request).call(told, await job_of(request)))
 
 
-async def change_job(request: web.Request) -> web.Response:
-    """Changes labels, owner, restarts or how long results are kept, while it runs."""
-    said = Changes.model_validate(await body_of(request))
-    job = await job_of(request)
-    changes = said.model_dump(exclude_none=True)
-    changes |= {name: None for name in NULLABLE if name in said.model_fields_set and getattr(said, name) is None}
-    await shared_of(request).call(lambda: refusing(lambda: job.change(changes)))
-    return json_answer(await shared_of(request).call(told, job))
-
-
 async def delete_job(request: web.Request) -> web.Response:
     """Stops it and takes it away, with its results."""
     job = await job_of(request)
@@ -459,6 +434,8 @@ STATUS = {
     "job-exists": 409,
     "wrong-state": 409,
     "conflict": 409,
+    "too-few-workers": 409,
+    "state-not-dealt": 409,
 }
 
 
@@ -493,6 +470,7 @@ def told(job: Job) -> dict[str, Any]:
         "limits": spec.limits.model_dump(exclude_none=True),
         "expect": spec.expect.model_dump(exclude_none=True),
         "transient": spec.transient,
+        "workers": spec.workers,
         "trouble": job.trouble,
         "created_us": job.created_us,
         "attempts": job.attempts,
@@ -578,18 +556,6 @@ ROUTES = (
         "job",
         (Answer(200, "The job.", JobTold),),
         problems=(404,),
-        path_notes=ONE,
-    ),
-    Route(
-        "PATCH",
-        "/v1/jobs/{name}",
-        change_job,
-        "Change a job",
-        "job",
-        (Answer(200, "It is changed.", JobTold),),
-        body=Changes,
-        body_types=(JSON,),
-        problems=(404, 422),
         path_notes=ONE,
     ),
     Route(

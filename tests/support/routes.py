@@ -75,11 +75,14 @@ def streamed(
     kernel: Kernel,
     tasks: int = 1,
     restart_every: int | None = None,
+    then: Sequence[int] = (),
     tables: Sequence[Table] = (),
 ) -> list[dict[str, Any]]:
     """The rows that a stream ends with: of keyed rows the last revision of each key, less the deleted."""
     rows = {table.info.name: table for table in tables}
-    out = drive(plan, rounds, kernel, tasks, restart_every=restart_every, tables=lambda name: rows[name].rows)
+    out = drive(
+        plan, rounds, kernel, tasks, restart_every=restart_every, then=then, tables=lambda name: rows[name].rows
+    )
     return told(plan, out.tables)
 
 

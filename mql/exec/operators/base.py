@@ -195,6 +195,10 @@ def snapshot_of(piles: Mapping[str, Pile]) -> dict[str, pa.Table]:
     return {name: table for name, pile in piles.items() if (table := pile.table_or_blank()) is not None}
 
 
+MIXED = "mixed"
+"""In a state: its table `told` is that of other tasks, too."""
+
+
 def number_state(**values: int) -> pa.Table:
     """A few numbers as a one-row table, for a snapshot."""
     return pa.table({name: pa.array([value], pa.int64()) for name, value in values.items()})

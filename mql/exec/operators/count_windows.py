@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mql.exec.exchange import HASH
 from mql.exec.items import MAX_US, MIN_US, TIME, Batch, End, Item, State, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, number_state, snapshot_of
@@ -52,7 +53,7 @@ class CountWindowsOperator(Base):
             found["held"] = held
         if self._counts is not None:
             found["counts"] = self._counts
-        return {**found, "numbers": number_state(released=self._released_us, open=self._open)}
+        return {**found, "numbers": number_state(released=self._released_us)}
 
     def restore(self, state: State) -> None:
         for name, pile in self._piles.items():
@@ -65,7 +66,7 @@ class CountWindowsOperator(Base):
             self._counts = state["counts"] if known is None else pa.concat_tables([known, state["counts"]])
         if "numbers" in state:
             self._released_us = max(self._released_us, state["numbers"].column("released")[0].as_py())
-            self._open += state["numbers"].column("open")[0].as_py()
+            self._recount()
 
     def _release(self, until_us: int, *, ended: bool) -> Iterable[Item]:
         """Rows from before `until_us` are complete: number them, and tell the windows that they fill."""
@@ -87,7 +88,7 @@ class CountWindowsOperator(Base):
     def _take_in(self, due: pa.Table) -> None:
         spec = self._spec
         if self._counts is None:
-            keys = [f"k{i}" for i in range(spec.keys)]
+            keys = [*(f"k{i}" for i in range(spec.keys)), HASH]
             self._counts = due.slice(0, 0).select(keys)
             for name in ("n", "done"):
                 self._counts = self._counts.append_column(name, pa.array([], pa.int64()))
@@ -123,5 +124,8 @@ class CountWindowsOperator(Base):
             if table is not None:
                 kept = self._session.run(self._spec.keep, {"held": table, "counts": self._counts})
                 pile.replace(kept.select(table.column_names).cast(table.schema))
+        self._recount()
+
+    def _recount(self) -> None:
         main = self._piles["state"].table()
         self._open = 0 if main is None else pc.sum(main.column("n")).as_py()

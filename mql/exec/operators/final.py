@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from mql.exec.items import MAX_US, MIN_US, Batch, End, Item, Roster, State, Tick, Watermark
 from mql.exec.kernel import Session
-from mql.exec.operators.base import Base, Pile, number_state, snapshot_of
+from mql.exec.operators.base import MIXED, Base, Pile, number_state, snapshot_of
 from mql.exec.operators.told import KEY, Told
 from mql.exec.tallies import PerQuery
 from mql.planner import windows
@@ -116,15 +116,21 @@ class FinalOperator(Base):
         for name, pile in self._piles.items():
             if name in state:
                 pile.add(state[name])
-        if "told" in state:
-            self._told.restore(state["told"])
         if "numbers" in state:
             self._closed_us = max(self._closed_us, state["numbers"].column("closed")[0].as_py())
             self.not_before_us = max(self.not_before_us, state["numbers"].column("not_before")[0].as_py())
             self._settled_us = max(self._settled_us, state["numbers"].column("settled")[0].as_py())
+        if "told" in state:
+            self._told.restore(self._own(state["told"]) if MIXED in state else state["told"])
         self._recount()
         self._reopened_pane = self._earliest_pane if self._spec.revise_us else None
         self._changed = True
+
+    def _own(self, told: pa.Table) -> pa.Table:
+        """Of what several tasks have told, what is of the groups that are in this one's state: nothing else can be
+        told anew."""
+        rows = self._finished(self._settled_us, MAX_US, MIN_US)
+        return told.filter(pc.is_in(told.column(KEY), rows.column(KEY))).combine_chunks()
 
     # --- windows ---------------------------------------------------------------------------------------
 
