@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: demo test check bench soak clean
+.PHONY: demo test check bench soak mutants clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/mql demo --port $(PORT)
@@ -27,7 +27,12 @@ bench: $(VENV)/.for-bench
 soak: $(VENV)/.for-tests
 	@sh tests/support/install.sh
 	@MQL_QUERIES=20000 MQL_FUZZ=1000000 MQL_LAWS=300 $(PYTEST) -n 2 --timeout 0 tests/run/test_random_queries.py tests/language/test_fuzz.py tests/run/test_laws.py
+	@MQL_TEST_CUTS=1000 MQL_FLIPS=100000 $(PYTEST) --timeout 0 tests/serve/test_reader_kills.py tests/run/test_checkpoint.py
 	@MQL_TEST_SINK_KILLS=200 MQL_TEST_SINK_EVENTS=1000000 $(PYTEST) --timeout 0 -s tests/serve/test_sink_kills.py
+
+mutants: $(VENV)/.for-tests
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check cosmic-ray
+	@for part in windows watermarks joins; do $(BIN)/python tests/mutation/run.py $$part || exit 1; done
 
 clean:
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
