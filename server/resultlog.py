@@ -28,7 +28,7 @@ import pyarrow as pa
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.files import replace_file, sync_directory
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, RowsFrame, Seal, Warn
-from mql.exec.results import Cursor, cursor_of
+from mql.exec.results import Cursor, cursor_of, rest_of
 
 HEAD = struct.Struct(">4sBIIQQIQ")  # mark, kind, length, checksum, number, rows before, rows, stored at
 MARK = b"MQLR"
@@ -363,6 +363,16 @@ class ResultLog:
         return Length(cursor.number, cursor.rows), None
 
 
+def rows_of(frame: Frame) -> int:
+    return int(frame.table.num_rows) if isinstance(frame, RowsFrame) else 0
+
+
+def rows_before(frame: Frame, otherwise: int) -> int:
+    """How many rows of the log lie before the end of a frame of rows; of others it is not written."""
+    cursor = cursor_of(frame.cursor) if isinstance(frame, RowsFrame) else None
+    return otherwise if cursor is None else cursor.rows
+
+
 class LogReading:
     """One reader's place in the log; a stream takes it for a subscription."""
 
@@ -386,9 +396,11 @@ class LogReading:
             return found
         before = self.at
         for _, frame in self._log.read(self.at.number, min(max_frames, TAKE_RECORDS)):
-            rows = frame.table.num_rows if isinstance(frame, RowsFrame) else 0
-            self.at = Length(self.at.number + 1, self.at.rows + rows)
-            found.append(frame)
+            end = rows_before(frame, self.at.rows)
+            rest = rest_of(frame, rows_of(frame) - (end - self.at.rows))
+            self.at = Length(self.at.number + 1, end)
+            if rest is not None:
+                found.append(rest)
         behind = self.at.number < self._log.committed.number
         if behind and self.at == before:
             found.append(self._skip())

@@ -20,6 +20,7 @@ import zstandard
 
 from mql.exec.engine import Running
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal, Warn
+from mql.exec.results import cursor_within
 from server import encode
 from server.encode import Look
 
@@ -280,17 +281,18 @@ class SsePen:
         yield b"".join((b"\ndata: ", self.enveloped(name, encode.dumps(data)), b"\n\n"))
 
     def rows(self, name: str | None, frames: Sequence[RowsFrame]) -> Iterator[bytes]:
-        cursor = self.id_line(name, frames[-1].cursor)
         look = self.looks[name]
         if self.single:
-            rows = [row for frame in frames for row in self.encoded.lines(frame.table, look).splitlines()]
+            lines = (line for frame in frames for line in self.encoded.lines(frame.table, look).splitlines())
+            events = [(line, 1) for line in lines]
             head = b"data: "
         else:
             inners = [(self.encoded.inner(frame.table, look), frame.table.num_rows) for frame in frames]
-            rows = [b"[" + inner + b"]" for inner in grouped(inners)]
+            events = [(b"[" + inner + b"]", rows) for inner, rows in grouped(inners)]
             head = b"event: rows\ndata: "
-        for at, data in enumerate(rows, 1):
-            yield b"".join((cursor if at == len(rows) else b"", head, self.enveloped(name, data), b"\n\n"))
+        cursors = cursors_behind(frames, [rows for _, rows in events])
+        for (data, _), cursor in zip(events, cursors, strict=True):
+            yield b"".join((self.id_line(name, cursor), head, self.enveloped(name, data), b"\n\n"))
 
     def enveloped(self, name: str | None, data: bytes) -> bytes:
         return data if name is None else b'{"query":"' + name.encode() + b'","data":' + data + b"}"
@@ -446,21 +448,34 @@ def runs_of_rows(frames: Sequence[Named]) -> Iterator[Sequence[Named]]:
             start = at
 
 
-def grouped(inners: Sequence[tuple[Sequence[bytes], int]]) -> Iterator[bytes]:
-    """Frames' pieces, each with its frame's number of rows, as events of at most 500 rows: small frames together."""
+def grouped(inners: Sequence[tuple[Sequence[bytes], int]]) -> Iterator[tuple[bytes, int]]:
+    """Frames' pieces, each with its frame's number of rows, as events of at most 500 rows: small frames together.
+    With each event the number of its rows."""
     waiting: list[bytes] = []
     rows = 0
     for pieces, count in inners:
         if waiting and rows + count > FLUSH_ROWS:
-            yield b",".join(waiting)
+            yield b",".join(waiting), rows
             waiting, rows = [], 0
         if len(pieces) == 1:
             waiting.append(pieces[0])
             rows += count
         else:
-            yield from pieces
+            for at, piece in enumerate(pieces):
+                yield piece, min(encode.ROWS_PER_PIECE, count - at * encode.ROWS_PER_PIECE)
     if waiting:
-        yield b",".join(waiting)
+        yield b",".join(waiting), rows
+
+
+def cursors_behind(frames: Sequence[RowsFrame], counts: Sequence[int]) -> Iterator[str | None]:
+    """Where a reader goes on that has had the events to there, which hold so many rows each of these frames."""
+    at, taken = 0, 0
+    for count in counts:
+        taken += count
+        while taken > frames[at].table.num_rows:
+            taken -= frames[at].table.num_rows
+            at += 1
+        yield cursor_within(frames[at], taken)
 
 
 def told(frame: Frame) -> tuple[str, Mapping[str, Any]]:

@@ -18,10 +18,15 @@ class Meta:
 
 @dataclass(frozen=True, slots=True)
 class RowsFrame:
-    """Result rows. `cursor` is the position after the last of them."""
+    """Result rows. `cursor` is the position after the last of them.
+
+    `counted`: how many rows lie between that position and the one before the frame, where that is not their number
+    (some are not for this reader); 0 where there is no position in the frame's midst.
+    """
 
     table: pa.Table
     cursor: str
+    counted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,18 @@ def cursor_of(text: str) -> Cursor | None:
     return Cursor(epoch, int(number), int(rows))
 
 
+def cursor_within(frame: RowsFrame, taken: int) -> str | None:
+    """The position behind so many of a frame's rows; None where there is none. It names the frame itself, and a row
+    in its midst: who hands it back gets the rest."""
+    if taken == frame.table.num_rows:
+        return frame.cursor
+    counted = frame.table.num_rows if frame.counted is None else frame.counted
+    end = cursor_of(frame.cursor)
+    if end is None or not counted:
+        return None
+    return str(Cursor(end.epoch, end.number - 1, end.rows - counted + taken))
+
+
 class Results:
     """The ring. Written by the query's last tasks, read by any number of subscriptions. Thread-safe.
 
@@ -255,9 +267,9 @@ class Results:
                 found += self._conflated(reading)
             while len(found) < frames_max and reading.number < self._next:
                 entry = self._entries[reading.number]
+                frame = rest_of(reading.filtered(entry), reading.rows - entry.before)
                 reading.number += 1
                 reading.rows = entry.before + entry.rows
-                frame = reading.filtered(entry)
                 if frame is not None:
                     found.append(frame)
             if reading.number == self._next:
@@ -309,7 +321,7 @@ class Results:
         reading.number, reading.rows = self._next, self.rows
         rows = newest_by_key(pa.concat_tables(tables, promote_options="default"))
         others = [frame for frame in frames if not isinstance(frame, RowsFrame)]
-        return [*others, RowsFrame(rows, str(Cursor(self.epoch, self._next, self.rows)))]
+        return [*others, RowsFrame(rows, str(Cursor(self.epoch, self._next, self.rows)), counted=0)]
 
     def _newest(self, reading: Reading) -> list[Frame]:
         """Behind all rows: the newest progress, and the end."""
@@ -415,7 +427,14 @@ class Reading:
         if due.all():
             return frame
         rows = frame.table.filter(pa.array(due))
-        return RowsFrame(rows, frame.cursor) if rows.num_rows else None
+        return RowsFrame(rows, frame.cursor, counted=entry.rows) if rows.num_rows else None
+
+
+def rest_of(frame: Frame | None, taken: int) -> Frame | None:
+    """The frame for a reader that has had so many of its rows."""
+    if taken <= 0 or not isinstance(frame, RowsFrame):
+        return frame
+    return RowsFrame(frame.table.slice(taken), frame.cursor) if taken < frame.table.num_rows else None
 
 
 def newest_by_key(table: pa.Table) -> pa.Table:

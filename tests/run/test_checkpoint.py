@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from mql.exec.checkpoint import Checkpoint, Checkpoints, checkpoint_bytes, checkpoint_from_bytes
 from mql.exec.state import BadState, Snapshot
 
+FLIPS = int(os.environ.get("MQL_FLIPS", "2000"))
 STATE = {"groups": pa.table({"k": ["a", "b"], "n": pa.array([1, 2], pa.int64())})}
 
 
@@ -34,7 +36,7 @@ def test_every_cut_is_noticed() -> None:
 def test_every_flipped_bit_is_noticed() -> None:
     data = checkpoint_bytes(checkpoint(1))
     dice = random.Random(1)
-    for at in [*range(100), *(dice.randrange(len(data)) for _ in range(2_000))]:
+    for at in [*range(100), *(dice.randrange(len(data)) for _ in range(FLIPS))]:
         broken = bytearray(data)
         broken[at] ^= 1 << dice.randrange(8)
         with pytest.raises(BadState):

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal
-from mql.exec.results import Cursor, Reading, Results, cursor_of
+from mql.exec.items import MIN_US
+from mql.exec.results import Cursor, Reading, Results, cursor_of, cursor_within
 
 META = Meta({"id": "q"})
 
@@ -63,6 +64,23 @@ def test_a_cursor_leads_back_to_the_place_behind_its_rows() -> None:
     cursor = cursor_of(second.cursor)
     assert cursor is not None
     assert values(reader(results, at=cursor).take()) == [2, 3]
+
+
+def test_a_cursor_within_a_frame_leads_to_the_rest_of_it() -> None:
+    results = Results("e")
+    results.publish(rows(0, 1))
+    results.publish(rows(2, 3, 4, 5), np.array([7, 9, 7, 9]))
+    results.publish(rows(6))
+    for not_before_us, wanted in ((MIN_US, [0, 1, 2, 3, 4, 5, 6]), (8, [0, 1, 3, 5, 6])):
+        frames = results.read(META, Cursor("e", 0, 0), on_lag="drop", not_before_us=not_before_us).take()
+        assert values(frames) == wanted
+        large = frames[2]
+        assert isinstance(large, RowsFrame)
+        for taken in range(1, large.table.num_rows + 1):
+            place = cursor_of(cursor_within(large, taken) or "")
+            assert place is not None
+            again = results.read(META, place, on_lag="drop", not_before_us=not_before_us).take()
+            assert values(again) == wanted[2 + taken :]
 
 
 def test_what_is_no_cursor_is_none() -> None:

@@ -132,7 +132,8 @@ def test_listing_and_one_query(server: Served) -> None:
 
 def test_several_queries_share_one_stream(server: Served) -> None:
     ids = [
-        server.post("/v1/queries", f"SELECT id AS {name} FROM orders", Accept=JSON).json()["id"] for name in ("a", "b")
+        server.post("/v1/queries", f"SELECT id AS {name} FROM orders WHERE id = 5", Accept=JSON).json()["id"]
+        for name in ("a", "b")
     ]
     with server.stream("GET", f"/v1/stream?q={ids[0]}&q={ids[1]}", Accept=EVENTS) as stream:
         assert {json.loads(stream.until("meta")["data"])["query"] for _ in ids} == set(ids)
@@ -148,9 +149,9 @@ def test_a_reader_that_leaves_ends_what_only_it_used(server: Served) -> None:
         stream.event()
         id = stream.headers["x-mql-query"]
         assert is_running(server, id)
-    until = time.monotonic() + 1.0
+    until = time.monotonic() + 5.0  # it takes a moment; the machine may be busy
     while is_running(server, id):
-        assert time.monotonic() < until, "the query still runs a second after its reader left"
+        assert time.monotonic() < until, "the query still runs after its reader has left"
 
 
 def is_running(server: Served, id: str) -> bool:

@@ -44,10 +44,22 @@ def test_small_frames_of_one_flush_become_one_event() -> None:
     assert written == b'id: c2\nevent: rows\ndata: [{"n":1},{"n":2}]\n\n'
 
 
-def test_a_large_frame_is_several_events_and_the_last_has_the_cursor() -> None:
-    events = sse().write([(None, rows(*range(1_100)))]).split(b"\n\n")[:-1]
-    assert [event.startswith(b"id: c1\n") for event in events] == [False, False, True]
-    assert [len(json.loads(event.split(b"data: ")[1])) for event in events] == [500, 500, 100]
+def test_a_large_frame_is_several_events_each_with_the_cursor_behind_its_rows() -> None:
+    frames = [(None, rows(1, 2, cursor="e-3.12")), (None, rows(*range(1_100), cursor="e-4.1112"))]
+    events = sse().write(frames).split(b"\n\n")[:-1]
+    assert [event.split(b"\n")[0] for event in events] == [
+        b"id: e-3.12",
+        b"id: e-3.512",
+        b"id: e-3.1012",
+        b"id: e-4.1112",
+    ]
+    assert [len(json.loads(event.split(b"data: ")[1])) for event in events] == [2, 500, 500, 100]
+
+
+def test_a_frame_of_the_newest_rows_has_no_cursor_in_its_midst() -> None:
+    frame = RowsFrame(rows(*range(600)).table, "e-4.5000", counted=0)
+    events = sse().write([(None, frame)]).split(b"\n\n")[:-1]
+    assert [event.startswith(b"id: e-4.5000\n") for event in events] == [False, True]
 
 
 def test_order_between_rows_and_other_frames_is_kept() -> None:
@@ -57,7 +69,8 @@ def test_order_between_rows_and_other_frames_is_kept() -> None:
 
 
 def test_batch_1_is_one_unnamed_event_per_row() -> None:
-    assert sse(single=True).write([(None, rows(1, 2))]) == b'data: {"n":1}\n\nid: c1\ndata: {"n":2}\n\n'
+    written = sse(single=True).write([(None, rows(1, 2, cursor="e-1.2"))])
+    assert written == b'id: e-0.1\ndata: {"n":1}\n\nid: e-1.2\ndata: {"n":2}\n\n'
 
 
 def test_the_last_event_has_an_id_that_ends_reconnects() -> None:

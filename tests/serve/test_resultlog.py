@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from mql.exec.clock import ManualClock
 from mql.exec.frames import Ended, Frame, Gap, Meta, RowsFrame, Seal
+from mql.exec.results import cursor_within
 from server.resultlog import Keep, Length, ResultLog
 
 
@@ -48,6 +49,7 @@ def test_readers_go_on_from_any_cursor_after_a_restart(tmp_path: Path) -> None:
         assert isinstance(frame, RowsFrame)
         if at % 9 == 0:
             assert numbers(all_of(again, frame.cursor)) == list(range(3 * at + 3, 300))
+            assert numbers(all_of(again, cursor_within(frame, 2))) == list(range(3 * at + 2, 300))
     again.close()
 
 
