@@ -180,6 +180,8 @@ def _join(join: Join) -> str:
         text += f" {_bound(join.mantis_seconds, 0)}"
     if join.on is not None:
         text += f" ON {_bound(join.on, 0)}"
+    if join.using:
+        text += f" USING ({', '.join(_name(name) for name in join.using)})"
     return text + _within(join.within)
 
 

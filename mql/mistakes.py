@@ -179,8 +179,8 @@ def _known_mistake(text: str, before: str, word: str, span: Span, accepted: Coll
         )
     if lower in ("union", "intersect", "except") and "_UNION_ALL" in accepted:
         return MqlError(f'"{lower}" is not available', span, "UNION ALL puts the rows of both queries together.")
-    if "using" in (lower, last) and re.search(r"\bjoin\b", before, re.IGNORECASE):
-        return MqlError('"using" is not available in joins', span, "Write ON a.id = b.id, with your own names.")
+    if lower == "natural" or (last == "natural" and lower == "join"):
+        return MqlError('"natural" is not available in joins', span, "Name what both sides have: JOIN b USING (id).")
     if lower == "offset" and re.search(r"\blimit\s+\S+$", before[-WORD_LENGTH_MAX:], re.IGNORECASE):
         return MqlError('"limit" has no "offset"', span, "A stream has no pages; take the first rows with LIMIT alone.")
     if last == "over" and lower in ("partition", "order"):

@@ -391,8 +391,18 @@ class _Builder:
         words, right, on, within = kids
         kind, asof = _join_kind(words)
         if on is None and kind != "cross":
-            raise MqlError('"join" needs a condition', _span_of(words), "Add ON a.id = b.id, with your own names.")
-        return Join(kind, right, on, within, asof, None, span)
+            hint = "Add ON a.id = b.id or USING (id), with your own names."
+            raise MqlError('"join" needs a condition', _span_of(words), hint)
+        if isinstance(on, tuple):
+            return Join(kind, right, None, within, asof, using=on, span=span)
+        return Join(kind, right, on, within, asof, span=span)
+
+    def shared(self, kids: Kids, span: Span) -> tuple[str, ...]:
+        names = tuple(self.name(kid) for kid in kids)
+        twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+        if twice is not None:
+            raise MqlError(f'"{twice}" is named twice', span, "Name each property once.")
+        return names
 
     def within(self, kids: Kids, span: Span) -> tuple[Expression, Expression]:
         amounts = [self.value(kid) for kid in kids]
@@ -401,7 +411,7 @@ class _Builder:
     def mantis_join(self, kids: Kids, span: Span) -> tuple[Join, ...]:
         words, *rights, seconds, on = kids
         kind, asof = _join_kind(words)
-        return tuple(Join(kind, right, on, None, asof, self.value(seconds), span) for right in rights)
+        return tuple(Join(kind, right, on, None, asof, self.value(seconds), span=span) for right in rights)
 
     # --- the other clauses -----------------------------------------------------------------------
 

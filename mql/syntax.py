@@ -339,7 +339,8 @@ From = SourceRef | SubqueryRef
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """`kind`: inner left right full cross semi anti. `within` is (before, after) in microseconds.
+    """`kind`: inner left right full cross semi anti. `within` is (before, after) in microseconds. `using`: properties
+    that are equal on both sides, in place of `on`.
 
     `mantis_seconds` and `on` alone: the form `join b 5 seconds on e['node']`.
     """
@@ -350,6 +351,7 @@ class Join:
     within: tuple[Expression, Expression] | None = None
     asof: bool = False
     mantis_seconds: Expression | None = None
+    using: tuple[str, ...] = ()
     span: Span = _span()
 
 

@@ -168,12 +168,6 @@ def _bind_query(
     elif "revisions_for" in settings:
         raise MqlError('"revisions_for" is for rows that are revised', query.span, "Add EMIT FINAL WITH REVISIONS.")
     check_order(query, reading.until, window)
-    if emit.kind in ("changes", "every") and not is_grouped(query):
-        raise MqlError(
-            f'"EMIT {emit.kind.upper()}" needs groups',
-            query.emit.span if query.emit else None,
-            "Rows without aggregates are told at once; leave EMIT out, or add an aggregate.",
-        )
     reading.opened.update(dict.fromkeys(opened, read.info.name))
     return emit, columns
 

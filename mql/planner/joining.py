@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mql import syntax
 from mql.catalog import SourceInfo, TableInfo
@@ -61,6 +61,7 @@ class Sides:
     """What is joined so far: the input, the names of its sides and what each is like; `name` of a single one.
 
     `nested`: properties stand under their side's name. Else there is one side, whose properties stand by themselves.
+    `shared`: what properties are that USING named.
     """
 
     input: Input
@@ -71,6 +72,7 @@ class Sides:
     name: str | None
     nested: bool
     calls: Mapping[str, Bound]
+    shared: Mapping[str, Bound] = field(default_factory=dict)
 
 
 def bind_joins(query: syntax.Query, read: Read, reading: Reading, one: One, window: Window, grouped: bool) -> Read:
@@ -88,7 +90,8 @@ def bind_joins(query: syntax.Query, read: Read, reading: Reading, one: One, wind
     told = " join ".join(sides.names)
     first_wins = any(join.mantis_seconds is not None for join in query.joins)
     info = replace(as_one(told, sides.shape, sides.infos), encoding="columns", envelope=())
-    return Read(sides.input, info, frozenset(), {"source": Constant(told, VARCHAR)}, sides.names, first_wins)
+    calls = {"source": Constant(told, VARCHAR)}
+    return Read(sides.input, info, frozenset(), calls, sides.names, first_wins, sides.shared)
 
 
 def _with_join(sides: Sides, join: syntax.Join, reading: Reading, one: One, window: Window, plain: bool) -> Sides:
@@ -107,9 +110,11 @@ def _with_join(sides: Sides, join: syntax.Join, reading: Reading, one: One, wind
         source_name=" join ".join((*sides.names, name)),
         params=reading.names.params,
         sides=(*sides.names, name),
+        shared=sides.shared,
         opened=opened,
     )
-    conditions = _conditions(join, scope, name)
+    shared = [(using, *_shared(using, join, scope, sides, name)) for using in join.using]
+    conditions = _conditions(join, scope, name, [condition for _, condition, _ in shared])
     reading.opened.update(dict.fromkeys(opened, scope.source_name))
     if table is not None:
         _check_table(join, table)
@@ -120,7 +125,8 @@ def _with_join(sides: Sides, join: syntax.Join, reading: Reading, one: One, wind
         how = _how(join, sides, read, reading, window, plain, conditions, name)
         joined = _meeting(sides, read, name, join.kind, conditions, how, reading)
         infos = (*sides.infos, read.info)
-    return replace(sides, input=joined, shape=shape, names=(*sides.names, name), infos=infos, name=None)
+    told = {**sides.shared, **{using: bound for using, _, bound in shared}}
+    return replace(sides, input=joined, shape=shape, names=(*sides.names, name), infos=infos, name=None, shared=told)
 
 
 # --- IN (query), EXISTS (query) ------------------------------------------------------------------------------
@@ -272,13 +278,39 @@ class Split:
     times: tuple[Apply, ...] = ()
 
 
-def _conditions(join: syntax.Join, scope: Scope, right: str) -> Split:
+def _conditions(join: syntax.Join, scope: Scope, right: str, shared: Sequence[Bound]) -> Split:
     if join.mantis_seconds is not None:
         return _of_both(join, scope, right)
+    if shared:
+        return _split(shared, right, join.kind, join.asof)
     if join.on is None:
         return Split((), TRUE, TRUE, TRUE)
     bound = bind_condition(join.on, without_aggregates(scope, "ON"))
     return _split(conjuncts(bound), right, join.kind, join.asof)
+
+
+def _shared(name: str, join: syntax.Join, scope: Scope, sides: Sides, right: str) -> tuple[Bound, Bound]:
+    """`USING (name)`: that both sides are equal, and what the name means behind the join. Event times are compared as an
+    ASOF join does."""
+    known = [side for side in sides.names if scope.shape.type_of((side, name)) is not None]
+    if name not in sides.shared and len(known) > 1:
+        told = " or ".join(f'"{side}.{name}"' for side in known)
+        raise MqlError(f'"{name}" is ambiguous', join.span, f"Write ON with {told}.", code="ambiguous-name")
+    left = sides.shared.get(name)
+    if left is None:
+        left = bind_expression(_property(known[0] if known else sides.names[0], name, join.span), scope)
+    other = bind_expression(_property(right, name, join.span), scope)
+    type = common_type((left.type, other.type))
+    if type is None:
+        raise MqlError(f'"{name}" is {left.type} and {other.type}', join.span, "Write ON with a cast.", code="type-mismatch")
+    left, other = widen(left, type), widen(other, type)
+    comparison = ">=" if join.asof and name in {info.time.path and info.time.path[-1] for info in sides.infos} else "="
+    told_as = {"right": other, "full": Apply("coalesce", (left, other), type)}.get(join.kind, left)
+    return Apply(comparison, (left, other), BOOLEAN), told_as
+
+
+def _property(side: str, name: str, span: Span) -> syntax.Property:
+    return syntax.Property((syntax.Key(side, "tick"), syntax.Key(name, "bracket")), span)
 
 
 def _of_both(join: syntax.Join, scope: Scope, right: str) -> Split:

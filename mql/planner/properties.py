@@ -126,6 +126,8 @@ def _field(name: str, scope: Scope) -> Bound | None:
             return Column((inner, name), found_inside)
     if top is not None:
         return Column((name,), top.type)
+    if name in scope.shared:
+        return scope.shared[name]
     held = {side: scope.shape.type_of((side, name)) for side in scope.sides}
     found = [Column((side, name), type) for side, type in held.items() if type is not None]
     if len(found) > 1 and not scope.first_side_wins:

@@ -90,6 +90,7 @@ class Read:
     calls: Mapping[str, Bound] = field(default_factory=dict)
     sides: tuple[str, ...] = ()
     first_side_wins: bool = False
+    shared: Mapping[str, Bound] = field(default_factory=dict)
 
     def scope(self, params: Mapping[str, object], opened: set[Path]) -> Scope:
         """What the clauses may name."""
@@ -101,6 +102,7 @@ class Read:
             calls=self.calls,
             sides=self.sides,
             first_side_wins=self.first_side_wins,
+            shared=self.shared,
             opened=opened,
         )
 

@@ -26,6 +26,7 @@ class Scope:
     aliases, group keys, columns of a subquery), looked up before the shape if `outputs_first`, else after it.
     `sides`: names of fields of the shape (the sides of a join) under which a bare name is looked up too: an error where
     several have it unless `first_side_wins`; in the last side before the shape's own fields where `sides_first`.
+    `shared`: what a bare name means that several sides have and USING named.
     `calls`: calls without arguments by name (`window_start`, `source` of merged sources). `opened` collects the names
     that an open shape did not know yet.
     """
@@ -37,6 +38,7 @@ class Scope:
     outputs: Mapping[str, Bound] = field(default_factory=dict)
     outputs_first: bool = True
     sides: tuple[str, ...] = ()
+    shared: Mapping[str, Bound] = field(default_factory=dict)
     calls: Mapping[str, Bound] = field(default_factory=dict)
     aggregates: Aggregates | None = None
     opened: set[Path] | None = None

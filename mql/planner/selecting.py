@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
+from itertools import count
+from string import ascii_lowercase, ascii_uppercase
 
 from mql import syntax
 from mql.errors import MqlError, Span, did_you_mean
@@ -33,7 +36,7 @@ def bind_plain(
     if query.anomaly is not None:
         plan = bind_tracking(query, plan, without_aggregates(scope, "ANOMALY"))
     scope, overs = plain_overs(replace(scope, outputs=window_outputs(window)), around, "SELECT")
-    items = select_items(query.select, scope)
+    items = select_items(query.select, scope, TOLD if query.order_by or query.joins else ())
     items = with_window_columns(items, window)
     ordering = replace(scope, outputs={**scope.outputs, **dict(items)}, outputs_first=False)
     qualify = bind_qualify(query, ordering, overs)
@@ -49,13 +52,52 @@ def bind_plain(
     return Project(plan, items), columns if query.anomaly is None else (*columns, ("anomalous", BOOLEAN))
 
 
-def select_items(select: tuple[syntax.SelectItem, ...], scope: Scope) -> tuple[tuple[str, Bound], ...]:
-    """Names and expressions; of two of one name the last one counts, as in the Mantis dialect."""
+def select_items(
+    select: tuple[syntax.SelectItem, ...], scope: Scope, told: Collection[str] = ()
+) -> tuple[tuple[str, Bound], ...]:
+    """Names and expressions; of two of one name the last one counts, as in the Mantis dialect. `told`: names of what
+    comes with rows beside their columns."""
     found: dict[str, Bound] = {}
+    spelled: dict[str, str] = {}
     for item in select:
         for name, bound in _expanded(item, scope):
+            plain = _in_any_case(name)
+            other = spelled.setdefault(plain, name)
+            if other != name or plain in told or plain.startswith(HIDDEN):
+                name = _apart(name, other, item, found)
             found[name] = _presentable(bound)
     return tuple(found.items())
+
+
+def _apart(name: str, other: str, item: syntax.SelectItem, found: Collection[str]) -> str:
+    """Another name for a column, where the engine would take it for an earlier one that differs in letter case alone or
+    for what it tells beside columns. What stands by itself must be given one."""
+    if not _is_several(item.expression):
+        span, hint = item.expression.span, "Give it another name, as in AS other."
+        if other != name:
+            raise MqlError(f'columns "{other}" and "{name}" differ only in letter case', span, hint)
+        raise MqlError(f'"{name}" is told beside the columns of rows', span, hint)
+    known = {_in_any_case(one) for one in found}
+    plain = name.lstrip("_") or "column"
+    return next(told for number in count(1) if _in_any_case(told := f"{plain}_{number}") not in known)
+
+
+def _in_any_case(name: str) -> str:
+    """What the engine takes for the same name."""
+    return name.translate(_LOWER)
+
+
+TOLD = frozenset(("_key", "_revision", "_op", "final"))
+"""What comes with rows that replace earlier ones."""
+HIDDEN = "__"
+"""What the names of columns begin with that the engine alone sees."""
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
+def _is_several(expression: syntax.Expression) -> bool:
+    """Whether it stands for any number of columns: `*`, `e[^'prefix']`."""
+    of_prefix = isinstance(expression, syntax.Property) and isinstance(expression.steps[-1], syntax.Prefix)
+    return of_prefix or isinstance(expression, syntax.Star)
 
 
 def _expanded(item: syntax.SelectItem, scope: Scope) -> list[tuple[str, Bound]]:
@@ -83,13 +125,20 @@ def _of_sides(star: syntax.Star, scope: Scope) -> list[tuple[str, Bound]]:
         assert isinstance(type, StructOf)
         found.extend((side, name, Column((side, name), of)) for name, of in type.fields)
     counts = Counter(name for _, name, _ in found)
+    if star.alias is None and scope.shared:
+        first = {name: next(side for side, of, _ in found if of == name) for name in scope.shared}
+        return [
+            (name if counts[name] == 1 or name in first else f"{side}.{name}", scope.shared.get(name, column))
+            for side, name, column in found
+            if first.get(name, side) == side
+        ]
     if scope.first_side_wins:
         named: dict[str, list[Column]] = {}
         for _, name, column in found:
             named.setdefault(name, []).append(column)
         return [(name, first_known(columns)) for name, columns in named.items()]
     return [
-        (name if counts[name] == 1 else f"{side}.{name}", column)
+        (name if counts[name] == 1 or name in scope.shared else f"{side}.{name}", column)
         for side, name, column in found
         if star.alias in (None, side)
     ]
@@ -145,7 +194,7 @@ def with_window_columns(items: tuple[tuple[str, Bound], ...], window: Window) ->
     told = {bound for _, bound in items}
     if told & {outputs["window_start"], outputs["window_end"]}:
         outputs = {name: bound for name, bound in outputs.items() if name == "window_name" and bound not in told}
-    names = {name for name, _ in items}
+    names = {_in_any_case(name) for name, _ in items}
     return (*((name, bound) for name, bound in outputs.items() if name not in names), *items)
 
 

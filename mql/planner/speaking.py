@@ -23,8 +23,11 @@ def bind_speak(
     if emit is not None and emit.early is not None:
         early = _positive(emit.early, scope)
     if not grouped:
-        kind = "rows" if emit is None or emit.kind == "final" else emit.kind
-        return Speak(plan, kind, every, None)
+        listed = bool(query.order_by) and query.limit is not None and window.kind == "none"
+        if emit is None or emit.kind == "final" or (listed and emit.kind == "changes"):
+            return Speak(plan, "rows", every, None)
+        hint = "Rows without aggregates are told at once; leave EMIT out, or add an aggregate."
+        raise MqlError(f'"EMIT {emit.kind.upper()}" needs groups', emit.span, hint)
     kind = emit.kind if emit is not None else ("changes" if window.kind == "none" else "final")
     if query.anomaly is not None:
         if emit is not None and (kind in ("changes", "every") or early is not None):

@@ -50,7 +50,8 @@ def _join(rng: random.Random, lateness_us: int) -> Draw:
     before, after = rng.choice((0, 1, 5)), rng.choice((0, 2, 30))
     grouped = rng.random() < 0.4 or bool(window)
     alone = kind in ("semi", "anti")
-    text = f"from events as l {kind} join events as r on {' and '.join(mql for mql, _ in on)}"
+    condition = "using (k)" if on == [_KEYS[0]] and rng.random() < 0.7 else f"on {' and '.join(mql for mql, _ in on)}"
+    text = f"from events as l {kind} join events as r {condition}"
     near = f"r.t >= l.t - {before}000000 AND r.t <= l.t + {after}000000"
     if window:
         near = "floor(l.t / 1e7) = floor(r.t / 1e7)"
