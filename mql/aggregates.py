@@ -104,8 +104,11 @@ def _moment(name: str, result: str, doc: str, aliases: tuple[str, ...] = ()) -> 
     return AggregateRow(name, 1, "number", DOUBLE, Fold((_MOMENTS,), result), f"{name}({{0}})", doc, aliases=aliases)
 
 
-def _co_moment(name: str, result: str, doc: str, gives: DataType = DOUBLE) -> AggregateRow:
-    return AggregateRow(name, 2, "number", gives, Fold((_CO_MOMENTS,), result), f"{name}({{0}}, {{1}})", doc)
+def _co_moment(
+    name: str, result: str, doc: str, gives: DataType = DOUBLE, aliases: tuple[str, ...] = ()
+) -> AggregateRow:
+    how, direct = Fold((_CO_MOMENTS,), result), f"{name}({{0}}, {{1}})"
+    return AggregateRow(name, 2, "number", gives, how, direct, doc, aliases=aliases)
 
 
 def _by_order(name: str, pick: str, doc: str) -> AggregateRow:
@@ -372,7 +375,10 @@ AGGREGATES: tuple[AggregateRow, ...] = (
     ),
     _co_moment("covar_pop", "CASE WHEN {p0}.n > 0 THEN {p0}.sp / {p0}.n END", "Covariance of all pairs."),
     _co_moment(
-        "covar_samp", "CASE WHEN {p0}.n > 1 THEN {p0}.sp / ({p0}.n - 1) END", "Covariance of a sample of pairs."
+        "covar_samp",
+        "CASE WHEN {p0}.n > 1 THEN {p0}.sp / ({p0}.n - 1) END",
+        "Covariance of a sample of pairs.",
+        aliases=("covar",),
     ),
     _co_moment("regr_count", "coalesce({p0}.n, 0)::BIGINT", "Pairs in which both are not null.", BIGINT),
     _co_moment("regr_avgx", "CASE WHEN {p0}.n > 0 THEN {p0}.mx END", "Mean of x over the pairs; y comes first."),
@@ -426,13 +432,27 @@ OF_DISTINCT: Mapping[str, Bag] = {
     "count": Bag("count(v)", empty="0"),
     "sum": Bag("sum(v)", empty="0"),
     "list": Bag("list(v ORDER BY v)"),
+    "count_if": Bag("count(*) FILTER (WHERE v)", empty="0"),
     "mode": Bag("min(v)"),
-    **{name: Bag(f"{name}(v)") for name in ("avg", "median", "stddev_samp", "stddev_pop", "var_samp", "var_pop")},
+    "histogram": Bag("map(list(v ORDER BY v), list(1::BIGINT ORDER BY v))"),
+    "top_k": Bag("list(v ORDER BY v)[1:{x}]"),
+    **{
+        name: Bag(f"{name}(v)")
+        for name in ("avg", "median", "stddev_samp", "stddev_pop", "var_samp", "var_pop", "bit_xor")
+    },
+    **{name: Bag("quantile_disc(v, {x})") for name in ("quantile", "quantile_disc", "approx_quantile")},
+    "quantile_cont": Bag("quantile_cont(v, {x})"),
+    **{row.name: Bag(_P_RANK.replace("{0}", "v")) for row in AGGREGATES if row.constant == "fixed"},
 }
 """What DISTINCT makes of an aggregate: each value once."""
 
-UNMOVED_BY_DISTINCT = frozenset(("min", "max", "bool_and", "bool_or", "bit_and", "bit_or"))
-"""Aggregates that do not care how often a value comes. The others take no DISTINCT."""
+UNMOVED_BY_DISTINCT = frozenset(
+    (
+        *("min", "max", "bool_and", "bool_or", "bit_and", "bit_or", "first", "last", "any_value", "arg_min", "arg_max"),
+        "approx_count_distinct",
+    )
+)
+"""Aggregates that do not care how often a value comes. Those of two numbers, and rates, take no DISTINCT."""
 
 OWN = AggregateRow("@own", 1, "any", "same", _by_order("first", "arg_min", "").how, "{0}", "A row's own value.")
 """What a property outside of aggregates is in a sliding window, which has one row for each event. No text names it."""

@@ -149,7 +149,7 @@ def _at_the_end(text: str, before: str, accepted: Collection[str]) -> MqlError:
     last, _ = _last_word(before)
     if last.lower() in ("and", "or", "not") and "NAME" in accepted:
         return MqlError("the query ends too early", end, f'"{last}" needs a condition after it.')
-    return MqlError("the query ends too early", end, _expected(accepted))
+    return _anomaly_without_on(before) or MqlError("the query ends too early", end, _expected(accepted))
 
 
 def _known_mistake(text: str, before: str, word: str, span: Span, accepted: Collection[str]) -> MqlError | None:
@@ -179,8 +179,6 @@ def _known_mistake(text: str, before: str, word: str, span: Span, accepted: Coll
         )
     if lower in ("union", "intersect", "except") and "_UNION_ALL" in accepted:
         return MqlError(f'"{lower}" is not available', span, "UNION ALL puts the rows of both queries together.")
-    if lower == "natural" or (last == "natural" and lower == "join"):
-        return MqlError('"natural" is not available in joins', span, "Name what both sides have: JOIN b USING (id).")
     if lower == "offset" and re.search(r"\blimit\s+\S+$", before[-WORD_LENGTH_MAX:], re.IGNORECASE):
         return MqlError('"limit" has no "offset"', span, "A stream has no pages; take the first rows with LIMIT alone.")
     if last == "over" and lower in ("partition", "order"):
@@ -193,7 +191,20 @@ def _known_mistake(text: str, before: str, word: str, span: Span, accepted: Coll
         return MqlError('"is" needs a test', span, "Write IS NULL, IS NOT NULL, IS TRUE or IS DISTINCT FROM.")
     if lower in _UNITS and last.isdigit():
         return MqlError(unexpected, span, f"A short unit is written without a blank: {last}{word}.")
+    if (without_on := _anomaly_without_on(before)) is not None:
+        return without_on
     return _known_sign(text, before, word, span, accepted) or _missing_comma(before, word, span, accepted)
+
+
+def _anomaly_without_on(before: str) -> MqlError | None:
+    """`ANOMALY cpu USING zscore`, which the grammar takes for the beginning of Mantis' form."""
+    found = re.search(r"\banomaly\s+(?!on\b)(\w+)(\s+\S+){0,2}$", before[-4 * WORD_LENGTH_MAX :], re.IGNORECASE)
+    if found is None:
+        return None
+    at = max(0, len(before) - 4 * WORD_LENGTH_MAX)
+    span = Span(at + found.start(1), at + found.end(1))
+    hint = "Write ANOMALY ON cpu USING zscore; two numbers stand in Mantis' form: anomaly mad cpu 1.0 2.5."
+    return MqlError('"on" is missing after "anomaly"', span, hint)
 
 
 def _known_sign(text: str, before: str, word: str, span: Span, accepted: Collection[str]) -> MqlError | None:

@@ -385,7 +385,12 @@ class _Builder:
         return SubqueryRef(kids[0], self.alias(kids), span)
 
     def alias(self, kids: Kids) -> str | None:
-        return self.name(kids[1]) if len(kids) > 1 and kids[1] is not None else None
+        if len(kids) < 2 or kids[1] is None:
+            return None
+        if str(kids[1]).lower() == "natural":
+            hint = "Name what both sides have: JOIN b USING (id)."
+            raise MqlError('"natural" is not available in joins', _span_of(kids[1]), hint)
+        return self.name(kids[1])
 
     def join(self, kids: Kids, span: Span) -> Join:
         words, right, on, within = kids

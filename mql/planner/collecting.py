@@ -67,7 +67,8 @@ def bind_aggregate(row: AggregateRow, call: syntax.Call, scope: Scope) -> Aggreg
     bound = tuple(_aggregable(row, bind_expression(arg, scope), arg, first=i == 0) for i, arg in enumerate(args))
     type = result_type(row, bound[0].type if bound else None)
     if call.distinct and row.name not in OF_DISTINCT and row.name not in UNMOVED_BY_DISTINCT:
-        raise MqlError(f'"{row.name}" does not take DISTINCT', call.span, f"Write {_example(row)}.")
+        hint = f"Write {_example(row)}, or GROUP BY the values in a query in FROM."
+        raise MqlError(f'"{row.name}" does not take DISTINCT', call.span, hint)
     distinct = call.distinct and row.name in OF_DISTINCT
     return Aggregate(row.name, bound, type, distinct, condition, extra)
 

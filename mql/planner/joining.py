@@ -290,8 +290,8 @@ def _conditions(join: syntax.Join, scope: Scope, right: str, shared: Sequence[Bo
 
 
 def _shared(name: str, join: syntax.Join, scope: Scope, sides: Sides, right: str) -> tuple[Bound, Bound]:
-    """`USING (name)`: that both sides are equal, and what the name means behind the join. Event times are compared as an
-    ASOF join does."""
+    """`USING (name)`: that both sides are equal, and what the name means behind the join. Event times are compared as
+    an ASOF join does."""
     known = [side for side in sides.names if scope.shape.type_of((side, name)) is not None]
     if name not in sides.shared and len(known) > 1:
         told = " or ".join(f'"{side}.{name}"' for side in known)
@@ -302,7 +302,9 @@ def _shared(name: str, join: syntax.Join, scope: Scope, sides: Sides, right: str
     other = bind_expression(_property(right, name, join.span), scope)
     type = common_type((left.type, other.type))
     if type is None:
-        raise MqlError(f'"{name}" is {left.type} and {other.type}', join.span, "Write ON with a cast.", code="type-mismatch")
+        raise MqlError(
+            f'"{name}" is {left.type} and {other.type}', join.span, "Write ON with a cast.", code="type-mismatch"
+        )
     left, other = widen(left, type), widen(other, type)
     comparison = ">=" if join.asof and name in {info.time.path and info.time.path[-1] for info in sides.infos} else "="
     told_as = {"right": other, "full": Apply("coalesce", (left, other), type)}.get(join.kind, left)
