@@ -65,8 +65,9 @@ def check_inner(query: syntax.Query, grouped: bool, reading: Reading) -> None:
     if window is not None and not grouped:
         hint = "Write the WINDOW in the query around it."
         raise MqlError("a window without an aggregate can not stand in an inner query", window.span, hint)
-    if query.limit is not None and (window is None or window.kind not in ("tumbling", "hopping", "cumulate")):
-        hint = "Add WINDOW TUMBLING or HOPPING and an aggregate, or write LIMIT behind the outermost query."
+    cuts = query.limit is not None and (query.group_by or query.distinct or query.order_by or query.limit.per)
+    if query.limit is not None and (window is None or not cuts):
+        hint = "Add a WINDOW, and GROUP BY or ORDER BY; or write LIMIT behind the outermost query."
         raise MqlError("LIMIT in an inner query cuts each of its windows", query.limit.span, hint)
     if grouped and window is None and not reading.ends:
         what = "DISTINCT" if query.distinct and not query.group_by else "an aggregate"

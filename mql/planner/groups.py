@@ -116,8 +116,14 @@ def bind_grouped(
         plan = Filter(plan, qualify)
     if order or query.limit is not None:
         limit = None if query.limit is None else constant_int(query.limit.count, scope, 0)
-        plan = Arrange(plan, order, limit, per, window.kind not in ("none", "session", "sliding"))
+        per_window = window.kind != "none" and (bool(keys or order or per) or not _told_once(query.emit))
+        plan = Arrange(plan, order, limit, per, per_window)
     return Project(plan, shown), tuple((name, bound.type) for name, bound in shown)
+
+
+def _told_once(emit: syntax.Emit | None) -> bool:
+    """Whether each row is final when it is told, so that rows can be counted."""
+    return emit is None or (emit.kind not in ("changes", "every") and emit.early is None and not emit.revisions)
 
 
 def _check_distinct(query: syntax.Query, keys: tuple[Bound, ...], items: set[Bound]) -> None:

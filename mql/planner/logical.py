@@ -471,6 +471,16 @@ def has_times(node: Input) -> bool:
     return all(has_times(one) for one in inputs_of(node))
 
 
+def lie_at_ends(node: Input) -> bool:
+    """Whether all rows are of windows, and so lie in a window's last microsecond."""
+    if isinstance(node, Derived):
+        group = find(node.query, Group)
+        if isinstance(group, Group):
+            return group.window.kind not in ("none", "count", "sliding")
+    inner = inputs_of(node)
+    return bool(inner) and all(lie_at_ends(one) for one in inner)
+
+
 def numbered(nodes: Sequence[Input], first: int | None) -> Iterator[tuple[Input, int | None]]:
     """Inputs that stand side by side, each with the number of its first scan; None where a plan has one scan."""
     for node in nodes:

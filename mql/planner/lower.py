@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import assert_never
 
 from mql.detectors import method_named
@@ -57,6 +58,7 @@ from mql.planner.told import (
     TIME,
     arranging,
     beside,
+    borders_sql,
     is_ordered,
     key_sql,
     order_columns,
@@ -137,8 +139,9 @@ def _rows(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) ->
     sql = rows_sql(parts, kept, told) if parts.over is None else over_flow.raw_rows_sql(parts, kept, late_matters)
     flow = flow.then(SelectRows(sql, sampling, predicate, late, parts.scan.lateness_us, parts.window is not None))
     if parts.over is not None:
-        flow = over_flow.rows(parts, flow)
-        if not over_flow.goes_on(parts):
+        told_together = not over_flow.goes_on(parts)
+        flow = over_flow.rows(parts if parts.limit is None else replace(parts, arrange=None), flow)
+        if told_together and parts.limit is None:
             return flow
     arrange = parts.arrange
     if parts.track is not None:
@@ -146,9 +149,8 @@ def _rows(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) ->
         return flow.gathered(_tracking(parts.track, parts), *limit)
     if arrange is None:
         return flow
-    if not arrange.order and not arrange.per and not arrange.per_window:
-        assert arrange.limit is not None
-        return flow.gathered(TakeFirst(arrange.limit, parts.scan.until.kind != "live"))
+    if parts.limit is not None:
+        return flow.gathered(TakeFirst(parts.limit, parts.scan.until.kind != "live"))
     return flow.gathered(arranging(parts, arrange, None))
 
 
@@ -209,9 +211,12 @@ def _filling(parts: Parts, group: Group, pieces: g.Grouping) -> tuple[OperatorSp
 def after_groups(parts: Parts) -> tuple[OperatorSpec, ...]:
     """What the rows of all groups together go through: the detector, ORDER BY and LIMIT."""
     detect = () if parts.detect is None else (_anomaly(parts, parts.detect),)
+    taken: tuple[OperatorSpec, ...] = ()
+    if parts.limit is not None and parts.window is not None and parts.window.kind != "none":
+        taken, parts = (TakeFirst(parts.limit, False),), replace(parts, arrange=None)
     if parts.over is not None:
-        return (*detect, *over_flow.after_groups(parts))
-    return detect if parts.arrange is None else (*detect, arranging(parts, parts.arrange, None))
+        return (*detect, *over_flow.after_groups(parts), *taken)
+    return (*detect, *taken) if parts.arrange is None else (*detect, arranging(parts, parts.arrange, None))
 
 
 def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | None, late_matters: bool) -> Partial:
@@ -420,11 +425,7 @@ def result_sql(parts: Parts, group: Group) -> str:
     if parts.over is not None:
         return over_flow.raw_groups_sql(parts, group)
     items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
-    inside = (
-        "a"
-        if window.kind == "none"
-        else ("(SELECT *, make_timestamp(ws) AS window_start, make_timestamp(we) AS window_end FROM a)")
-    )
+    inside = "a" if window.kind == "none" else f"(SELECT *, {', '.join(borders_sql(parts))} FROM a)"
     keys = [f"k{i}" for i in range(len(group.keys))]
     place = window_place(window)
     at = ['ws AS "__ws"', 'we AS "__we"', *(PLACE if window.kind == "sliding" else ())]

@@ -15,6 +15,7 @@ from mql.planner.told import (
     PLACE,
     arranging,
     arranging_sql,
+    borders_sql,
     in_windows_sql,
     key_sql,
     order_columns,
@@ -105,7 +106,7 @@ def raw_groups_sql(parts: Parts, group: Group) -> str:
     keys = [f"k{i}" for i in range(len(group.keys))]
     place = [*keys, *window_place(window)]
     having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
-    times = [] if window.kind == "none" else ["make_timestamp(ws) AS window_start", "make_timestamp(we) AS window_end"]
+    times = [] if window.kind == "none" else borders_sql(parts)
     if window.kind == "sliding":
         at = list(PLACE)
     else:

@@ -62,6 +62,13 @@ class Parts:
         return self.windowed.window if self.windowed is not None else None
 
     @property
+    def limit(self) -> int | None:
+        """How many rows there are in all, where LIMIT says that and nothing else decides which."""
+        arrange = self.arrange
+        counts = arrange is not None and not (arrange.order or arrange.per or arrange.per_window)
+        return arrange.limit if arrange is not None and counts else None
+
+    @property
     def patience_us(self) -> int:
         """How far behind its split a window may have ended and still take a row."""
         return self.scan.lateness_us + self.speak.revise_us

@@ -6,7 +6,7 @@ from mql import syntax
 from mql.errors import MqlError
 from mql.planner.binding import Scope, constant_duration
 from mql.planner.groups import is_grouped
-from mql.planner.logical import Input, Logical, Speak
+from mql.planner.logical import Arrange, Input, Logical, Speak, find
 from mql.planner.physical import Start, Window
 
 DEFAULT_EVERY_US = 1_000_000
@@ -49,8 +49,14 @@ def bind_speak(
         and emit is None
         and window.kind not in ("none", "count", "session", "sliding")
     ):
-        early = None if query.windows[0].fill is not None else early_us
+        early = None if query.windows[0].fill is not None or counts_rows(plan) else early_us
     return Speak(plan, kind, every, early if kind == "final" else None)
+
+
+def counts_rows(plan: Logical) -> bool:
+    """Whether LIMIT holds in total, and the query then ends."""
+    arrange = find(plan, Arrange)
+    return isinstance(arrange, Arrange) and not (arrange.order or arrange.per or arrange.per_window)
 
 
 def _ends(plan: Logical) -> bool:
@@ -81,8 +87,3 @@ def check_order(query: syntax.Query, until: Start, window: Window) -> None:
     if query.order_by and query.limit is None and window.kind == "none" and until.kind == "live":
         hint = "Add LIMIT n for a list of the top that is kept up to date, or a WINDOW."
         raise MqlError("ORDER BY over a stream without end needs a LIMIT", query.order_by[0].expression.span, hint)
-    if (query.order_by or query.limit) and window.kind in ("session", "sliding") and until.kind == "live":
-        hint = "Ask a stretch of history for the first of them: SINCE '-1h' UNTIL NOW."
-        raise MqlError(
-            f"{window.kind} windows have no end in common to order or count them by", query.windows[0].span, hint
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mql.planner import windows
-from mql.planner.logical import Arrange, Scan
+from mql.planner.logical import Arrange, Scan, lie_at_ends
 from mql.planner.parts import Parts
 from mql.planner.physical import Arranging, Window
 from mql.planner.sql import expression_sql, quote_identifier, type_sql
@@ -69,6 +69,15 @@ def keeps_top(parts: Parts) -> bool:
     )
 
 
+def borders_sql(parts: Parts) -> list[str]:
+    """The columns that tell a group's window. Where its borders are events that lie in the last microsecond of windows,
+    these windows' ends stand for them."""
+    assert parts.group is not None
+    by_events = parts.group.window.kind in ("session", "sliding", "count")
+    later = " + 1" if by_events and lie_at_ends(parts.scan) else ""
+    return [f"make_timestamp(ws{later}) AS window_start", f"make_timestamp(we{later}) AS window_end"]
+
+
 def window_place(window: Window) -> list[str]:
     """What tells the windows of a group apart."""
     # Where a clock skips a day, two windows may end at once.
@@ -104,15 +113,18 @@ def arranging_sql(parts: Parts, arrange: Arrange, table: str) -> str:
         for i, key in enumerate(arrange.order)
     ]
     ties = (
-        ['"__t"', '"__s"', '"__o"']
+        ['"__t"', '"__s"', '"__o"', *(['"__we"'] if parts.windowed is not None else [])]
         if parts.group is None
         else [f'"__k{i}" NULLS LAST' for i in range(len(parts.group.keys))]
     )
-    if parts.group is not None and parts.group.window.kind in ("count", "session"):
+    if parts.group is not None and parts.group.window.kind != "none":
         ties = ['"__we"', '"__ws"', *ties]
     if parts.group is not None and parts.group.window.kind == "sliding":
         ties = list(PLACE)
-    window = ['"__we"'] if arrange.per_window else []
+    window = []
+    if arrange.per_window:
+        session = parts.group is not None and parts.group.window.kind == "session"
+        window = ['"__we"', '"__ws"'] if session else ['"__we"']
     everything = [*window, *order, *ties] or ["1"]
     sql = f"SELECT * FROM {table}"
     if arrange.limit is not None and (arrange.per or arrange.per_window):

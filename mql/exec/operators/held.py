@@ -23,6 +23,7 @@ class HeldOperator(Base):
         self._held = Pile(session, None)
         self._told_us = MIN_US
         self._next_us = MAX_US
+        self._ready_us = MAX_US
 
     def on_batch(self, batch: Batch) -> Iterable[Item]:
         self.counts.seen += batch.table.num_rows
@@ -37,7 +38,9 @@ class HeldOperator(Base):
     def on_watermark(self, us: int) -> Iterable[Item]:
         if us >= self._next_us:
             yield from self._tell(us)
-        yield Watermark(us - self._spec.ready_us)
+        # What waits for the pace alone is still to be told, and lies before its own watermark.
+        told_us = us if us < self._ready_us else max(self._told_us, self._ready_us - 1)
+        yield Watermark(told_us - self._spec.ready_us)
 
     def on_end(self) -> Iterable[Item]:
         yield from self._tell(MAX_US)
@@ -52,7 +55,7 @@ class HeldOperator(Base):
     def restore(self, state: State) -> None:
         if "held" in state:
             self._held.add(state["held"])
-            self._next_us = MIN_US
+            self._next_us = self._ready_us = MIN_US
         if "numbers" in state:
             self._told_us = max(self._told_us, state["numbers"].column("told")[0].as_py())
 
@@ -66,12 +69,13 @@ class HeldOperator(Base):
             self.counts.emitted += kept.num_rows
             yield Batch(kept)
         self._held.replace(self._run(self._spec.keep, until_us).select(table.column_names).cast(table.schema))
-        self._told_us, self._next_us = until_us, MAX_US
-        self._expect(until_us + self._spec.pace_us)
+        self._told_us, self._next_us, self._ready_us = until_us, MAX_US, MAX_US
+        self._expect(until_us + 1)
 
     def _expect(self, us: int) -> None:
         """Something may be final by then; statements run at the pace of the specification at most."""
         if self._held.rows:
+            self._ready_us = min(self._ready_us, us)
             self._next_us = min(self._next_us, max(us, self._told_us + self._spec.pace_us))
 
     def _run(self, sql: str, until_us: int) -> pa.Table:

@@ -59,5 +59,6 @@ class TakeFirstOperator(Base):
 
     def _first(self, more: pa.Table) -> pa.Table:
         rows = more if self._best is None else pa.concat_tables([self._best, more])
-        order = pc.sort_indices(rows, [(TIME, "ascending"), (SPLIT, "ascending"), (OFFSET, "ascending")])
+        place = [name for name in (TIME, SPLIT, OFFSET, "__we") if name in rows.column_names]
+        order = pc.sort_indices(rows, [(name, "ascending") for name in place])
         return rows.take(order[: self._count])
