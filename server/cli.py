@@ -6,10 +6,10 @@ imported before a command runs, so that `mql --help` answers at once.
 
 from __future__ import annotations
 
-from server.commands import asking, jobs, operating, templates, texts
+from server.commands import artifacts, asking, jobs, operating, templates, texts
 from server.commands.common import main
 
-__all__ = ["asking", "jobs", "main", "operating", "templates", "texts"]
+__all__ = ["artifacts", "asking", "jobs", "main", "operating", "templates", "texts"]
 
 if __name__ == "__main__":
     main()

@@ -22,7 +22,8 @@ from server.delivery import Delivery
 from server.groups import Groups
 from server.job_run import LEAVE_S, LEFT, Outcome, Run, nothing
 from server.job_spec import ALIVE, TRANSITIONS, Spec, has_episodes
-from server.outline import Outline, outline_of, read_outline
+from server.outline import Outline, read_outline
+from server.programs.run import PythonRun
 from server.resultlog import Keep, Length, LogReading, ResultLog
 from server.silences import SILENCED
 from server.sinks import deliveries
@@ -208,6 +209,8 @@ class Job:
         )
 
     def columns(self) -> Sequence[tuple[str, str]]:
+        if self.spec.artifact is not None:
+            return self.outline.columns
         running = self.running
         if running is not None:
             plan = running.execution.plan
@@ -256,7 +259,7 @@ class Job:
         found = read_outline(jobs.directory(self.name))
         if found is None:
             bound = jobs.bound(self.spec)
-            found = outline_of(jobs.engine.plan(bound.query, bound.values), jobs.engine.catalog())
+            found = jobs.outline(self.spec, jobs.engine.plan(bound.query, bound.values))
             found.write(jobs.directory(self.name))
         return found
 
@@ -319,7 +322,7 @@ class Job:
     def _run(self, adopted: Running | None) -> Outcome:
         """One run, from its start to its end, whatever that is."""
         try:
-            return Run(self, adopted).go()
+            return (Run if self.spec.artifact is None else PythonRun)(self, adopted).go()
         except MqlError as error:
             return Outcome("failed", error.message + (f". {error.hint}" if error.hint else ""))
         except Exception as error:

@@ -35,7 +35,8 @@ ALIVE = ("starting", "running", "restarting")
 
 
 class Spec(BaseModel):
-    """A job as it was asked for. Of a template it has the name and version instead of a query."""
+    """A job as it was asked for. Of a template, or of a Python job's artifact, it has the name and version instead of
+    a query."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,6 +44,8 @@ class Spec(BaseModel):
     params: Mapping[str, Any] = Field(default_factory=dict)
     template: str | None = None
     version: int | None = None
+    artifact: str | None = Field(default=None, description="of a Python job: its artifact")
+    artifact_version: str | None = None
     guarantee: Literal["at_most_once", "at_least_once", "exactly_once"] = "at_most_once"
     checkpoint_every: Annotated[Seconds, Field(ge=0.02, le=3_600)] = 1.0
     restart: Literal["on_failure", "never"] = "on_failure"

@@ -21,11 +21,14 @@ from mql.errors import MqlError
 from mql.exec.clock import Clock, SystemClock
 from mql.exec.engine import Engine, Running, reads
 from mql.exec.frames import Ended
+from mql.planner.physical import Plan
 from server.chaining import PREFIX, JobSource, check_cycle, upstreams
 from server.job import Job
 from server.job_spec import ALIVE, Bound, Spec, check_guarantee, check_workers
 from server.keeping import Keeper
-from server.outline import outline_of
+from server.outline import Outline, outline_of
+from server.programs.manifest import outline_of_program, query_values
+from server.programs.shelf import Shelf
 from server.sinks import check_sinks
 from server.store import Store
 from server.templates import parse_template, values_of
@@ -46,6 +49,7 @@ class Jobs:
         self.keeper = keeper
         self.clock = clock or SystemClock()
         self.silences = keeper.silences(self.clock)
+        self.shelf = Shelf(keeper.data_dir / "artifacts")
         self.checkpointing = ThreadPoolExecutor(CHECKPOINTING, "mql-checkpoint")
         self._jobs: dict[str, Job] = {}
         self._guard = threading.RLock()
@@ -117,7 +121,7 @@ class Jobs:
             plan = self.engine.plan(bound.query, bound.values)
             check_workers(spec.workers, self.engine)
             check_guarantee(spec, self.engine, plan)
-            outline = outline_of(plan, self.engine.catalog())
+            outline = self.outline(spec, plan)
             check_sinks(spec.sinks, outline, self.keeper.settings, self.engine)
             check_cycle(name, outline, {job.name: job.outline for job in self._jobs.values() if upstreams(outline)})
             stored = self.store.add_job(name, spec.model_dump(mode="json"), "starting" if start else "stopped")
@@ -167,11 +171,19 @@ class Jobs:
         with self._guard:
             return next((name for name in upstreams(job.outline) if name not in self._jobs), None)
 
+    def outline(self, spec: Spec, plan: Plan) -> Outline:
+        if spec.artifact is None:
+            return outline_of(plan, self.engine.catalog())
+        return outline_of_program(self.shelf.get(spec.artifact, spec.artifact_version).read().program, plan)
+
     def directory(self, name: str) -> Path:
         return self.keeper.data_dir / "jobs" / name
 
     def bound(self, spec: Spec) -> Bound:
-        """The query and its values, of the template where there is one."""
+        """The query and its values, of the template or the artifact where there is one."""
+        if spec.artifact is not None:
+            program = self.shelf.get(spec.artifact, spec.artifact_version).read().program
+            return Bound(program.query, query_values(program, spec.params))
         if spec.template is None:
             assert spec.query is not None
             return Bound(spec.query, spec.params)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -87,6 +87,8 @@ class Template(BaseModel):
     """A query with parameters, and how a job that is made of it runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    HAS_CODE: ClassVar[bool] = False
+    """Whether there is something beside the query that parameters go to."""
 
     name: str = Field(pattern=NAME)
     description: str = Field(default="", max_length=10_000)
@@ -111,6 +113,9 @@ class Template(BaseModel):
         return query
 
 
+Kind = TypeVar("Kind", bound=Template)
+
+
 # --- reading -----------------------------------------------------------------------------------------------
 
 
@@ -126,12 +131,12 @@ def parse_template(data: bytes | str, file: str | None = None) -> Template:
     value = document.value
     if isinstance(value, Mapping) and "mql" in value and "query" not in value:
         value = {("query" if name == "mql" else name): inner for name, inner in value.items()}
-    return checked(value, Written(document, text))
+    return checked(value, Written(document, text), Template)
 
 
 def template_of(value: Any) -> Template:
     """The template of a value that has no text, such as a JSON body."""
-    return checked(value, Written(Document(value), None))
+    return checked(value, Written(Document(value), None), Template)
 
 
 def is_template(value: Any) -> bool:
@@ -165,14 +170,16 @@ class Written:
         return Problem(whole.line + at.line, indent + at.column, whole.path, said)
 
 
-def checked(value: Any, written: Written) -> Template:
+def checked(value: Any, written: Written, kind: type[Kind]) -> Kind:
+    """The template, or what is more than one, that a value says; ConfigError tells all that is wrong with it."""
     document = written.document
     if not isinstance(value, Mapping):
         raise document.error(document.problem((), "must be a mapping with a name and a query"))
     try:
-        template = Template.model_validate(value)
+        template = kind.model_validate(value)
     except ValidationError as error:
-        raise document.error(*in_order(document.problem(*complaint(one)) for one in error.errors())) from None
+        faults = (document.problem(*complaint(one, kind)) for one in error.errors())
+        raise document.error(*in_order(faults)) from None
     problems = [document.problem(where, said) for where, said in wrong_params(template)]
     problems += [document.problem(where, said) for where, said in wrong_sla(template)]
     problems += [written.in_query(error, template.query) for error in wrong_query(template)]
@@ -187,7 +194,7 @@ def in_order(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda one: (one.line, one.column))
 
 
-def complaint(fault: Any) -> tuple[Where, str]:
+def complaint(fault: Any, of: type[Template]) -> tuple[Where, str]:
     where: Where = tuple(part for part in fault["loc"] if part != "[key]")
     kind: str | None = None
     if where[:1] == ("sinks",) and len(where) > 2:  # behind the number stands the kind, which is no part of the text
@@ -196,7 +203,7 @@ def complaint(fault: Any) -> tuple[Where, str]:
     match fault["type"]:
         case "extra_forbidden":
             name = str(where[-1])
-            known = names_at(where[:-1]) if kind is None or len(where) > 3 else KINDS[kind].model_fields
+            known = names_at(where[:-1], of) if kind is None or len(where) > 3 else KINDS[kind].model_fields
             return where, f'unknown setting "{name}". {did_you_mean(name, known) or ""}'.strip()
         case "missing":
             return where, "is missing"
@@ -227,10 +234,10 @@ def complaint(fault: Any) -> tuple[Where, str]:
 LIFE: Mapping[str, type[BaseModel]] = {"sla": Sla, "schedule": Schedule, "limits": Limits, "expect": Expect}
 
 
-def names_at(where: Where) -> Iterable[str]:
+def names_at(where: Where, of: type[Template]) -> Iterable[str]:
     match where:
         case ():
-            return [*Template.model_fields, "mql"]
+            return [*of.model_fields, "mql"]
         case ("params", _):
             return Param.model_fields
         case (("sla" | "schedule" | "limits" | "expect") as part,):
@@ -244,7 +251,7 @@ def wrong_params(template: Template) -> Iterator[tuple[Where, str]]:
     used = names_used(template)
     for name, param in template.params.items():
         where: Where = ("params", name)
-        if used is not None and name not in used:
+        if used is not None and name not in used and not template.HAS_CODE:
             yield where, f"the query does not use ${name}"
         if param.type == "enum" and param.values is None:
             yield where, "an enum needs values: [a, b]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.routes import (
+    artifacts,
     backtests,
     declared_tables,
     groups,
@@ -29,6 +30,7 @@ ROUTES: tuple[Route, ...] = (
     *sources.ROUTES,
     *declared_tables.ROUTES,
     *templates.ROUTES,
+    *artifacts.ROUTES,
     *jobs.ROUTES,
     *job_changes.ROUTES,
     *job_views.ROUTES,

@@ -35,7 +35,7 @@ from server.shared import shared_of
 from server.sinks import AnySink
 from server.stream import Tap, numbers
 from server.templates import NAME as NAME_PATTERN
-from server.templates import SINKS_MAX, BadParams, Label, ParamName, parse_template
+from server.templates import SINKS_MAX, BadParams, Label, ParamName, Template, parse_template
 
 ROWS_MAX = 100_000
 MANY_MAX = 1_000
@@ -100,12 +100,17 @@ class NewJob(HowToRun):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
-class NewJobOfTemplate(HowToRun):
-    """A job of a template; several where `params` is a list. Without a name each gets one."""
+class NewJobs(HowToRun):
+    """Several jobs where `params` is a list. Without a name each gets one."""
 
     name: Name | None = None
-    version: int | None = Field(default=None, ge=1, le=1_000_000)
     params: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=dict)
+
+
+class NewJobOfTemplate(NewJobs):
+    """A job of a template, of its newest version where none is said."""
+
+    version: int | None = Field(default=None, ge=1, le=1_000_000)
 
 
 class Promotion(Said):
@@ -125,6 +130,8 @@ class JobTold(BaseModel):
     guarantee: str
     template: str | None
     version: int | None
+    artifact: str | None
+    artifact_version: str | None
     query: str | None
     params: dict[str, Any]
     labels: dict[str, str]
@@ -232,31 +239,40 @@ async def make_jobs(request: web.Request) -> web.Response:
     shared, jobs = shared_of(request), request.app[JOBS]
     said = NewJobOfTemplate.model_validate(await body_of(request))
     name = request.match_info["name"]
-    many = said.params if isinstance(said.params, list) else [said.params]
-    if not 1 <= len(many) <= MANY_MAX:
-        raise refuse(422, "invalid-body", f"params may be a list of 1 to {MANY_MAX}")
+    check_many(said)
 
     def make() -> list[dict[str, Any]]:
         kept = jobs.store.template(name, said.version)
         if kept is None:
             raise refuse(404, "unknown-template", f'no template "{name[:80]}"', "GET /v1/templates lists them.")
         template = parse_template(kept.text)
-        defaults = {"guarantee": template.guarantee, "owner": template.owner, "sinks": template.sinks}
-        defaults |= {name: getattr(template, name) for name in ("schedule", "limits", "expect", "transient")}
-        common = {**defaults, **said.told(), "labels": {**template.labels, **said.labels}}
-        made: list[Job] = []
-        try:
-            for at, params in enumerate(many):
-                spec = Spec.model_validate({**common, "params": params, "template": name, "version": kept.version})
-                starts = said.starts(spec.schedule)
-                made.append(jobs.create(name_for(name, said.name, at, len(many)), spec, start=starts))
-        except BaseException:
-            for job in made:
-                jobs.delete(job.name)
-            raise
-        return [told(job) for job in made]
+        return make_all(jobs, said, template, {"template": name, "version": kept.version})
 
     return json_answer({"jobs": await shared.call(lambda: refusing(make))}, 201)
+
+
+def check_many(said: NewJobs) -> None:
+    if isinstance(said.params, list) and not 1 <= len(said.params) <= MANY_MAX:
+        raise refuse(422, "invalid-body", f"params may be a list of 1 to {MANY_MAX}")
+
+
+def make_all(jobs: Jobs, said: NewJobs, template: Template, of: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A job for each of the params, or none where one cannot be. `of`: what names the template in a spec."""
+    many = said.params if isinstance(said.params, list) else [said.params]
+    defaults = {"guarantee": template.guarantee, "owner": template.owner, "sinks": template.sinks}
+    defaults |= {name: getattr(template, name) for name in ("schedule", "limits", "expect", "transient")}
+    common = {**defaults, **said.told(), "labels": {**template.labels, **said.labels}, **of}
+    made: list[Job] = []
+    try:
+        for at, params in enumerate(many):
+            spec = Spec.model_validate({**common, "params": params})
+            name = name_for(template.name, said.name, at, len(many))
+            made.append(jobs.create(name, spec, start=said.starts(spec.schedule)))
+    except BaseException:
+        for job in made:
+            jobs.delete(job.name)
+        raise
+    return [told(job) for job in made]
 
 
 def name_for(template: str, asked: str | None, at: int, many: int) -> str:
@@ -431,6 +447,9 @@ async def job_of(request: web.Request) -> Job:
 STATUS = {
     "unknown-job": 404,
     "unknown-template": 404,
+    "unknown-artifact": 404,
+    "artifact-exists": 409,
+    "artifact-in-use": 409,
     "job-exists": 409,
     "wrong-state": 409,
     "conflict": 409,
@@ -460,6 +479,8 @@ def told(job: Job) -> dict[str, Any]:
         "guarantee": spec.guarantee,
         "template": spec.template,
         "version": spec.version,
+        "artifact": spec.artifact,
+        "artifact_version": spec.artifact_version,
         "query": spec.query,
         "params": dict(spec.params),
         "labels": dict(spec.labels),

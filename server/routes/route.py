@@ -65,7 +65,7 @@ class Route:
         """What a token must be good for, where tokens are needed; None: anybody may call."""
         if (self.tag == "page" and self.path != "/") or self.path == "/healthz":
             return None
-        if self.tag == "token" or (self.tag in ("source", "table") and self.method in ("PUT", "DELETE")):
+        if self.tag == "token" or (self.tag in ("source", "table", "artifact") and self.method in ("PUT", "DELETE")):
             return "admin"
         is_asking = self.tag in ("query", "text", "replay") or self.path.endswith((":backtest", ":test"))
         return "read" if self.method == "GET" or is_asking else "write"
