@@ -21,7 +21,7 @@ from mql.planner.binding import (
     constant_number,
 )
 from mql.planner.expressions import Aggregate, Apply, Bound, Convert, Output, conjunction, walk
-from mql.planner.logical import Detect, Logical, Track
+from mql.planner.logical import Detect, Filled, Logical, Track
 from mql.planner.physical import Budget, Explained, Window
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType, ListOf, MapOf, StructOf
 from mql.zones import ZONES
@@ -75,7 +75,7 @@ Finish = Callable[[Bound], Bound]
 @dataclass(frozen=True, slots=True)
 class Grouped:
     """What the clause needs to know of the GROUP BY before it. `add` has one more aggregate computed; `plain` is what
-    an expression over single events may refer to."""
+    an expression over single events may refer to; `filled`: FILL gives rows to groups that are missing."""
 
     keys: tuple[Bound, ...]
     window: Window
@@ -83,6 +83,7 @@ class Grouped:
     finish: Finish
     add: Callable[[Aggregate], Bound]
     plain: Scope
+    filled: Filled | None = None
 
 
 def columns_of(node: syntax.Anomaly) -> Columns:
@@ -139,7 +140,10 @@ def bind_anomaly(
     _check(method, given, options, node, scope, window, limit, warmup, grouped)
     ratio = of is not None or relative
     alone = not ratio and method.takes != "siblings"
-    fills = "skip" not in options and (relative or (alone and _is_zero(value, grouped)))
+    missing = relative or (alone and _is_zero(value, grouped))
+    if grouped.filled is not None and "skip" in options:
+        raise MqlError("SKIP MISSING and FILL do not go together", node.span, "Leave one of them out.")
+    fills = missing and "skip" not in options and _says_zero(grouped.filled)
     silence = method.warmup if warmup is None else warmup
     rearm = _windows(options, "rearm", window, scope)
     return Detect(
@@ -167,6 +171,11 @@ def bind_anomaly(
         explained=_explained(node, options, value, of, scope, grouped),
         budget=_budget(options, scope),
     )
+
+
+def _says_zero(filled: Filled | None) -> bool:
+    """Whether a group that is missing may count as 0: where FILL says something else, it is as FILL says."""
+    return filled is None or filled.value.value == 0
 
 
 def zeros_of(calls: Sequence[Aggregate]) -> tuple[int, ...]:

@@ -205,7 +205,7 @@ def _filled(
     last = "(SELECT max(we) FROM seen_in)"
     if as_live:
         reached = f'SELECT min(t) FROM (SELECT max("__t") AS t FROM {ARRIVED} GROUP BY "__s")'
-        last = f"greatest({last}, ({reached}) - {parts.scan.lateness_us})"
+        last = f"greatest({last}, ({reached}) - {parts.scan.lateness_us + parts.speak.hold_us})"
     return [
         aggregated.replace("a AS (", "seen_in AS (", 1),
         f"seen AS (SELECT {columns}we FROM seen_in WHERE false)",

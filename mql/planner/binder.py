@@ -39,14 +39,13 @@ from mql.planner.physical import Start
 from mql.planner.reading import STATE_BYTES_MAX, Names, Read, Reading, as_one, bind_sources, sources_of
 from mql.planner.sampling import bind_sample
 from mql.planner.selecting import bind_plain
-from mql.planner.speaking import bind_speak, check_order, check_revisions
+from mql.planner.speaking import bind_speak, check_order, check_revisions, revised
 from mql.planner.warming import bounded, scaled, told_after, warmed_since
 from mql.planner.windowing import bind_window, window_outputs
 from mql.schema import BOOLEAN, VARCHAR, DataType, Field, Path, Shape
 
 SETTINGS = ("late", "revisions_for", "state_ttl", "max_keys", "key_ttl", "state_max")
 STATE_TTL_US = 3_600_000_000
-REVISIONS_FOR_US = 3_600_000_000
 SPEED_MAX = 1_000_000
 Columns = tuple[tuple[str, DataType], ...]
 
@@ -164,7 +163,7 @@ def _bind_query(
         reading.warnings.extend(told_of_forgetting(over))
     if query.emit is not None and query.emit.revisions:
         check_revisions(query, query.emit, window)
-        emit = replace(emit, revise_us=settings.get("revisions_for", REVISIONS_FOR_US))
+        emit = revised(query, query.emit, emit, settings.get("revisions_for"))
     elif "revisions_for" in settings:
         raise MqlError('"revisions_for" is for rows that are revised', query.span, "Add EMIT FINAL WITH REVISIONS.")
     check_order(query, reading.until, window)

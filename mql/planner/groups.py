@@ -87,9 +87,10 @@ def bind_grouped(
         per = (Output(window.by, BIGINT), *per)
     below = plan
     detect = None
+    filled = bind_fill(query, window, scope)
     if query.anomaly is not None:
         plain = replace(without_aggregates(scope, "EXPLAIN BY"), outputs={})
-        grouped = Grouped(keys, window, collector.calls, finish, collector.add, plain)
+        grouped = Grouped(keys, window, collector.calls, finish, collector.add, plain, filled)
         detect = bind_anomaly(query.anomaly, query.emit, below, after, grouped)
         shown = with_columns(shown, columns_of(query.anomaly))
     if overs.calls and query.anomaly is not None:
@@ -105,7 +106,7 @@ def bind_grouped(
         per = tuple(map(estimates.scale, per))
         calls = tuple(finished(call, estimates.scale) for call in calls)
     begins, ends = bind_cuts(query, replace(without_aggregates(scope, "WINDOW"), outputs={}))
-    plan = Group(plan, window, keys, tuple(collector.calls), begins, ends, bind_fill(query, window, scope))
+    plan = Group(plan, window, keys, tuple(collector.calls), begins, ends, filled)
     if having is not None:
         plan = Filter(plan, having)
     if detect is not None:

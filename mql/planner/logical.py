@@ -377,8 +377,8 @@ class Arrange:
 class Speak:
     """When rows are told. `kind`: rows (each at once), final, changes, every. Times in microseconds.
 
-    `revise_us`: for so long after a window has closed, late rows re-open it and its row is told anew. `inner`: rows are
-    told to another query.
+    `revise_us`: for so long after a window has closed, late rows re-open it and its row is told anew. `hold_us`: a
+    window closes so much later, for a detector judges it once. `inner`: rows are told to another query.
     """
 
     input: Logical
@@ -386,6 +386,7 @@ class Speak:
     every_us: int | None
     early_us: int | None
     revise_us: int = 0
+    hold_us: int = 0
     inner: bool = False
 
 
@@ -559,7 +560,8 @@ def show_line(node: Logical) -> str:
             every = "" if node.every_us is None else f" every {show_us(node.every_us)}"
             early = "" if node.early_us is None else f" with early {show_us(node.early_us)}"
             revised = "" if not node.revise_us else f" with revisions for {show_us(node.revise_us)}"
-            return f"emit {node.kind}{every}{early}{revised}"
+            held = "" if not node.hold_us else f" once late rows were waited for {show_us(node.hold_us)}"
+            return f"emit {node.kind}{every}{early}{revised}{held}"
         case _:
             assert_never(node)
 

@@ -295,6 +295,7 @@ def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> 
         early_us=speak.early_us,
         revise_us=speak.revise_us,
         blanks=_blanks(parts, partial),
+        hold_us=speak.hold_us,
     )
 
 

@@ -71,7 +71,7 @@ class Parts:
     @property
     def patience_us(self) -> int:
         """How far behind its split a window may have ended and still take a row."""
-        return self.scan.lateness_us + self.speak.revise_us
+        return self.scan.lateness_us + self.speak.revise_us + self.speak.hold_us
 
 
 def parts_of(top: Logical) -> Parts:

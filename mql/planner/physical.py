@@ -191,6 +191,7 @@ class Final:
     `open` gives what of a state table (as `held`) belongs to windows that end after $until.
     `emit`: final, changes (each changed group every `every_us`), every (all open groups). `early_us`: values before
     their time, marked final=false. `revise_us`: for so long after it closed, a window takes rows and is told anew.
+    `hold_us`: windows close so much later than the watermark passes their end.
     `blanks` give the state's tables without rows. `query`: the key that tells apart the queries that share the plan.
     """
 
@@ -207,6 +208,7 @@ class Final:
     revise_us: int
     blanks: tuple[str, ...]
     query: str = ""
+    hold_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mql import syntax
 from mql.errors import MqlError
 from mql.planner.binding import Scope, constant_duration
@@ -10,6 +12,7 @@ from mql.planner.logical import Arrange, Input, Logical, Speak, find
 from mql.planner.physical import Start, Window
 
 DEFAULT_EVERY_US = 1_000_000
+REVISIONS_FOR_US = 3_600_000_000
 
 
 def bind_speak(
@@ -71,8 +74,17 @@ def check_revisions(query: syntax.Query, emit: syntax.Emit, window: Window) -> N
     if window.kind not in ("tumbling", "hopping", "cumulate", "several") or not is_grouped(query):
         hint = "Add an aggregate and a window such as WINDOW TUMBLING 10s; without a window EMIT CHANGES tells them."
         raise MqlError("REVISIONS needs groups in windows of time", emit.span, hint)
-    if query.anomaly:
-        raise MqlError("ANOMALY can not follow rows that are revised", emit.span, "Leave ANOMALY or REVISIONS out.")
+
+
+def revised(query: syntax.Query, emit: syntax.Emit, speak: Speak, for_us: int | None) -> Speak:
+    """Rows are told anew for so long after their window; a detector, which learns from each window once and whose
+    verdict stands, waits for that long instead."""
+    if query.anomaly is None:
+        return replace(speak, revise_us=REVISIONS_FOR_US if for_us is None else for_us)
+    if for_us is None:
+        hint = "A verdict is given once, after so long: add SETTINGS revisions_for = '30s', or leave REVISIONS out."
+        raise MqlError("ANOMALY WITH REVISIONS has to know how long late rows are waited for", emit.span, hint)
+    return replace(speak, hold_us=for_us)
 
 
 def _positive(node: syntax.Expression, scope: Scope) -> int:

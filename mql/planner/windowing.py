@@ -50,10 +50,9 @@ def bind_fill(query: syntax.Query, window: Window, scope: Scope) -> Filled | Non
     if window.kind not in ("tumbling", "hopping", "cumulate", "several"):
         hint = "Sessions, sliding windows and windows of events are there only where events are."
         raise MqlError("FILL needs windows at fixed times", span, hint)
-    if query.anomaly is not None:
-        raise MqlError("FILL can not stand with ANOMALY", span, "A detector takes counts and sums for 0 by itself.")
     emit = query.emit
-    if emit is not None and (emit.kind != "final" or emit.early is not None or emit.revisions):
+    changes = emit is not None and (emit.kind != "final" or emit.early is not None or emit.revisions)
+    if emit is not None and changes and query.anomaly is None:
         raise MqlError("FILL needs rows that are final", emit.span, "Leave EMIT out.")
     for_us = FILL_FOR_US if node.fill_for is None else constant_duration(node.fill_for, scope)
     if for_us < window.slide or for_us // window.slide > PANES_MAX:

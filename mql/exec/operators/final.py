@@ -82,6 +82,7 @@ class FinalOperator(Base):
         yield roster
 
     def on_watermark(self, us: int) -> Iterable[Item]:
+        us = max(MIN_US, us - self._spec.hold_us)
         if self._windowed and us > self._closed_us:
             yield from self._close(us)
         yield Watermark(us)
