@@ -18,7 +18,7 @@ from mql.planner.composing import check_as_live, check_inner, check_times, first
 from mql.planner.expressions import Constant, conjunction
 from mql.planner.extrapolating import check_extrapolated
 from mql.planner.groups import bind_grouped, is_grouped
-from mql.planner.joining import bind_joins, bind_memberships, memberships, with_source, with_stream_first
+from mql.planner.joining import bind_joins, bind_memberships, memberships, met_in, with_source, with_stream_first
 from mql.planner.logical import (
     Derived,
     Filter,
@@ -129,6 +129,7 @@ def _bind_query(
     arranged = is_grouped(query) or bool(query.order_by or query.limit or query.anomaly or query.windows)
     arranged = arranged or query.qualify is not None or any(calls_over(item.expression) for item in query.select)
     read = bind_joins(query, read, reading, one, window, arranged)
+    window = met_in(read.input, window)
     scope = read.scope(reading.names.params, opened)
     check_times(query, read.input)
     asking, condition = memberships(query.where)

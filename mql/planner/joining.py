@@ -408,12 +408,38 @@ def _how(
         return How("interval", before, after)
     if _alike(sides.input, read.input):
         return How("interval", 0, 0)
-    if window.kind != "none" and has_events(sides.input) and has_events(read.input):
-        if window.kind != "tumbling":
+    if window.kind != "none" and _are_windowed(sides.input, window) and has_events(read.input):
+        if window.kind not in ("tumbling", "hopping", "cumulate"):
+            what = {"count": "windows of events", "several": "several windows at once", "session": "sessions"}
+            told = what.get(window.kind, f"{window.kind} windows")
             hint = "Say how far apart rows may be, as in WITHIN 5m; the windows are then those of the joined rows."
-            raise MqlError(f"a join inside of {window.kind} windows needs a WITHIN", join.span, hint)
+            raise MqlError(f"a join inside of {told} needs a WITHIN", join.span, hint)
         return How("window", window.size, window.size, window=window)
     return _unbounded(join, reading, plain, split)
+
+
+def _are_windowed(node: Input, window: Window) -> bool:
+    """Whether rows lie in windows of the query: events, and what met inside of these windows."""
+    match node:
+        case Joined(how="window"):
+            return node.window == window
+        case Enriched(left):
+            return _are_windowed(left, window)
+        case _:
+            return has_events(node)
+
+
+def met_in(node: Input, window: Window) -> Window:
+    """The query's window over what it reads: rows that met in one of several windows count in that alone."""
+    match node:
+        case Joined(how="window") if window.kind in ("hopping", "cumulate"):
+            return replace(window, single=True)
+        case Enriched(left):
+            return met_in(left, window)
+        case Joined(left=left, kind="semi" | "anti"):
+            return met_in(left, window)
+        case _:
+            return window
 
 
 def _unbounded(join: syntax.Join, reading: Reading, plain: bool, split: Split) -> How:

@@ -8,12 +8,12 @@ alone, or of the left side with what is looked up for it, keeps its own time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mql.planner import windows
 from mql.planner.expressions import Bound, Column, walk
 from mql.planner.grouping import hash_sql
-from mql.planner.logical import Enriched, Joined
+from mql.planner.logical import Enriched, Joined, has_events
 from mql.planner.physical import JOINED_ROWS_MAX, AsofJoin, Join, JoinSide, Window
 from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
 from mql.schema import JSON, VARCHAR, DataType, ListOf, MapOf, Path, Scalar, StructOf
@@ -31,12 +31,14 @@ class Side:
     """One side of a join: its properties as they are called behind it, the keys to be equal, which rows take part.
 
     `name`: what its properties are called by first, behind the join alone; None where they have such names before.
+    `placed`: its rows met in windows already, and lie in the last microsecond of theirs.
     """
 
     columns: tuple[tuple[Path, DataType], ...]
     keys: tuple[Bound, ...]
     name: str | None
     predicate: Bound | None = None
+    placed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Meeting:
 def meeting_of(node: Joined) -> Meeting:
     """The same with what is read of each side."""
     left, right = sides_of(node)
+    if node.how == "window":
+        left = replace(left, placed=not has_events(node.left))
     return Meeting(
         kind=node.kind,
         how=node.how,
@@ -106,6 +110,7 @@ def side_of(meeting: Meeting, port: str, lateness_us: int | None) -> JoinSide:
         None if side.predicate is None else expression_sql(side.predicate, source_column(side)),
         None if lateness_us is None else late_sql(lateness_us),
         lateness_us or 0,
+        repeats=overlap(meeting),
     )
 
 
@@ -130,7 +135,7 @@ def join_of(meeting: Meeting) -> Join | AsofJoin:
         before_us=reach_us(meeting)[0],
         after_us=reach_us(meeting)[1],
         hold_us=hold_us(meeting),
-        floor=meeting.window if is_on_grid(meeting.window) else None,
+        floor=meeting.window if is_on_grid(meeting.window) and not overlap(meeting) else None,
         retracts=meeting.retracts,
         bytes_max=meeting.bytes_max,
     )
@@ -147,20 +152,38 @@ def side_sql(meeting: Meeting, port: str, source: str, only: str = "true") -> st
     columns = [f"{spelled(path)} AS {behind(path)}" for path, _ in side.columns]
     keys = [f"{key_sql(key, spelled)} AS j{i}" for i, key in enumerate(side.keys)]
     conditions = [only] if side.predicate is None else [only, f"({expression_sql(side.predicate, spelled)})"]
-    if meeting.how == "window":
+    if meeting.how == "window" and not overlap(meeting):
         assert meeting.window is not None
         keys.append(f"{windows.pane_sql(meeting.window, TIME)} AS j{len(keys)}")
     alike = [] if key_names(meeting) else [f"{TIME} * 0 AS {ALL}"]
     inside = [*columns, *keys, *alike, *(quote_identifier(name) for name in META)]
     rows = f"SELECT {', '.join(inside)} FROM {source} WHERE {' AND '.join(conditions)}"
+    if overlap(meeting):
+        assert meeting.window is not None
+        names = [*(behind(path) for path, _ in side.columns), *(f"j{i}" for i in range(len(keys)))]
+        rows = _once_per_window_sql(replace(meeting.window, single=side.placed), rows, names, f"j{len(keys)}")
     decided, over = waits_sql(meeting, port)
     names = key_names(meeting)
     return f'SELECT *, {decided} AS "__u", {over} AS "__v", {hash_sql(names)} AS "__h" FROM ({rows})'
 
 
+def _once_per_window_sql(window: Window, rows: str, names: list[str], key: str) -> str:
+    """Rows with these columns once for each window that holds them: `key` tells which, and they lie in its last
+    microsecond. When they happened is kept as __e."""
+    paned = f"SELECT *, {windows.pane_sql(window, TIME)} AS p FROM ({rows})"
+    spread = windows.expanded_sql(window, f"(SELECT * FROM ({paned}) WHERE p IS NOT NULL)")
+    place = ['we - 1 AS "__t"', *(quote_identifier(name) for name in META[1:]), f'{TIME} AS "__e"']
+    return f"SELECT {', '.join([*names, f'we AS {key}', *place])} FROM ({spread})"
+
+
+def overlap(meeting: Meeting) -> bool:
+    """Whether rows meet in windows of which several can hold one."""
+    return meeting.how == "window" and meeting.window is not None and meeting.window.kind != "tumbling"
+
+
 def waits_sql(meeting: Meeting, port: str) -> tuple[str, str]:
     """The watermarks at which no partner of a row can come any more, and at which nobody asks for it any more."""
-    if meeting.how == "asof":
+    if meeting.how == "asof" or overlap(meeting):
         return '"__t" + 1', '"__t" + 1'
     if meeting.how == "window":
         assert meeting.window is not None
@@ -181,7 +204,9 @@ def blank_sql(meeting: Meeting, side: Side) -> str:
     if not key_names(meeting):
         keys.append(f"CAST(NULL AS BIGINT) AS {ALL}")
     columns = [f"CAST(NULL AS {type_sql(stored(type))}) AS {behind(path)}" for path, type in side.columns]
-    numbers = [f'CAST(NULL AS {type}) AS "{name}"' for name, type in BLANK_META]
+    happened = (("__e", "BIGINT"),) if overlap(meeting) else ()
+    meta = (*BLANK_META[: len(META)], *happened, *BLANK_META[len(META) :])
+    numbers = [f'CAST(NULL AS {type}) AS "{name}"' for name, type in meta]
     return f"SELECT {', '.join([*columns, *keys, *numbers])} WHERE false"
 
 
@@ -213,6 +238,8 @@ def reach_us(meeting: Meeting) -> tuple[int, int]:
     """How far before and after a row of the left side partners can lie."""
     if meeting.how != "window":
         return meeting.before_us, meeting.after_us
+    if overlap(meeting):
+        return 0, 0
     assert meeting.window is not None
     longest = meeting.window.size + (0 if meeting.window.zone is None else DAY_US)
     return longest, longest
@@ -221,7 +248,7 @@ def reach_us(meeting: Meeting) -> tuple[int, int]:
 def hold_us(meeting: Meeting) -> int:
     """How far behind the watermark rows can still be told."""
     before, after = reach_us(meeting)
-    if meeting.retracts:
+    if meeting.retracts or overlap(meeting):
         return 0
     if is_on_grid(meeting.window):
         return 0
@@ -243,7 +270,7 @@ def joined_sql(meeting: Meeting, kind: str, left: str, right: str) -> str:
     if kind in ("semi", "anti"):
         told = alone_columns(meeting, "l")
         return f"SELECT {', '.join(told)} FROM {left} l {kind.upper()} JOIN {right} r ON {single_sql(meeting)}"
-    columns = [*side_columns(meeting.left, "l"), *side_columns(meeting.right, "r"), *met_meta("l", "r")]
+    columns = [*side_columns(meeting.left, "l"), *side_columns(meeting.right, "r"), *both_meta(meeting)]
     columns += key_of(meeting, place_sql("l", "r"))
     word = "" if kind == "inner" else f"{kind.upper()} "
     return f"SELECT {', '.join(columns)} FROM {left} l {word}JOIN {right} r ON {condition_sql(meeting)}"
@@ -268,7 +295,7 @@ def with_nulls(meeting: Meeting, port: str, rows: str) -> str:
     """Rows of one side as the join gives them."""
     if meeting.kind in ("semi", "anti"):
         return f"SELECT {', '.join(alone_columns(meeting, 'l'))} FROM ({rows}) l"
-    columns = [*side_columns(meeting.left, "l"), *side_columns(meeting.right, "r"), *met_meta("l", "r")]
+    columns = [*side_columns(meeting.left, "l"), *side_columns(meeting.right, "r"), *both_meta(meeting)]
     columns += key_of(meeting, place_sql("l", "r"))
     left, right = (f"({rows}) l", "r") if port == "left" else ("l", f"({rows}) r")
     return f"SELECT {', '.join(columns)} FROM {left} {port.upper()} JOIN {right} ON false"
@@ -397,11 +424,36 @@ def key_sql(key: Bound, spelled: Callable[[Path], str]) -> str:
 
 def alone_columns(meeting: Meeting, table: str) -> list[str]:
     """Rows of the left side by themselves: they keep their place."""
-    return [*side_columns(meeting.left, table), *own_meta(table)]
+    meta = window_meta(meeting, table) if overlap(meeting) else own_meta(table)
+    return [*side_columns(meeting.left, table), *meta]
+
+
+def both_meta(meeting: Meeting) -> list[str]:
+    return window_meta(meeting, "l", "r") if overlap(meeting) else met_meta("l", "r")
 
 
 def own_meta(table: str) -> list[str]:
     return [*(f'{table}."{name}"' for name in META), f'{NEVER_LATE} AS "__m"']
+
+
+def window_meta(meeting: Meeting, *tables: str) -> list[str]:
+    """The same of rows that lie at the ends of the windows that they met in: their place there goes by the time when
+    they happened, in 45 bits, and what tells them apart."""
+    assert meeting.window is not None
+    size = meeting.window.size + (0 if meeting.window.zone is None else DAY_US)
+    end, happened, arrived = (
+        f"greatest({', '.join(f'{table}.{quote_identifier(name)}' for table in tables)})"
+        for name in ("__t", "__e", "__a")
+    )
+    since = f"({happened} - {end} + {size - 1})"
+    places = ", ".join(f'{table}."__s", {table}."__o"' for table in tables)
+    return [
+        f'{end} AS "__t"',
+        f'({since} // 16384)::INTEGER AS "__s"',
+        f'({since} % 16384 * 281474976710656 + (hash({places}) >> 16)::BIGINT) AS "__o"',
+        f'{arrived} AS "__a"',
+        f'{NEVER_LATE} AS "__m"',
+    ]
 
 
 def met_meta(left: str, right: str) -> list[str]:

@@ -625,7 +625,8 @@ def show_window(window: Window) -> str:
             step = "" if window.slide == window.size else f" every {show_us(window.slide)}"
             offset = "" if not window.offset else f" offset {show_us(window.offset)}"
             zone = "" if window.zone is None else f" in {window.zone}"
-            return f"{kind} {show_us(window.size)}{step}{offset}{zone}"
+            met = " that the rows met in" if window.single else ""
+            return f"{kind} {show_us(window.size)}{step}{offset}{zone}{met}"
 
 
 def show_sampled(sampled: Sampled) -> str:

@@ -70,6 +70,7 @@ class Window:
     Windows start at `offset + i * slide` (tumbling: slide = size; cumulate: every `size`, growing by `slide`).
     `pane` is the greatest common divisor: what windows share. `zone`: whose clock they go by, where not by UTC.
     `of`: several windows at once, each with its `name`; the column `by` of grouped rows holds the number of a row's.
+    `single`: each row counts in the first window alone that ends after it, which is the one that it was made for.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class Window:
     by: str = ""
     name: str = ""
     most: int = 0
+    single: bool = False
 
 
 NO_WINDOW = Window("none")
@@ -380,7 +382,8 @@ class Sessions:
 class JoinSide:
     """One input of a join: `sql` gives the rows of the table `batch` as the join takes them: their columns by the names
     that they have behind it, keys j0 j1 …, __t __s __o __a, __u and __v (see `Join`), __h. It asks for `predicate` by
-    itself; rows that are `late` are taken out of the batch before. `port`: which side, left or right.
+    itself; rows that are `late` are taken out of the batch before. `port`: which side, left or right. `repeats`: a row
+    comes once for each of several windows.
     """
 
     port: str
@@ -389,6 +392,7 @@ class JoinSide:
     late: str | None
     lateness_us: int
     sampling: str | None = None
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)

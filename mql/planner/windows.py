@@ -260,7 +260,7 @@ def _first_end(window: Window, pane: str) -> str:
     match window.kind:
         case "tumbling" | "cumulate":
             end = f"({pane} + {window.pane})"
-            return f"least({end}, {_last_end(window, pane)})" if _by_clock_days(window) else end
+            return f"least({end}, {_latest_end(window, pane)})" if _by_clock_days(window) else end
         case "hopping":
             # Ends lie at offset + size + i * slide; the first one at or after the pane's own end.
             last_in_pane = f"({pane} + {window.pane} - 1)"
@@ -270,6 +270,10 @@ def _first_end(window: Window, pane: str) -> str:
 
 
 def _last_end(window: Window, pane: str) -> str:
+    return _first_end(window, pane) if window.single else _latest_end(window, pane)
+
+
+def _latest_end(window: Window, pane: str) -> str:
     match window.kind:
         case "tumbling":
             return f"({pane} + {window.size})"

@@ -48,13 +48,14 @@ def _join(rng: random.Random, lateness_us: int) -> Draw:
     on = [*keys, *rests] or [("true", "true")]
     window = rng.choice((0, 0, 0, 10)) if keys else 0
     before, after = rng.choice((0, 1, 5)), rng.choice((0, 2, 30))
+    hops = bool(window) and rng.random() < 0.5
     grouped = rng.random() < 0.4 or bool(window)
     alone = kind in ("semi", "anti")
     condition = "using (k)" if on == [_KEYS[0]] and rng.random() < 0.7 else f"on {' and '.join(mql for mql, _ in on)}"
     text = f"from events as l {kind} join events as r {condition}"
     near = f"r.t >= l.t - {before}000000 AND r.t <= l.t + {after}000000"
     if window:
-        near = "floor(l.t / 1e7) = floor(r.t / 1e7)"
+        near = "l.ws = r.ws" if hops else "floor(l.t / 1e7) = floor(r.t / 1e7)"
     else:
         text += f" within ({before}s, {after}s)" if before != after or rng.random() < 0.5 else f" within {before}s"
     wheres = rng.sample(_WHERES, rng.choice((0, 0, 1, 2)))
@@ -67,14 +68,20 @@ def _join(rng: random.Random, lateness_us: int) -> Draw:
     word = kind.upper()
     if grouped:
         values = "count(*) as a, min(l.n) as b" if alone else "count(*) as a, min(r.n) as b, count(l.k) as c"
-        text = f"select l.g as k0, {values} {text} window 10s group by l.g"
-        found = f"SELECT l.g AS k0, {values.replace(' as ', ' AS ')}, floor({time} / 1e7)::BIGINT * 10000000 AS ws"
+        text = f"select l.g as k0, {values} {text} window {'hopping 20s every 10s' if hops else '10s'} group by l.g"
+        start = f"floor({time} / 1e7)::BIGINT * 10000000"
+        if hops:
+            start = "l.ws" if alone else "coalesce(l.ws, r.ws)"
+        found = f"SELECT l.g AS k0, {values.replace(' as ', ' AS ')}, {start} AS ws"
+        size = 20_000_000 if hops else 10_000_000
+        first = "floor(t / 1e7)::BIGINT * 10000000"
+        starts = f", unnest([{first} - 10000000, {first}]) AS ws" if hops else ""
 
         def statement(late: str) -> str:
-            side = f"(SELECT *, t * 0 AS one FROM events WHERE {late})"
-            rows = f"{found} FROM {side} l {word} JOIN {side} r ON {condition}{only} GROUP BY k0, ws"
+            side = f"(SELECT *, t * 0 AS one{starts} FROM events WHERE {late})"
+            rows = f"{found} FROM {side} l {word} JOIN {side} r ON {condition}{only} GROUP BY ALL"
             shown = "k0, a, b" if alone else "k0, a, b, c"
-            return f"SELECT make_timestamp(ws), make_timestamp(ws + 10000000), {shown} FROM ({rows})"
+            return f"SELECT make_timestamp(ws), make_timestamp(ws + {size}), {shown} FROM ({rows})"
 
     else:
         items = "l.n as a, l.k as b" if alone else "l.n as a, r.n as b, l.k as c, r.x as d"

@@ -23,7 +23,7 @@ class JoinSideOperator(Base):
     def on_batch(self, batch: Batch) -> Iterable[Item]:
         table = self._intake.take(batch.table)
         rows = self.rows(self._spec.sql, table)
-        self._intake.matched(table, rows.num_rows)
+        self._intake.matched(table, self._intake.count(table) if self._spec.repeats else rows.num_rows)
         self.counts.emitted += rows.num_rows
         if rows.num_rows:
             yield Batch(rows, self._spec.port)
