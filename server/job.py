@@ -22,7 +22,7 @@ from server.delivery import Delivery
 from server.groups import Groups
 from server.job_run import LEAVE_S, LEFT, Outcome, Run, nothing
 from server.job_spec import ALIVE, TRANSITIONS, Spec, has_episodes
-from server.outline import Outline, read_outline
+from server.outline import Outline, forget_outline, read_outline
 from server.programs.run import PythonRun
 from server.resultlog import Keep, Length, LogReading, ResultLog
 from server.silences import SILENCED
@@ -111,8 +111,9 @@ class Job:
             if self.state not in ("completed", "failed"):
                 self._set("paused" if how == "pause" else "stopped", None)
 
-    def become(self, spec: Spec, action: str, why: str) -> None:
-        """Goes on as something else: where it runs, from the checkpoint that it takes now, and readers stay."""
+    def become(self, then: Callable[[], Spec], action: str, why: str, outline: Outline | None = None) -> None:
+        """Goes on as something else: where it runs, from the checkpoint that it takes now, and readers stay. `then`
+        says as what, once it stands still; `outline`: that of its rows, where it is another."""
         with self._guard:
             if self.state == "completed":
                 hint = "Make another job."
@@ -127,9 +128,19 @@ class Job:
                 self.check_is_still()
             runs = self.state in ALIVE  # it may have ended meanwhile, by itself
             try:
+                spec = then()
+                home = self.jobs.directory(self.name)
+                if outline is not None:
+                    forget_outline(home)  # where all ends here, it is made anew of whichever query the job has then
                 self.jobs.store.change_job(self.name, spec.model_dump(mode="json"), action)
                 self.take(spec)
                 self._say("info", why)
+                if outline is not None:
+                    outline.write(home)
+                    self.outline = outline
+                    self.jobs.offer_anew(self)
+                    self.close_sinks()
+                    self.open_sinks()
             finally:
                 if runs:
                     self.begin()
@@ -190,10 +201,10 @@ class Job:
         if thread is not None and thread is not threading.current_thread():
             thread.join(LEAVE_S)
 
-    def change(self, changes: Mapping[str, Any]) -> None:
+    def change(self, spec: Spec) -> None:
         """New labels, owner, restart policy or retention: at once, without a restart."""
         with self._guard:
-            self.take(Spec.model_validate({**self.spec.model_dump(), **changes}))
+            self.take(spec)
             self.jobs.store.change_job(self.name, self.spec.model_dump(mode="json"))
 
     def meta(self) -> Meta:

@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
-from mql.catalog import SourceInfo, TimeRule
 from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoint
 from mql.exec.engine import Options, Running, Subscription
 from mql.exec.family import Member
-from mql.exec.feed import Source
 from mql.exec.frames import Ended, Failed, Frame, Gap, Phase, RowsFrame, Seal, Warn
 from mql.exec.results import cursor_of
 from mql.exec.running import Execution
 from mql.exec.state import Snapshot
-from mql.learn import parse_type
-from mql.planner.physical import SPLITS_MAX
-from mql.schema import Field as Property
+from server.carrying import asked_of, known_by, taken_over
 from server.job_spec import Bound, has_episodes, scale_of
+from server.looks import ends_of, looks_of
 from server.resultlog import Length
 
 if TYPE_CHECKING:
@@ -94,12 +91,10 @@ class Run:
         if last is not None and last.notes.get("done"):
             return Outcome("completed", "its input has ended")
         self.number = 0 if last is None else last.number
-        self.looks = None if last is None else looks_in(last.notes["looks"])
-        snapshot = self._beginning(bound) if last is None else last.snapshot
+        snapshot = self._beginning(bound) if last is None else self._going_on(bound, last)
         assert self.looks is not None
         engine = job.jobs.engine
-        looks = {look["source"]: look for look in self.looks["sources"]}
-        known = {name: as_it_looked(engine.source(name).info, look) for name, look in looks.items()}
+        known = known_by(job.jobs, self.looks)
         # What counts from now (WARMUP FROM HISTORY) goes on counting from when the job first began, and the threshold
         # that was picked then (ALERT BUDGET) stays.
         running = engine.resume(
@@ -131,13 +126,28 @@ class Run:
             self.job.say("info", f"went back to checkpoint {last.number if last else 0}; {again} rows come again")
         self.marked = self.log.length
 
-    def _beginning(self, bound: Bound) -> Snapshot:
-        """Where a job begins that has no checkpoint yet; written as its first, so that it begins there again."""
+    def _going_on(self, bound: Bound, last: Checkpoint) -> Snapshot:
+        """What it knew at its last checkpoint, for what is asked of it now."""
+        anew = self.spec.anew
+        if anew is not None and last.number <= anew.after:
+            self.job.say("info", f"begins without what it knew, reading from: {anew.begin}")
+            return self._beginning(bound, anew.begin, last.snapshot)
+        snapshot, self.looks = taken_over(self.job.jobs, last, self.spec)
+        if last.notes.get("asked") != asked_of(self.spec):
+            self._write(snapshot, self.log.length)
+        return snapshot
+
+    def _beginning(self, bound: Bound, begin: str | None = None, last: Snapshot | None = None) -> Snapshot:
+        """Where a job begins that knows nothing; written as a checkpoint, so that it begins there again. `begin`: now,
+        earliest, or where the `last` checkpoint stands; where left out, as its query says."""
         engine = self.job.jobs.engine
         plan = engine.plan(bound.query, bound.values)
         sources = [engine.source(scan.source) for scan in plan.scans]
-        from_now = plan.scan.since.kind == "live"
-        snapshot = Snapshot(positions=ends_of(sources) if from_now else {})
+        begin = begin or ("now" if plan.scan.since.kind == "live" else "earliest")
+        snapshot = Snapshot(positions=ends_of(sources) if begin == "now" else {})
+        if begin == "checkpoint":
+            assert last is not None
+            snapshot = replace(last, tasks={})
         infos = {source.info.name: source.info for source in sources}
         looks = [looks_of(info) for info in infos.values()]
         self.looks = {"sources": looks, "began_us": self.clock.now_us(), "scale": scale_of(plan)}
@@ -306,6 +316,7 @@ class Run:
     def _write(self, snapshot: Snapshot, length: Length, *, done: bool = False) -> None:
         self.number += 1
         notes = {"log": [length.number, length.rows], "at_us": self.clock.now_us(), "done": done, "looks": self.looks}
+        notes["asked"] = asked_of(self.spec)
         checkpoint = Checkpoint(self.number, snapshot, notes)
         size = self._stored(lambda: self.job.checkpoints.write(checkpoint))
         if self.job.spec.limits.state is not None and size > self.job.spec.limits.state:
@@ -345,37 +356,6 @@ def entries_of(snapshot: Snapshot) -> int:
     """Panes and keys: the longest table of each operator."""
     states = [state for operators in snapshot.tasks.values() for state in operators.values()]
     return sum(max((table.num_rows for table in state.values()), default=0) for state in states)
-
-
-def ends_of(sources: Sequence[Source]) -> dict[int, int]:
-    """Where each of the sources that a plan reads ends now, by split as the plan numbers them."""
-    return {
-        split + scan * SPLITS_MAX: offset
-        for scan, source in enumerate(sources)
-        for split, offset in source.end().items()
-    }
-
-
-def looks_in(kept: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a checkpoint's notes say of what sources looked like; older ones know of a single source."""
-    return kept if "sources" in kept else {**kept, "sources": [kept]}
-
-
-def looks_of(info: SourceInfo) -> Mapping[str, Any]:
-    """What a source looks like now, as JSON: a job keeps to that, for what is learned may change with a restart."""
-    return {
-        "source": info.name,
-        "open": info.shape.open,
-        "fields": [[field.name, str(field.type)] for field in info.shape.fields],
-        "time": [None if info.time.path is None else list(info.time.path), info.time.unit],
-    }
-
-
-def as_it_looked(info: SourceInfo, looks: Mapping[str, Any]) -> SourceInfo:
-    path, unit = looks["time"]
-    fields = tuple(Property(name, parse_type(type)) for name, type in looks["fields"])
-    shape = replace(info.shape, fields=fields, open=looks["open"])
-    return replace(info, shape=shape, time=TimeRule(None if path is None else tuple(path), unit))
 
 
 def nothing() -> None:

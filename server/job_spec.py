@@ -34,6 +34,15 @@ Workers = Annotated[int, Field(ge=1, le=64)]
 ALIVE = ("starting", "running", "restarting")
 
 
+class Anew(BaseModel):
+    """Checkpoints up to `after` are of no use any more: it began without what it knew. `begin`: from where it reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    after: int
+    begin: Literal["checkpoint", "now", "earliest"]
+
+
 class Spec(BaseModel):
     """A job as it was asked for. Of a template, or of a Python job's artifact, it has the name and version instead of
     a query."""
@@ -60,6 +69,7 @@ class Spec(BaseModel):
     expect: Expect = Expect()
     transient: Positive | None = Field(default=None, description="it ends so long after its last reader has left")
     workers: Workers | None = Field(default=None, description="on how many of the server's workers it runs")
+    anew: Anew | None = None
 
     @property
     def keeps_checkpoints(self) -> bool:

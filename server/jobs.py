@@ -117,13 +117,7 @@ class Jobs:
                 raise MqlError("the server is stopping", code="stopping")
             if len(self._jobs) >= JOBS_MAX:
                 raise MqlError(f"there are {JOBS_MAX} jobs already", hint="Delete one.", code="too-many-queries")
-            bound = self.bound(spec)
-            plan = self.engine.plan(bound.query, bound.values)
-            check_workers(spec.workers, self.engine)
-            check_guarantee(spec, self.engine, plan)
-            outline = self.outline(spec, plan)
-            check_sinks(spec.sinks, outline, self.keeper.settings, self.engine)
-            check_cycle(name, outline, {job.name: job.outline for job in self._jobs.values() if upstreams(outline)})
+            outline = self.allowed(name, spec)
             stored = self.store.add_job(name, spec.model_dump(mode="json"), "starting" if start else "stopped")
             shutil.rmtree(self.directory(name), ignore_errors=True)
             outline.write(self.directory(name))
@@ -133,6 +127,24 @@ class Jobs:
         if start:
             job.begin(adopted)
         return job
+
+    def allowed(self, name: str, spec: Spec) -> Outline:
+        """The outline of a job of this name that is asked for so; MqlError where it cannot be."""
+        bound = self.bound(spec)
+        plan = self.engine.plan(bound.query, bound.values)
+        check_workers(spec.workers, self.engine)
+        check_guarantee(spec, self.engine, plan)
+        outline = self.outline(spec, plan)
+        check_sinks(spec.sinks, outline, self.keeper.settings, self.engine)
+        with self._guard:
+            check_cycle(name, outline, {job.name: job.outline for job in self._jobs.values() if upstreams(outline)})
+        return outline
+
+    def offer_anew(self, job: Job) -> None:
+        """Its results have other columns from now on."""
+        with suppress(MqlError):
+            self.engine.drop_source(PREFIX + job.name)
+        self._offer(job)
 
     def job(self, name: str) -> Job:
         with self._guard:

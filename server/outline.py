@@ -57,6 +57,10 @@ def read_outline(home: Path) -> Outline | None:
     return Outline(columns=columns, time=None if time is None else (time[0], time[1]), sources=sources, **told)
 
 
+def forget_outline(home: Path) -> None:
+    (home / FILE).unlink(missing_ok=True)
+
+
 def outline_of(plan: Plan, catalog: Catalog) -> Outline:
     columns = tuple((name, str(type)) for name, type in plan.result.columns)
     specs: list[OperatorSpec] = [spec for stage in plan.stages for spec in stage.operators]

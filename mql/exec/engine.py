@@ -274,6 +274,22 @@ class Engine:
             member.on_over = self._forget
         return member
 
+    def recall(
+        self,
+        text: str,
+        params: Mapping[str, Any] | None,
+        known: Mapping[str, SourceInfo],
+        *,
+        now_us: int | None = None,
+        early_us: int | None = None,
+        scale: float | None = None,
+    ) -> Compiled:
+        """The query as it means with sources that look so, at that time: see `resume`."""
+        catalog = self.catalog()
+        catalog = replace(catalog, sources={**catalog.sources, **known})
+        now_us = self._clock.now_us() if now_us is None else now_us
+        return compile_forms(text, catalog, params, now_us=now_us, early_us=early_us, scale=scale)
+
     def resume(
         self,
         snapshot: Snapshot,
@@ -298,10 +314,7 @@ class Engine:
         `now_us`: when that was, and `scale`: what its ALERT BUDGET picked then.
         """
         if known or now_us is not None:
-            catalog = self.catalog()
-            catalog = replace(catalog, sources={**catalog.sources, **(known or {})})
-            now_us = self._clock.now_us() if now_us is None else now_us
-            compiled = compile_forms(text, catalog, params, now_us=now_us, early_us=options.early_us, scale=scale)
+            compiled = self.recall(text, params, known or {}, now_us=now_us, early_us=options.early_us, scale=scale)
         else:
             compiled = self._compile(text, params, options.early_us)
         plan = compiled.plan

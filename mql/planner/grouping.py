@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,12 @@ from mql.aggregates import OF_DISTINCT, AggregateRow, Bag, Fold, Partial, aggreg
 from mql.planner import windows
 from mql.planner.expressions import Aggregate
 from mql.planner.logical import Group
-from mql.planner.physical import Window
+from mql.planner.physical import Kept, Window
 from mql.planner.sql import constant_sql, expression_sql, type_sql
 from mql.schema import BIGINT
 
 PLACE = 'row("__t", "__s", "__o")'
+_VALUE, _PARTIAL = re.compile(r"\bx(\d+)\b"), re.compile(r"\bf(\d+)\b")
 REVERSED_PLACE = 'row(-"__t", -"__s", -"__o")'
 
 
@@ -104,6 +106,21 @@ def grouping(group: Group) -> Grouping:
         tuple(bag_of),
         tuple(empty),
     )
+
+
+def kept_by(pieces: Grouping) -> Kept:
+    """What the state of these pieces means, apart from how its columns are numbered."""
+
+    def told(sql: str) -> str:
+        return _VALUE.sub(lambda found: f"({pieces.values[int(found[1])]})", sql)
+
+    steps = [told(step) for step in pieces.steps]
+    columns = [
+        f"{step} by {_PARTIAL.sub(lambda found: f'({steps[int(found[1])]})', merge)}"
+        for step, merge in zip(steps, pieces.merges, strict=True)
+    ]
+    bags = [f"{told(bag.value)} times {told(bag.count)} by {bag.merge} as {bag.type}" for bag in pieces.bags]
+    return Kept(pieces.keys, tuple(columns), tuple(bags))
 
 
 def base_sql(pieces: Grouping, source: str, where: str | None, extra: Sequence[str]) -> str:

@@ -296,6 +296,7 @@ def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> 
         revise_us=speak.revise_us,
         blanks=_blanks(parts, partial),
         hold_us=speak.hold_us,
+        kept=g.kept_by(pieces),
     )
 
 
@@ -348,6 +349,7 @@ def _counted(
             f"SELECT held.* FROM held JOIN counts ON {_same_keys(pieces, 'held')} "
             f"WHERE held.p >= counts.done + {window.slide - window.size}"
         ),
+        kept=g.kept_by(pieces),
     )
     return select, counting
 

@@ -163,6 +163,17 @@ class RateSample:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What the state of groups means: of `keys` the expressions k0 k1 …, of `columns` what each of f0 f1 … is the
+    partial of, of `bags` which values are counted. So a changed query finds what it needs in what another has kept.
+    """
+
+    keys: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    bags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CountWindows:
     """Windows of a number of events, per group, in event order as the watermark releases rows.
 
@@ -182,6 +193,7 @@ class CountWindows:
     close: str
     done: str
     keep: str
+    kept: Kept = Kept()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +223,7 @@ class Final:
     blanks: tuple[str, ...]
     query: str = ""
     hold_us: int = 0
+    kept: Kept = Kept()
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +389,7 @@ class Sessions:
     close: str
     fold: str
     fold_bags: tuple[str, ...]
+    kept: Kept = Kept()
 
 
 @dataclass(frozen=True, slots=True)

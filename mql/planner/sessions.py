@@ -186,6 +186,7 @@ def merging(group: Group, pieces: g.Grouping, finish: Finish) -> Sessions:
             f"GROUP BY {listed}ws, v"
             for bag in pieces.bags
         ),
+        kept=g.kept_by(pieces),
     )
 
 

@@ -200,20 +200,53 @@ def show(name: str, what: str | None, server: str) -> None:
 
 @job.command()
 @click.argument("name")
+@TEXT
+@FILE
+@PARAM
 @JOBS_AT
+@click.option("--version", type=click.IntRange(1), metavar="N", help="This version of its template.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Run it on so many of the server's workers.")
+@click.option("--discard", is_flag=True, help="Begin without what it knows, where that does not serve any more.")
+@click.option(
+    "--begin", type=click.Choice(("checkpoint", "now", "earliest")), help="Where to read from then [checkpoint]."
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what would become of what it knows.")
 @with_life
 @click.option("--no-schedule", is_flag=True, help="Take its schedule away.")
-def change(name: str, server: str, no_schedule: bool, **life: Any) -> None:
-    """Change a job while it runs: its schedule, labels, owner, limits, what is expected of it."""
+def change(
+    name: str,
+    text: str | None,
+    file: Any,
+    params: Sequence[str],
+    server: str,
+    version: int | None,
+    workers: int | None,
+    discard: bool,
+    begin: str | None,
+    dry_run: bool,
+    no_schedule: bool,
+    **life: Any,
+) -> None:
+    """Change a job: its query, params, schedule, labels, limits. It goes on with what it knows, or says why not."""
     said = life_of(**life) | ({"schedule": None} if no_schedule else {})
+    given = {"version": version, "workers": workers, "begin": begin}
+    said |= {key: told for key, told in given.items() if told is not None}
+    if text is not None or file is not None:
+        said["query"] = query_text(text, file)
+    if params:
+        said["params"] = params_of(params)
+    if discard:
+        said["state"] = "discard"
     if not said:
         raise click.UsageError("Say what is to be different.")
 
     def work() -> int:
         from server.remote import call
 
-        call(server, "PATCH", f"/v1/jobs/{name}", said)
-        click.echo(f"{name} is changed")
+        query = [("dry_run", "true")] if dry_run else None
+        fate = call(server, "PATCH", f"/v1/jobs/{name}", said, query)["change"]
+        told = [*fate["differences"], *(f"cannot: {reason}" for reason in fate["reasons"])]
+        click.echo("\n".join([f"{name} {'would be' if dry_run else 'is'} changed; its state: {fate['state']}", *told]))
         return 0
 
     exit_by(work)

@@ -1,13 +1,19 @@
-"""Jobs that change while they run: what is said of them, and on how many workers they run."""
+"""Jobs that change while they run: what they ask, what is said of them, and on how many workers they run."""
 
 from __future__ import annotations
 
-from aiohttp import web
-from pydantic import Field
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
-from server.job import Job
-from server.job_spec import Workers, check_workers
+from aiohttp import web
+from pydantic import BaseModel, Field
+
+from server.changing import Begin, change
+from server.job_spec import Workers
 from server.life import Expect, Limits, Positive, Schedule
+from server.problems import refuse
+from server.routes.asking import choice
+from server.routes.asking import one_of as word
 from server.routes.jobs import ONE, JobTold, Restart, Said, body_of, job_of, refusing, told
 from server.routes.queries import json_answer
 from server.routes.route import JSON, Answer, Route
@@ -17,8 +23,17 @@ from server.templates import Label, ParamName
 
 
 class Changes(Said):
-    """What may change while a job runs."""
+    """What may change while a job runs. With another query, other params, or another version of its template it goes on
+    with what it knows where that serves (`state: keep`), else it is refused, unless it is told to begin without
+    (`state: discard`): where its last checkpoint stands, now, or with the earliest event."""
 
+    query: str | None = Field(default=None, min_length=1, max_length=65_536)
+    params: dict[str, Any] | None = Field(default=None, description="all of them, instead of those before")
+    version: int | None = Field(default=None, ge=1, le=1_000_000, description="of its template")
+    state: Literal["keep", "discard"] = "keep"
+    begin: Begin | None = Field(default=None, description="from where it reads without its state [checkpoint]")
+    workers: Workers | None = Field(default=None, description="null leaves it to the server")
+    checkpoint_every: Annotated[Seconds, Field(ge=0.02, le=3_600)] | None = None
     labels: dict[ParamName, Label] | None = None
     owner: str | None = Field(default=None, max_length=200)
     restart: Restart | None = None
@@ -37,32 +52,50 @@ class Scale(Said):
     workers: Workers | None
 
 
-NULLABLE = ("owner", "schedule", "transient")
+class FateTold(BaseModel):
+    """What becomes of a job's state. `state`: whole, differs (what is otherwise from now on is in `differences`),
+    cannot (why is in `reasons`), discarded, or none, where it keeps none. `restarts`: it takes another run."""
+
+    state: Literal["whole", "differs", "cannot", "discarded", "none"]
+    differences: list[str]
+    reasons: list[str]
+    restarts: bool
+
+
+class JobChanged(JobTold):
+    """A job, and what has become of its state, or with `dry_run` would."""
+
+    change: FateTold
+
+
+NULLABLE = ("owner", "schedule", "transient", "workers")
+HOW = ("state", "begin")
 
 
 async def change_job(request: web.Request) -> web.Response:
-    """Changes labels, owner, restarts or how long results are kept, while it runs."""
+    """Changes a job, which goes on with what it knows; `?dry_run=true` only tells whether it could."""
     said = Changes.model_validate(await body_of(request))
+    if said.begin is not None and said.state != "discard":
+        raise refuse(422, "invalid-body", "begin is said of a job that begins without its state", "Say state: discard.")
     job = await job_of(request)
-    changes = said.model_dump(exclude_none=True)
+    changes = said.model_dump(exclude_none=True, exclude=set(HOW))
     changes |= {name: None for name in NULLABLE if name in said.model_fields_set and getattr(said, name) is None}
-    await shared_of(request).call(lambda: refusing(lambda: job.change(changes)))
-    return json_answer(await shared_of(request).call(told, job))
+    begin = (said.begin or "checkpoint") if said.state == "discard" else None
+    rehearses = word(request, "dry_run", ("true", "false"), "false") == "true"
+
+    def work() -> dict[str, Any]:
+        fate = refusing(lambda: change(job, changes, begin, rehearses=rehearses), said.query)
+        return {**told(job), "change": asdict(fate)}
+
+    return json_answer(await shared_of(request).call(work))
 
 
 async def scale_job(request: web.Request) -> web.Response:
-    """Goes on with another number of tasks, from where it stands."""
+    """Goes on with another number of tasks, from where it stands: what they know is dealt out anew."""
     said = Scale.model_validate(await body_of(request))
     job = await job_of(request)
-    await shared_of(request).call(lambda: refusing(lambda: scale(job, said.workers)))
+    await shared_of(request).call(lambda: refusing(lambda: change(job, {"workers": said.workers}, action="scale")))
     return json_answer(await shared_of(request).call(told, job))
-
-
-def scale(job: Job, workers: int | None) -> None:
-    """What its tasks know is dealt out anew; nothing is lost and nothing told twice, as far as it promises that."""
-    check_workers(workers, job.jobs.engine)
-    on = "as many workers as the server thinks right" if workers is None else f"{workers} workers"
-    job.become(job.spec.model_copy(update={"workers": workers}), "scale", f"goes on with {on}")
 
 
 ROUTES = (
@@ -72,10 +105,11 @@ ROUTES = (
         change_job,
         "Change a job",
         "job",
-        (Answer(200, "It is changed.", JobTold),),
+        (Answer(200, "It is changed, or could be.", JobChanged),),
+        (choice("dry_run", "`true`: only tell what would become of its state.", ("true", "false")),),
         body=Changes,
         body_types=(JSON,),
-        problems=(404, 422),
+        problems=(404, 409, 422),
         path_notes=ONE,
     ),
     Route(

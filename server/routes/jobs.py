@@ -455,6 +455,8 @@ STATUS = {
     "conflict": 409,
     "too-few-workers": 409,
     "state-not-dealt": 409,
+    "state-not-carried": 409,
+    "results-in-use": 409,
 }
 
 

@@ -84,6 +84,111 @@ def last_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def changed(server: Served, name: str, said: dict[str, Any], query: str = "") -> dict[str, Any]:
+    answer = server.send("PATCH", f"/v1/jobs/{name}{query}", said)
+    assert answer.status == 200, answer.body
+    return dict(answer.json()["change"])
+
+
+def test_a_changed_query_goes_on_with_what_was_kept(tmp_path: Path) -> None:
+    source = MemorySource("events", events(0, 150), bounded=False, time=SECONDS)
+    with served([source], home=tmp_path) as server:
+        server.post("/v1/jobs", {"name": "j", "query": COUNTED, **ONCE})
+        wait_for(lambda: told(server, "j") == counted(150))
+        text = COUNTED.replace("sum(v) AS v", "sum(v) AS v, avg(v) AS mean").replace(" SINCE", " HAVING n > 14 SINCE")
+        fate = changed(server, "j", {"query": text}, "?dry_run=true")
+        assert (fate["state"], fate["restarts"], fate["reasons"]) == ("cannot", True, [NOT_KEPT])
+        kept = COUNTED.replace("count(*) AS n, sum(v) AS v", "sum(v) AS v, count(*) AS n, sum(v) / count(*) AS mean")
+        fate = changed(server, "j", {"query": kept.replace(" SINCE", " HAVING n > 14 SINCE")}, "?dry_run=true")
+        assert fate["state"] == "differs"
+        assert fate["differences"] == ["what is told of groups: SELECT, HAVING, ORDER BY", "columns: more: mean"]
+        assert server.get("/v1/jobs/j").json()["query"] == COUNTED
+        url = f"http://127.0.0.1:{server.port}"
+        done = CliRunner().invoke(main, ["job", "change", "j", text, "--dry-run", "--server", url])
+        assert done.output == f"j would be changed; its state: cannot\ncolumns: more: mean\ncannot: {NOT_KEPT}\n"
+        with server.stream("GET", "/v1/jobs/j/stream", Accept="text/event-stream") as stream:
+            stream.rows(KEYS)
+            fate = changed(server, "j", {"query": kept.replace(" SINCE", " HAVING n > 14 SINCE"), "labels": {"a": "b"}})
+            assert fate["state"] == "differs"
+            source.push(0, events(150, 230))
+            rows = stream.rows(2)
+        # Half of that window was counted by the query before.
+        want = {(k, n, v) for k, n, v in counted(230) - counted(150) if n > 14}
+        assert {(row["k"], row["n"], row["v"]) for row in rows} == want
+        assert all(row["mean"] == row["v"] / row["n"] for row in rows)
+        assert server.get("/v1/jobs/j").json()["labels"] == {"a": "b"}
+    with served([MemorySource("events", events(0, 330), bounded=False, time=SECONDS)], home=tmp_path) as server:
+        wait_for(lambda: len(rows_of(server, "j")) == KEYS + 2 + 2)
+
+
+NOT_KEPT = "it has an aggregate of which nothing was kept so far"
+
+
+def test_a_query_that_what_is_known_does_not_serve_is_refused_or_begins_without_it() -> None:
+    source = MemorySource("events", events(0, 150), bounded=False, time=SECONDS)
+    other = MemorySource("other", events(0, 10), bounded=False, time=SECONDS)
+    with served([source, other]) as server:
+        server.post("/v1/jobs", {"name": "j", "query": COUNTED, **ONCE})
+        wait_for(lambda: told(server, "j") == counted(150))
+        for text, reason in (
+            (COUNTED.replace("10s", "5s"), "its windows are tumbling of 5 s, and were tumbling of 10 s"),
+            (COUNTED.replace("GROUP BY k", "GROUP BY k, v % 2"), "it groups by other keys"),
+            (COUNTED.replace("sum(v)", "max(v)"), NOT_KEPT),
+            (COUNTED.replace("events", "other"), "it reads other instead of events"),
+            ("SELECT k FROM events", "it keeps nothing by other steps than it kept groups in windows"),
+        ):
+            refused = server.send("PATCH", "/v1/jobs/j", {"query": text})
+            assert (refused.status, refused.json()["code"]) == (409, "state-not-carried")
+            assert reason in refused.json()["detail"]
+            assert changed(server, "j", {"query": text}, "?dry_run=true")["reasons"][0] == reason
+        assert server.send("PATCH", "/v1/jobs/j", {"begin": "now"}).status == 422
+        assert server.send("PATCH", "/v1/jobs/j", {"version": 2}).status == 422
+        five = COUNTED.replace("10s", "5s")
+        assert changed(server, "j", {"query": five, "state": "discard"})["state"] == "discarded"
+        source.push(0, events(150, 210))
+        wait_for(lambda: sum(row["n"] for row in rows_of(server, "j")) == 100 + 50)
+        text = COUNTED.replace("events", "other")
+        kept = {"query": text, "state": "discard"}
+        assert server.send("PATCH", "/v1/jobs/j", kept).json()["code"] == "state-not-carried"
+        assert changed(server, "j", {**kept, "begin": "earliest"})["state"] == "discarded"
+        other.push(0, events(10, 110))
+        wait_for(lambda: sum(row["n"] for row in rows_of(server, "j")) == 100 + 50 + 100)
+
+
+TEMPLATE = """
+name: counts
+params:
+  least: {type: number, default: 0}
+query: SELECT k, count(*) AS n FROM events WHERE v >= $least WINDOW 10s LATENESS 0s GROUP BY k
+"""
+
+
+def test_a_job_of_a_template_takes_other_params_and_a_newer_version() -> None:
+    source = MemorySource("events", events(0, 10), bounded=False, time=SECONDS)
+    with served([source]) as server:
+        for text in (TEMPLATE, TEMPLATE.replace("AS n", "AS n, count(*) * 2 AS twice")):
+            server.send("PUT", "/v1/templates/counts", text.encode(), {"Content-Type": "application/yaml"})
+        made = {"name": "j", "params": [{"least": 0}, {"least": 50}], "version": 1, **ONCE}
+        assert server.post("/v1/templates/counts/jobs", made).status == 201
+        for name in ("j-1", "j-2"):
+            wait_for_state(server, name, "running")
+        source.push(0, events(10, 70))
+        wait_for(lambda: server.get("/v1/jobs/j-1/ledger").json()["run"]["in_state"] == 60)
+        fate = changed(server, "j-1", {"params": {"least": 90}})
+        assert (fate["state"], fate["differences"]) == ("differs", [NOW_WHERE])
+        fate = changed(server, "j-2", {"version": 2, "workers": 2})
+        assert (fate["state"], fate["reasons"]) == ("differs", [])
+        source.push(0, events(70, 130))
+        # Of 10 to 70 by the condition before, of the rest by the one since.
+        wait_for(lambda: sum(row["n"] for row in rows_of(server, "j-1")) == 60 + 10)
+        wait_for(lambda: sum(row["twice"] for row in rows_of(server, "j-2")) == 2 * 50)
+        assert server.get("/v1/jobs/j-2").json()["version"] == 2
+        assert server.send("PATCH", "/v1/jobs/j-2", {"query": "SELECT k FROM events"}).json()["code"] == "of-a-template"
+
+
+NOW_WHERE = "WHERE: what it says now holds for events that come from now on"
+
+
 def test_what_cannot_be_scaled_is_told() -> None:
     source = MemorySource("events", events(0, 130), bounded=False, time=SECONDS)
     ended = MemorySource("ended", events(0, 10), time=SECONDS)

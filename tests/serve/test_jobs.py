@@ -14,8 +14,8 @@ from support.serving import Served, served
 from support.waiting import state_of, wait_for, wait_for_state
 
 from server.cli import main
-from server.job_run import as_it_looked, looks_of
 from server.job_spec import TRANSITIONS
+from server.looks import as_it_looked, looks_of
 from sources.http import HttpSource
 from sources.memory import MemorySource
 

@@ -18,7 +18,7 @@ from support.serving import Served, served
 from support.waiting import wait_for, wait_for_state
 
 from mql.catalog import TimeRule
-from server.job_run import looks_in, looks_of
+from server.looks import looks_in, looks_of
 from sources.memory import MemorySource
 
 SECONDS = TimeRule(("ts",), "s")
