@@ -169,7 +169,12 @@ def _events(parts: Parts, as_live: bool, source: str) -> list[str]:
     if sampled is not None and sampled.per_second is not None:
         second = windows.floor_sql('"__t"', 1_000_000)
         rank = f'row_number() OVER (PARTITION BY {second} ORDER BY {sample_hash_sql(sampled)}, "__s", "__o")'
-        source = f"(SELECT * FROM {source} QUALIFY {rank} <= {sampled.per_second})"
+        if as_live:
+            source = f'(SELECT * FROM {source} WHERE {second} + 1000000 > "__m" - {parts.scan.lateness_us})'
+        kept = f"least(count(*) OVER (PARTITION BY {second}), {sampled.per_second})"
+        weight = f', count(*) OVER (PARTITION BY {second})::DOUBLE / {kept} AS "__weight"'
+        columns = f"*{weight if sampled.extrapolate else ''}"
+        source = f"(SELECT {columns} FROM {source} QUALIFY {rank} <= {sampled.per_second})"
     elif sampled is not None:
         condition = sampling_sql(sampled)
         assert condition is not None

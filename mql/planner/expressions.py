@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import assert_never
 
-from mql.schema import BIGINT, BOOLEAN, TIMESTAMP, VARCHAR, DataType, Path
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, TIMESTAMP, VARCHAR, DataType, Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class EventMeta:
-    """What is known of an event beside its properties. `kind`: event_time, arrival_time, split, offset, row_id."""
+    """What is known of an event beside its properties. `kind`: event_time, arrival_time, split, offset, row_id;
+    weight: how many events a sampled one stands for."""
 
     kind: str
 
@@ -35,6 +36,8 @@ class EventMeta:
                 return TIMESTAMP
             case "row_id":
                 return VARCHAR
+            case "weight":
+                return DOUBLE
             case _:
                 return BIGINT
 

@@ -7,6 +7,10 @@ The bounds are those of a score interval (Wilson, 1927), z = 1.96, which stays h
     T / p ± (z · sqrt(Q (1 - p) / p² + (z c / 2)²) + z² c / 2),  c = (1 - p) / p · the usual size, sqrt(Q / C)
 
 of which a count takes its last part upward only, and never lies below what was counted.
+
+A rate keeps the same number of rows of each second, so each row has a weight w of its own: how many rows its second had
+for each that was kept. With the sums of w y, w (w - 1) y² and (w - 1)² y² in place of T / p, of the variance and of c's
+square times C, the bounds are the same.
 """
 
 from __future__ import annotations
@@ -17,11 +21,12 @@ from dataclasses import dataclass
 from mql import syntax
 from mql.errors import NOWHERE, MqlError
 from mql.planner.calls import apply, widen
-from mql.planner.expressions import Aggregate, Apply, Bound, Choose, Constant, Convert, Output, rewrite
+from mql.planner.expressions import Aggregate, Apply, Bound, Choose, Constant, Convert, EventMeta, Output, rewrite
 from mql.planner.logical import Logical, Sample, Sampled
 from mql.schema import BIGINT, DOUBLE, VARCHAR
 
 SCALED = ("count", "count_if", "sum", "rate")
+WEIGHT = EventMeta("weight")
 Z = 1.96
 SHARES = 1_000_000
 Items = tuple[tuple[str, Bound], ...]
@@ -31,7 +36,7 @@ Items = tuple[tuple[str, Bound], ...]
 class Extrapolation:
     """How the aggregates of a query's rows become estimates; `add` takes the aggregates that bounds need."""
 
-    share: float
+    share: float | None
     by: tuple[Bound, ...]
     calls: Sequence[Aggregate]
     add: Callable[[Aggregate], Bound]
@@ -65,23 +70,42 @@ class Extrapolation:
         call = self._call(bound)
         if call is None:
             return bound
-        estimate = _divided(bound, self.share)
+        estimate = self._weighed(call, WEIGHT) if self.share is None else _divided(bound, self.share)
         return _whole("round", estimate) if call.type == BIGINT else estimate
 
+    def _weighed(self, call: Aggregate, weight: Bound) -> Bound:
+        """The sum of what rows add, each times a weight."""
+        name = "rate" if call.name == "rate" else "sum"
+        return self.add(Aggregate(name, (_op("*", weight, _value(call)),), DOUBLE, filter=call.filter))
+
     def _bounds(self, item: Bound, call: Aggregate) -> tuple[Bound, Bound]:
-        total, squares, units = self._sizes(item, call)
-        p = self.share
-        usual = _op("sqrt", _op("/", squares, _op("greatest", units, _number(1))))
-        c = _op("*", usual, _number(Z * (1 - p) / p))
-        variance = _op("*", squares, _number(Z * Z * (1 - p) / (p * p)))
+        if self.share is None:
+            total, estimate, variance, c = self._weighed_sizes(item, call)
+        else:
+            total, squares, units = self._sizes(item, call)
+            p = self.share
+            usual = _op("sqrt", _op("/", squares, _op("greatest", units, _number(1))))
+            c = _op("*", usual, _number(Z * (1 - p) / p))
+            variance = _op("*", squares, _number(Z * Z * (1 - p) / (p * p)))
+            estimate = _divided(total, p)
         half = _op("sqrt", _op("+", variance, _op("*", _op("*", c, c), _number(Z * Z / 4))))
         shift = _op("*", c, _number(Z / 2))
-        estimate = _divided(total, p)
         up = _op("+", estimate, _op("+", half, shift))
         if call.name == "sum":
             return _op("-", estimate, _op("+", half, shift)), up
         down = _op("greatest", _op("-", _op("+", estimate, shift), half), total)
         return _whole("floor", down), _whole("ceil", up)
+
+    def _weighed_sizes(self, item: Bound, call: Aggregate) -> tuple[Bound, Bound, Bound, Bound]:
+        """The aggregate itself, its estimate, z² times the variance, and z times c, where rows have weights."""
+        value, more = _value(call), _op("-", WEIGHT, _number(1))
+        square = _op("*", value, value)
+        spread = self.add(Aggregate("sum", (_op("*", _op("*", WEIGHT, more), square),), DOUBLE, filter=call.filter))
+        usual = self.add(Aggregate("sum", (_op("*", _op("*", more, more), square),), DOUBLE, filter=call.filter))
+        counted = self.add(Aggregate("count", (value,), BIGINT, filter=call.filter))
+        c = _op("sqrt", _op("/", usual, _op("greatest", widen(counted, DOUBLE), _number(1))))
+        variance = _op("*", spread, _number(Z * Z))
+        return widen(item, DOUBLE), self._weighed(call, WEIGHT), variance, _op("*", c, _number(Z))
 
     def _sizes(self, item: Bound, call: Aggregate) -> tuple[Bound, Bound, Bound]:
         """The aggregate itself, the sum of squares of what was sampled as one, and how many of these there were."""
@@ -111,20 +135,15 @@ def extrapolation(
     for clause, name in ((node.anomaly, "ANOMALY"), (_fill(node), "FILL")):
         if clause is not None:
             raise MqlError(f"{name} can not stand with EXTRAPOLATE", span, f"Leave EXTRAPOLATE or {name} out.")
-    share = round((sampled.share or 0) * SHARES) / SHARES
-    if not share:
+    share = None if sampled.share is None else round(sampled.share * SHARES) / SHARES
+    if not share and not sampled.per_second:
         raise MqlError("nothing can be told from an empty sample", span, "Sample more than 0%.")
     return Extrapolation(share, sampled.by, calls, add)
 
 
 def check_extrapolated(node: syntax.Sample, sampled: Sampled, grouped: bool) -> None:
-    """Refuses to extrapolate what has no share, or no counts and sums."""
-    if not sampled.extrapolate:
-        return
-    if sampled.share is None:
-        hint = "Sample a share, such as SAMPLE 5%: how much a rate leaves out differs from second to second."
-        raise MqlError("a rate can not be extrapolated", node.span, hint)
-    if not grouped:
+    """Refuses to extrapolate what has no counts and sums."""
+    if sampled.extrapolate and not grouped:
         raise MqlError("EXTRAPOLATE needs an aggregate", node.span, "Add count(*) or sum(…).")
 
 
@@ -135,7 +154,7 @@ def _fill(node: syntax.Query) -> syntax.Expression | None:
 def _value(call: Aggregate) -> Bound:
     """What a row adds to a count or a sum."""
     one, none = _number(1), Constant(None, DOUBLE)
-    if call.name == "sum":
+    if call.name == "sum" or (call.name == "rate" and call.args):
         return Convert(call.args[0], DOUBLE) if call.args[0].type != DOUBLE else call.args[0]
     if not call.args:
         return one

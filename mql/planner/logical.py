@@ -631,9 +631,9 @@ def show_window(window: Window) -> str:
 
 def show_sampled(sampled: Sampled) -> str:
     by = "" if not sampled.by else " by " + ", ".join(show_bound(item) for item in sampled.by)
-    if sampled.per_second is not None:
-        return f"{sampled.per_second} per second{by}"
     scaled = ", extrapolated" if sampled.extrapolate else ""
+    if sampled.per_second is not None:
+        return f"{sampled.per_second} per second{by}{scaled}"
     return f"{100 * (sampled.share or 0):g} %{by}{scaled}"
 
 

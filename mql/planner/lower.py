@@ -81,8 +81,10 @@ def _query(top: Logical, late_matters: bool, scan: int | None) -> Flow:
     late_matters = late_matters and has_events(parts.scan)
     sampling = None if parts.sampled is None else sampling_sql(parts.sampled)
     if parts.sampled is not None and parts.sampled.per_second is not None:
+        sampled, lateness_us = parts.sampled, parts.scan.lateness_us
+        hashed = sample_hash_sql(sampled)
         flow = flow.gathered(
-            RateSample(parts.sampled.per_second, sample_hash_sql(parts.sampled), parts.scan.lateness_us, late_matters)
+            RateSample(parts.sampled.per_second, hashed, lateness_us, late_matters, sampled.extrapolate)
         )
         sampling = None
     if parts.group is not None:
@@ -312,6 +314,8 @@ def _blanks(parts: Parts, partial: Partial) -> tuple[str, ...]:
     types: list[tuple[str, DataType]] = [(name, BIGINT) for name in ("__t", "__s", "__o", "__a", "__m")]
     types += [(column_name(path), type) for path, type in parts.scan.columns]
     types += beside(parts)
+    if parts.sampled is not None and parts.sampled.per_second is not None and parts.sampled.extrapolate:
+        types.append(("__weight", DOUBLE))
     columns = ", ".join(f"CAST(NULL AS {type_sql(type)}) AS {quote_identifier(name)}" for name, type in types)
     return tuple(f"WITH batch AS (SELECT {columns} WHERE false) {sql}" for sql in (partial.sql, *partial.bags))
 

@@ -154,12 +154,14 @@ class Expand:
 
 @dataclass(frozen=True, slots=True)
 class RateSample:
-    """Keep the `per_second` rows of each second of event time whose hash is smallest; gives decoded batches."""
+    """Keep the `per_second` rows of each second of event time whose hash is smallest; gives decoded batches. `weighs`:
+    each with its __weight, how many rows of its second there were for each that is kept."""
 
     per_second: int
     hash: str
     lateness_us: int
     live: bool
+    weighs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -267,6 +267,7 @@ _META = {
     "arrival_time": 'make_timestamp("__a")',
     "split": 'CAST("__s" AS BIGINT)',
     "offset": '"__o"',
+    "weight": '"__weight"',
     "row_id": """("__s" || '-' || "__o")""",
 }
 

@@ -37,6 +37,24 @@ def test_the_bounds_hold_the_truth(sample: str) -> None:
     assert held["s"] >= 0.9 * len(rows)
 
 
+def test_the_bounds_of_a_rate_hold_the_truth() -> None:
+    events = [{**event, "ts": at / 10, "even": int(str(event["n"])) % 2 == 0} for at, event in enumerate(stream(7))]
+    asked = "even, count(*) AS c, sum(n) AS s, rate(n) AS r FROM events SAMPLE 3 PER SECOND EXTRAPOLATE"
+    query = f"SELECT {asked} WINDOW {WINDOW // 10}s GROUP BY even"
+    rows = list(mql.run(query, events, time="ts"))
+    truth: dict[tuple[int, object], list[int]] = {}
+    for at, event in enumerate(events):
+        truth.setdefault((at // WINDOW, event["even"]), []).append(int(str(event["n"])))
+    held = {"c": 0, "s": 0}
+    for row in rows:
+        values = truth[int(row["window_start"].timestamp()) * 10 // WINDOW, row["even"]]
+        held["c"] += row["c_low"] <= len(values) <= row["c_high"]
+        held["s"] += row["s_low"] <= sum(values) <= row["s_high"]
+        assert row["r"] == pytest.approx(row["s"] / 20, abs=0.1)
+    assert min(held.values()) >= 0.9 * len(rows)
+    assert sum(row["c"] for row in rows) == pytest.approx(EVENTS, rel=0.01)
+
+
 def test_the_estimates_are_right_on_average() -> None:
     events = stream(11)
     query = f"SELECT count(*) AS c, sum(n) AS s FROM events SAMPLE 10% EXTRAPOLATE WINDOW {WINDOW}s"

@@ -16,6 +16,10 @@ from mql.planner.windows import floor_sql
 SECOND_US = 1_000_000
 
 
+SEEN, WEIGHT = "__seen", "__weight"
+"""How many rows of its second one stands for while it is held, the first of them for all; and what it weighs then."""
+
+
 class RateSampleOperator(Base):
     """Holds each second until the watermark has passed it; never more of it than are kept. Gives decoded batches."""
 
@@ -25,11 +29,19 @@ class RateSampleOperator(Base):
         late = f'{second} + {SECOND_US} <= "__m" - {spec.lateness_us}' if spec.live else None
         self._intake = Intake(session, self.counts, None, None, late, spec.lateness_us)
         rank = f'row_number() OVER (PARTITION BY {second} ORDER BY {spec.hash}, "__s", "__o")'
-        self._best = f"SELECT * FROM rows QUALIFY {rank} <= {spec.per_second}"
+        self._weighs = spec.weighs
+        seen = f'CASE {rank} WHEN 1 THEN sum("{SEEN}") OVER (PARTITION BY {second})::BIGINT ELSE 0 END'
+        columns = f'* REPLACE ({seen} AS "{SEEN}")' if spec.weighs else "*"
+        self._best = f"SELECT {columns} FROM rows QUALIFY {rank} <= {spec.per_second}"
+        weight = f'sum("{SEEN}") OVER (PARTITION BY {second})::DOUBLE / count(*) OVER (PARTITION BY {second})'
+        self._weigh = f'SELECT * EXCLUDE ("{SEEN}"), {weight} AS "{WEIGHT}" FROM rows'
         self._held = Pile(session, None)
 
     def on_batch(self, batch: Batch) -> Iterable[Item]:
-        self._held.add(self._intake.take(batch.table))
+        rows = self._intake.take(batch.table)
+        if self._weighs:
+            rows = rows.append_column(SEEN, pa.repeat(pa.scalar(1, pa.int64()), rows.num_rows))
+        self._held.add(rows)
         table = self._held.table()
         if table is not None:
             best = self.rows(self._best, table, "rows")
@@ -68,4 +80,4 @@ class RateSampleOperator(Base):
         if rows.num_rows:
             self._held.drop(over)
             self.counts.emitted += rows.num_rows
-            yield Batch(rows)
+            yield Batch(self.rows(self._weigh, rows, "rows") if self._weighs else rows)
