@@ -30,7 +30,7 @@ class SourceInfo:
     `encoding`: `json` (each event is one JSON text in column `_raw`) or `columns` (events come as Arrow
     columns named as the shape's fields). `bounded`: the source ends by itself. `splits`: how many parts can be
     read side by side, as far as is known. `history`: SINCE can reach back. `envelope`: fields of the shape that
-    are not in `_raw` but come as columns of their own beside it.
+    are not in `_raw` but come as columns of their own beside it. `hidden`: paths that who asks may not read.
     """
 
     name: str
@@ -45,6 +45,7 @@ class SourceInfo:
     history: bool = False
     splits: int = 1
     envelope: tuple[Field, ...] = ()
+    hidden: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from server.routes.replays import REPLAYS
 from server.routes.route import EVENTS, Route
 from server.settings import Settings, check_reach, sources_of, tables_of
 from server.shared import SHARED, Shared
-from server.tokens import FIRST, NewToken
+from server.tokens import FIRST, NewToken, own_grant
 
 log = logging.getLogger("server")
 
@@ -87,6 +87,7 @@ def make_app(engine: Engine, settings: Settings) -> web.Application:
     app[JOBS] = Jobs(engine, app[KEEPER])
     shared.metrics.jobs = lambda: [(job.name, numbers_of(job)) for job in app[JOBS].all()]
     app[TOKENS] = app[KEEPER].tokens()
+    engine.view = lambda catalog: own_grant().seen(catalog)
     app[SCOPES] = {(route.method, route.path): route.scope for route in ROUTES}
     app[SILENCES] = app[JOBS].silences
     for route in ROUTES:

@@ -149,7 +149,7 @@ class Jobs:
     def job(self, name: str) -> Job:
         with self._guard:
             if name not in self._jobs:
-                raise MqlError(f'no job "{name[:80]}"', hint="GET /v1/jobs lists them.", code="unknown-job")
+                raise unknown_job(name)
             return self._jobs[name]
 
     def all(self) -> Sequence[Job]:
@@ -205,6 +205,10 @@ class Jobs:
             raise MqlError(f'no template "{spec.template}"', hint=hint, code="unknown-template")
         template = parse_template(kept.text)
         return Bound(template.query, values_of(template, spec.params))
+
+
+def unknown_job(name: str) -> MqlError:
+    return MqlError(f'no job "{name[:80]}"', hint="GET /v1/jobs lists them.", code="unknown-job")
 
 
 JOBS: web.AppKey[Jobs] = web.AppKey("jobs")

@@ -15,16 +15,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mql.errors import MqlError
 from mql.exec.clock import Clock
+from server.grants import WHOLE, Grant, grant_of
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: Sequence[Scope] = ("read", "write", "admin")
 """Each may do what those before it may: ask and look; change templates, jobs, silences, take events in; the rest."""
 PREFIX = "mql_"
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$"
+Pattern = Annotated[str, Field(pattern=r"^[A-Za-z_*][A-Za-z0-9_.*-]{0,199}$")]
+PathText = Annotated[str, Field(min_length=1, max_length=500)]
 TOKENS_MAX = 1_000
 LOOK_AGAIN_S = 5.0
 """So long a token that another server of the same store has taken away goes on to be taken here."""
@@ -54,7 +57,19 @@ class NewToken(BaseModel):
     scope: Scope = "read"
     expires: datetime | None = Field(default=None, description="from when on it is not taken any more")
     quotas: Quotas = Quotas()
+    sources: Annotated[list[Pattern], Field(min_length=1, max_length=100)] | None = Field(
+        default=None, description="what it may read, by name or pattern: requests, job.*; everything where left out"
+    )
+    hide: dict[Pattern, Annotated[list[PathText], Field(min_length=1, max_length=100)]] = Field(
+        default_factory=dict, max_length=100, description="properties that it may not read, by source or pattern"
+    )
     comment: str = Field(default="", max_length=1_000)
+
+    @model_validator(mode="after")
+    def limits_readers_alone(self) -> NewToken:
+        if self.scope != "read" and (self.sources is not None or self.hide):
+            raise ValueError("sources and hide are for the scope read: what others change runs in the server's name")
+        return self
 
     @field_validator("expires")
     @classmethod
@@ -79,6 +94,7 @@ class Token:
     expires_us: int | None = None
     quotas: Quotas = Quotas()
     comment: str = ""
+    grant: Grant = WHOLE
 
     def may(self, scope: Scope) -> bool:
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
@@ -91,6 +107,8 @@ class Kept(BaseModel):
     expires_us: int | None = None
     quotas: Quotas = Quotas()
     comment: str = ""
+    sources: list[str] | None = None
+    hide: dict[str, list[str]] = Field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -135,8 +153,7 @@ class Tokens:
         found: dict[str, Token] = {}
         for row in self.book.all():
             kept = Kept.model_validate(row["spec"])
-            told = (kept.scope, row["created_us"], kept.expires_us, kept.quotas, kept.comment)
-            found[row["digest"]] = Token(row["name"], row["digest"], *told)
+            found[row["digest"]] = token_of(row["name"], row["digest"], row["created_us"], kept)
         with self._guard:
             self._known, self._loaded_s = found, self.clock.monotonic_s()
 
@@ -172,11 +189,11 @@ class Tokens:
             raise MqlError(f"there are {TOKENS_MAX} tokens already", hint="Delete some.", code="too-many-tokens")
         text = PREFIX + secrets.token_urlsafe(32)
         expires_us = None if said.expires is None else round(said.expires.timestamp() * 1e6)
-        kept = Kept(scope=said.scope, expires_us=expires_us, quotas=said.quotas, comment=said.comment)
+        told = said.model_dump(include={"scope", "comment", "sources", "hide"})
+        kept = Kept(**told, expires_us=expires_us, quotas=said.quotas)
         created_us = self.book.add(said.name, digest_of(text), kept.model_dump(mode="json"))
         self.load()
-        made = Token(said.name, digest_of(text), said.scope, created_us, expires_us, said.quotas, said.comment)
-        return made, text
+        return token_of(said.name, digest_of(text), created_us, kept), text
 
     def delete(self, name: str) -> None:
         """Nobody gets in with it any more. The last admin's goes last."""
@@ -188,6 +205,17 @@ class Tokens:
         if not self.book.drop(name):
             raise MqlError(f'no token "{name[:80]}"', hint="GET /v1/tokens lists them.", code="unknown-token")
         self.load()
+
+
+def token_of(name: str, digest: str, created_us: int, kept: Kept) -> Token:
+    grant = grant_of(kept.sources, kept.hide)
+    return Token(name, digest, kept.scope, created_us, kept.expires_us, kept.quotas, kept.comment, grant)
+
+
+def own_grant() -> Grant:
+    """What may be read by whose request is being answered."""
+    asker = ASKER.get()
+    return WHOLE if asker is None else asker.grant
 
 
 def digest_of(text: str) -> str:

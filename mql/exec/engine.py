@@ -92,6 +92,8 @@ class Engine:
         self._private: tuple[Family, ...] = ()
         self._alone: dict[str, set[Execution]] = {}
         """Which queries run by themselves that could share a plan, by the family that they would be of."""
+        self.view: Callable[[Catalog], Catalog] = everything
+        """What of the catalog may be known to who asks in this context."""
         self._compiled: dict[Any, Compiled] = {}
         self._picks: dict[Any, Picked | None] = {}
         self._threads: set[threading.Thread] = set()
@@ -145,7 +147,7 @@ class Engine:
         with self._guard:
             known = {name: source.info for name, source in self._sources.items()}
             tables = {name: table.info for name, table in self._tables.items()}
-            return Catalog(known, self._default if default is None else default, self._piped, tables)
+        return self.view(Catalog(known, self._default if default is None else default, self._piped, tables))
 
     def dead_letters(self, source: str, n: int = 100) -> Sequence[Mapping[str, Any]]:
         """The newest malformed events: reason, split, offset, arrival_us, text (first 4 KiB)."""
@@ -399,8 +401,11 @@ class Engine:
     ) -> Compiled:
         """Compiled anew where its meaning may have changed: other shapes, or times told from now."""
         catalog = self.catalog(source)
-        versions = tuple((name, info.shape.version, info.bounded) for name, info in sorted(catalog.sources.items()))
-        ready = tuple(name for name, info in sorted(catalog.tables.items()) if info.trouble is None)
+        versions = tuple(
+            (name, info.shape.version, info.bounded, info.hidden) for name, info in sorted(catalog.sources.items())
+        )
+        tables = sorted(catalog.tables.items())
+        ready = tuple((name, info.shape.fields) for name, info in tables if info.trouble is None)
         key = (text, repr(sorted((params or {}).items())), early_us, source, versions, ready)
         found = self._compiled.get(key)
         if found is not None:
@@ -825,6 +830,10 @@ def dealt_to(family: Family, snapshot: Snapshot) -> Snapshot:
     """The snapshot of a query, for as many tasks as its family has."""
     assert family.graph is not None
     return rescaled(snapshot, family.core.plan, [len(stage) for stage in family.graph.stages])
+
+
+def everything(catalog: Catalog) -> Catalog:
+    return catalog
 
 
 def goes_on(not_before_us: int) -> None:

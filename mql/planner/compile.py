@@ -13,6 +13,7 @@ from mql.planner import logical
 from mql.planner.batch import batch_sql
 from mql.planner.binder import BoundQuery, Given, bind
 from mql.planner.digest import digest
+from mql.planner.hidden import check_hidden
 from mql.planner.logical import Derived, Enriched, Input, Joined, Logical, inputs_of
 from mql.planner.lower import after_batch, stages_of
 from mql.planner.needles import needles
@@ -66,6 +67,7 @@ def compile_forms(
     for rule in RULES:
         top = rule(top)
     plan = _plan(text, tree, top, bound)
+    check_hidden(plan.scans, {name: info.hidden for name, info in catalog.sources.items() if info.hidden})
     return Compiled(tree, top, plan, sibling_of(top, plan))
 
 

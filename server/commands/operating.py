@@ -45,13 +45,30 @@ def token() -> None:
 @click.option("--expires", metavar="MOMENT", help="From when on it is not taken any more: 2027-01-31T00:00:00Z.")
 @click.option("--queries", type=click.IntRange(0), metavar="N", help="So many queries at the same time.")
 @click.option("--requests", type=click.IntRange(1), metavar="N", help="So many requests a minute.")
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="What it may read: requests, job.* [all].")
+@click.option("--hide", multiple=True, metavar="SOURCE:PATH", help="A property that it may not read.")
 @click.option("--comment", default="", help="For people.")
 def new_token(
-    name: str, server: str, scope: str, expires: str | None, queries: int | None, requests: int | None, comment: str
+    name: str,
+    server: str,
+    scope: str,
+    expires: str | None,
+    queries: int | None,
+    requests: int | None,
+    sources: Sequence[str],
+    hide: Sequence[str],
+    comment: str,
 ) -> None:
     """Make a token, and print it: it is not told again. The first must be an admin's."""
     quotas = {name: most for name, most in (("queries", queries), ("requests", requests)) if most is not None}
-    said = {"name": name, "scope": scope, "expires": expires, "quotas": quotas, "comment": comment}
+    said: dict[str, Any] = {"name": name, "scope": scope, "expires": expires, "quotas": quotas, "comment": comment}
+    hidden: dict[str, list[str]] = {}
+    for pair in hide:
+        source, colon, path = pair.partition(":")
+        if not (source and colon and path):
+            raise click.BadParameter(f'"{pair}" is not SOURCE:PATH', param_hint="--hide")
+        hidden.setdefault(source, []).append(path)
+    said |= {"sources": list(sources) or None, "hide": hidden}
 
     def work() -> int:
         from server.remote import call

@@ -14,6 +14,7 @@ from server.problems import Problem, Refusal, refuse
 from server.routes.queries import json_answer
 from server.routes.route import JSON, Answer, Route
 from server.shared import Shared, shared_of
+from server.tokens import own_grant
 from sources.declared_tables import declare_table
 from sources.strict_yaml import ConfigError
 from sources.tables import DeclaredTable
@@ -59,7 +60,8 @@ async def list_tables(request: web.Request) -> web.Response:
     """All tables that a query may join."""
     shared = shared_of(request)
     known = await shared.call(shared.engine.tables)
-    return json_answer({"tables": [described(one) for one in known if isinstance(one, DeclaredTable)]})
+    seen = [one for one in known if isinstance(one, DeclaredTable) and own_grant().allows(one.name)]
+    return json_answer({"tables": [described(one) for one in seen]})
 
 
 async def get_table(request: web.Request) -> web.Response:
@@ -114,6 +116,8 @@ async def table_of(request: web.Request) -> DeclaredTable:
     shared = shared_of(request)
     name = request.match_info["name"]
     try:
+        if not own_grant().allows(name):
+            raise MqlError("hidden")
         found = await shared.call(shared.engine.table, name)
     except MqlError:
         raise refuse(404, "unknown-table", f'no table "{name[:80]}"', "GET /v1/tables lists them.") from None

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mql.errors import MqlError
 from server import encode
 from server.problems import Refusal, of_query, refuse
-from server.routes.job_views import job_of
-from server.routes.jobs import body_of
+from server.routes.jobs import body_of, job_of
 from server.routes.queries import json_answer
 from server.routes.route import JSON, Answer, Route
 from server.settings import Seconds

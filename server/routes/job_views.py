@@ -14,9 +14,10 @@ from mql.exec.graph import Graph
 from mql.planner.physical import Plan
 from server.books import CLASSES, added
 from server.job import Job
-from server.jobs import JOBS
 from server.problems import Refusal, of_query
 from server.routes.asking import INT64, count, format_of, format_parameter, number_in
+from server.routes.hidden import check_may_read_all
+from server.routes.jobs import job_of
 from server.routes.queries import json_answer
 from server.routes.route import ARROW, CSV, JSON, LINES, Answer, Route
 from server.routes.tables import table_answer
@@ -94,13 +95,6 @@ class Numbers(BaseModel):
     next_run_us: int | None
 
 
-async def job_of(request: web.Request) -> Job:
-    try:
-        return request.app[JOBS].job(request.match_info["name"])
-    except MqlError as error:
-        raise Refusal(of_query(error, 404)) from None
-
-
 async def job_ledger(request: web.Request) -> web.Response:
     """What became of the job's events, in this run and in all."""
     job = await job_of(request)
@@ -118,6 +112,7 @@ async def job_late(request: web.Request) -> web.StreamResponse:
     n = number_in(request, "n", 100, 1, 1_000)
     kind = format_of(request, (JSON, LINES, CSV, ARROW), JSON)
     job = await job_of(request)
+    check_may_read_all(job.outline.sources)
 
     def late() -> pa.Table:
         running = job.running
@@ -131,6 +126,7 @@ async def job_dead_letters(request: web.Request) -> web.Response:
     n = number_in(request, "n", 100, 1, 1_000)
     shared = shared_of(request)
     job = await job_of(request)
+    check_may_read_all(job.outline.sources)
 
     def letters() -> list[dict[str, Any]]:
         sources = dict.fromkeys(scan.source for scan in plan_of(job).scans)

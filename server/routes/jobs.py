@@ -18,15 +18,17 @@ from mql.formatter import format_query
 from mql.parser import parse
 from mql.syntax import SourceRef
 from server import encode
+from server.chaining import PREFIX
 from server.guard import Handler, decoded, parse_json, read_body
 from server.job import Job
 from server.job_spec import TRANSITIONS, Spec, Workers
-from server.jobs import JOBS, Jobs
+from server.jobs import JOBS, Jobs, unknown_job
 from server.life import Expect, Limits, Positive, Schedule
 from server.problems import Problem, Refusal, of_query, refuse
 from server.routes.asking import FORMATS, INT64, STRING, choice, count, format_of, format_parameter, number_in
 from server.routes.asking import one_of as word
 from server.routes.flow import STREAM_TYPES, cursor_of, flow, is_over_cursor, pen_of
+from server.routes.hidden import check_nothing_hidden
 from server.routes.queries import CURSOR, RESUME, STREAMED, check_readers, json_answer, known
 from server.routes.route import ARROW, CSV, JSON, LINES, Answer, Parameter, Route
 from server.routes.tables import table_answer
@@ -36,6 +38,7 @@ from server.sinks import AnySink
 from server.stream import Tap, numbers
 from server.templates import NAME as NAME_PATTERN
 from server.templates import SINKS_MAX, BadParams, Label, ParamName, Template, parse_template
+from server.tokens import own_grant
 
 ROWS_MAX = 100_000
 MANY_MAX = 1_000
@@ -197,10 +200,12 @@ async def list_jobs(request: web.Request) -> web.Response:
     jobs = request.app[JOBS]
 
     def found() -> list[dict[str, Any]]:
+        grant = own_grant()
         return [
             told(job)
             for job in jobs.all()
-            if state in (None, job.state)
+            if grant.allows(PREFIX + job.name)
+            and state in (None, job.state)
             and template in (None, job.spec.template)
             and owner in (None, job.spec.owner)
             and all(job.spec.labels.get(name) == value for name, _, value in wanted)
@@ -437,9 +442,13 @@ async def body_of(request: web.Request) -> Mapping[str, Any]:
 
 
 async def job_of(request: web.Request) -> Job:
-    jobs: Jobs = request.app[JOBS]
+    name = request.match_info["name"]
+    grant = own_grant()
     try:
-        return jobs.job(request.match_info["name"])
+        if not grant.allows(PREFIX + name):
+            raise unknown_job(name)
+        check_nothing_hidden(PREFIX + name)
+        return request.app[JOBS].job(name)
     except MqlError as error:
         raise Refusal(of_query(error, 404)) from None
 

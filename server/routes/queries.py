@@ -35,7 +35,7 @@ from server.routes.route import ARROW, CSV, EVENTS, JSON, LINES, Answer, Paramet
 from server.routes.tables import table_answer
 from server.shared import Shared, shared_of
 from server.stream import Tap, numbers, split_cursors
-from server.tokens import ASKER
+from server.tokens import ASKER, own_grant
 
 STREAMS_MAX = 50
 CURSOR_SCHEMA = {"type": "string", "maxLength": CURSOR_LENGTH_MAX, "pattern": "^[!-~]*$"}
@@ -133,7 +133,11 @@ def cost_of(shared: Shared, said: Ask) -> str | None:
 async def listing(request: web.Request) -> web.Response:
     """Who is asking what: state, rate, lag, readers, dropped."""
     shared = shared_of(request)
-    return json_answer(await shared.call(lambda: {"queries": [listed(each) for each in shared.engine.queries()]}))
+
+    def found() -> list[dict[str, Any]]:
+        return [listed(each) for each in shared.engine.queries() if may_see(shared, each)]
+
+    return json_answer({"queries": await shared.call(found)})
 
 
 async def one(request: web.Request) -> web.Response:
@@ -214,10 +218,21 @@ async def query_of(request: web.Request) -> Running:
 
 async def known(shared: Shared, id: str) -> Running:
     try:
-        return await shared.call(shared.engine.query, id)
+        running = await shared.call(shared.engine.query, id)
+        if not may_see(shared, running):
+            raise KeyError(id)
+        return running
     except (MqlError, KeyError):
         hint = "GET /v1/queries lists those that run. A query ends some time after its last reader."
         raise refuse(404, "unknown-query", f'no query "{id[:80]}"', hint) from None
+
+
+def may_see(shared: Shared, running: Running) -> bool:
+    """Whether the asker may read what the query reads: its own, and those that it could have asked."""
+    asker, grant = ASKER.get(), own_grant()
+    if asker is None or grant.is_whole or shared.owners.get(running.id) == asker.name:
+        return True
+    return grant.may_read(running.execution.plan)
 
 
 async def subscribe(shared: Shared, running: Running, cursor: str | None, on_lag: str | None) -> Subscription:

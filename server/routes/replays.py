@@ -30,7 +30,7 @@ from server.routes.asking import (
     read_ask,
 )
 from server.routes.asking import count as count_parameter
-from server.routes.queries import json_answer, subscribe
+from server.routes.queries import json_answer, may_see, subscribe
 from server.routes.route import JSON, Answer, Route
 from server.routes.tables import TABLE_TYPES, table_answer
 from server.shared import Shared, shared_of
@@ -225,7 +225,7 @@ def check_replays(shared: Shared, replays: Mapping[str, Replay]) -> None:
 def replay_of(request: web.Request) -> Replay:
     id = request.match_info["id"]
     found = request.app[REPLAYS].get(id)
-    if found is None:
+    if found is None or not may_see(shared_of(request), found.running):
         hint = "A result is kept for a while only, and not at all where POST answered with it at once."
         raise refuse(404, "unknown-replay", f'no replay "{id[:80]}"', hint)
     return found

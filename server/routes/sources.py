@@ -18,9 +18,11 @@ from server.chaining import PREFIX
 from server.guard import decoded, parse_json, read_body
 from server.problems import Problem, Refusal, refuse
 from server.routes.asking import STRING, count, number_in
+from server.routes.hidden import check_nothing_hidden
 from server.routes.queries import json_answer
 from server.routes.route import FORM, JSON, LINES, TEXT, Answer, Parameter, Route
 from server.shared import Shared, shared_of
+from server.tokens import own_grant
 from sources.declared import declare
 from sources.formats.source import origin_of
 from sources.http import Body, Full, HttpSource, Receipt
@@ -216,7 +218,8 @@ def of_config(error: ConfigError) -> Problem:
 async def shape(request: web.Request) -> web.Response:
     """The paths of the source's events: types, how often they are present, an example."""
     source = await source_of(request)
-    info = await shared_of(request).call(info_of, source)
+    shared = shared_of(request)
+    info = (await shared.call(shared.engine.catalog)).sources.get(source.info.name, source.info)
     properties = [
         {"path": list(path), "type": str(kind), "presence": top.presence, "example": example}
         for top in info.shape.fields
@@ -246,6 +249,7 @@ async def sample(request: web.Request) -> web.Response:
     """Recent events of the source."""
     n = number_in(request, "n", 20, 1, SAMPLE_MAX)
     source = await source_of(request)
+    check_nothing_hidden(source.info.name)
     texts = await shared_of(request).call(source.sample, n)
     return json_answer({"events": [encode.json_value(text.decode(errors="replace")) for text in texts]})
 
@@ -254,7 +258,7 @@ async def dead_letters(request: web.Request) -> web.Response:
     """The newest events that could not be read, with the reason."""
     n = number_in(request, "n", 100, 1, DEAD_LETTERS_MAX)
     shared = shared_of(request)
-    await source_of(request)
+    check_nothing_hidden((await source_of(request)).info.name)
     letters = await shared.call(shared.engine.dead_letters, request.match_info["name"], n)
     return json_answer({"events": [dict(letter) for letter in letters]})
 
@@ -330,6 +334,8 @@ async def source_of(request: web.Request) -> Source:
     shared = shared_of(request)
     name = request.match_info["name"]
     try:
+        if not own_grant().allows(name):
+            raise KeyError(name)
         return await shared.call(shared.engine.source, name)
     except (MqlError, KeyError):
         raise refuse(404, "unknown-source", f'no source "{name[:80]}"', "GET /v1/sources lists them.") from None

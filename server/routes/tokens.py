@@ -29,6 +29,8 @@ class TokenTold(BaseModel):
     created: str
     expires: str | None
     quotas: dict[str, int]
+    sources: list[str] | None
+    hide: dict[str, list[str]]
     comment: str
 
 
@@ -116,6 +118,8 @@ def told(token: Token) -> dict[str, Any]:
         "created": encode.moment(token.created_us),
         "expires": None if token.expires_us is None else encode.moment(token.expires_us),
         "quotas": token.quotas.model_dump(exclude_none=True),
+        "sources": None if token.grant.sources is None else list(token.grant.sources),
+        "hide": {name: list(paths) for name, paths in token.grant.hide},
         "comment": token.comment,
     }
 
