@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mql.planner.grid import Grid
 from mql.planner.physical import Anomaly
 
 DAY_US = 86_400_000_000
@@ -180,6 +181,7 @@ class Hits:
 
     def __init__(self, spec: Anomaly) -> None:
         self._spec = spec
+        self._grid = Grid(spec.window)
         self._of: dict[tuple[str | None, ...], list[tuple[int, float]]] = defaultdict(list)
         self.count = 0
 
@@ -189,10 +191,8 @@ class Hits:
             return
         keys = [table.column(f"k{i}").to_pylist() for i in range(self._spec.keys)]
         starts, scores = table.column("start_us").to_pylist(), table.column("score").to_pylist()
-        window = self._spec.window
         for row, (start, score) in enumerate(zip(starts, scores, strict=True)):
-            number = (start - window.offset) // window.slide
-            self._of[tuple(column[row] for column in keys)].append((number, score))
+            self._of[tuple(column[row] for column in keys)].append((self._grid.number_of(start), score))
 
     def pick(self, allowed: float, days: float) -> Picked:
         """The least threshold with which no more than so many episodes would have opened."""

@@ -119,9 +119,6 @@ def bind_anomaly(
     """The clause over the rows that `below` gives. MqlError tells what does not fit together."""
     options = dict(node.options)
     window = grouped.window
-    if window.zone is not None:
-        hint = "Leave TIMEZONE out: seasons have a zone of their own, as in seasonal(timezone => 'Europe/Berlin')."
-        raise MqlError("ANOMALY needs windows of one length, and TIMEZONE gives days of 23 hours", node.span, hint)
     if window.kind not in ("tumbling", "hopping"):
         what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
         raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")
@@ -170,6 +167,7 @@ def bind_anomaly(
         ttl=TTL_WINDOWS,
         explained=_explained(node, options, value, of, scope, grouped),
         budget=_budget(options, scope),
+        adds_up=alone and _is_zero(value, grouped) and _adds_up(value, grouped),
     )
 
 
@@ -271,6 +269,12 @@ def _is_zero(bound: Bound, grouped: Grouped) -> bool:
     return call is not None and call.name in ZEROS
 
 
+def _adds_up(bound: Bound, grouped: Grouped) -> bool:
+    """Whether two windows together have the sum of both values: counts and sums, not rates or distinct values."""
+    calls = [call for part in walk(bound) if (call := _aggregate(part, grouped)) is not None]
+    return all(call.name in ("count", "count_if", "sum") and not call.distinct for call in calls)
+
+
 # --- which method ----------------------------------------------------------------------------------------
 
 
@@ -335,6 +339,8 @@ def _parameters(
     if method.name == "seasonal":
         _seasonal(found, written, node.span, window)
     if "timezone" in found:
+        if window.zone is not None and "timezone" not in written:
+            found["timezone"] = window.zone
         _check_zone(str(found["timezone"]), written.get("timezone", node.span))
     return tuple(found.items())
 

@@ -266,7 +266,7 @@ class Detect:
 
     `zeros`: the aggregates that are 0 in a window without rows; `fills`: so is the value then. `told_after_us`: windows
     that end by then are learned from in silence. `scale`: by how much the `budget` of alerts
-    raises the threshold, once it is picked.
+    raises the threshold, once it is picked. `adds_up`: a shorter window has a smaller value.
     """
 
     input: Logical
@@ -295,6 +295,7 @@ class Detect:
     budget: Budget | None = None
     scale: float | None = None
     max_keys: int = 1_000_000
+    adds_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -510,6 +510,7 @@ def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
         budget=detect.budget,
         scale=detect.scale or 1.0,
         max_keys=detect.max_keys,
+        adds_up=detect.adds_up,
     )
 
 

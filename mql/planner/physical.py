@@ -298,8 +298,9 @@ class Anomaly:
     for a group without rows, whose value is 0 where `fills`. `ends_us`: where the input ends, if that is a time; else
     windows without rows are stepped over as the watermark passes (`endless`) or as later rows come. Other lengths are
     numbers of windows. `seed` goes into the names of episodes. Windows that end by `told_after_us` are learned from in
-    silence. `scale`: a score counts so many times less, for the sake of a `budget` of alerts. `emit`: all, anomalies,
-    episodes, or hits (of backtests: each unusual window).
+    silence. `scale`: a score counts so many times less, for the sake of a `budget` of alerts. `adds_up`: a window that
+    is shorter by the clock has a smaller value, and is judged as if it were as long as the others. `emit`: all,
+    anomalies, episodes, or hits (of backtests: each unusual window).
     """
 
     window: Window
@@ -329,6 +330,7 @@ class Anomaly:
     budget: Budget | None = None
     scale: float = 1.0
     max_keys: int = 1_000_000
+    adds_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)

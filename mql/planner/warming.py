@@ -9,8 +9,9 @@ from mql import syntax
 from mql.catalog import SourceInfo
 from mql.errors import MqlError
 from mql.planner.binding import Scope, constant_duration
+from mql.planner.grid import Grid
 from mql.planner.logical import Detect, Filter, Group, Logical, Speak, chain, with_input
-from mql.planner.physical import Start
+from mql.planner.physical import Start, Window
 from mql.planner.windowing import bind_window
 
 
@@ -32,10 +33,15 @@ def warmed_since(
         hint = "Declare the source with record: true to keep its events, or leave FROM HISTORY out."
         raise MqlError(f'source "{info.name}" keeps no history', node.span, hint)
     point_us = now_us if since.us is None else since.us
-    window = bind_window(query, scope)
-    slide = window.slide or 1
-    first_us = (point_us - length_us - window.offset) // slide * slide + window.offset
-    return Start("time", first_us), point_us
+    return Start("time", _whole(bind_window(query, scope), point_us - length_us)), point_us
+
+
+def _whole(window: Window, us: int) -> int:
+    """The last start of a window up to a moment."""
+    if window.kind not in ("tumbling", "hopping"):
+        return us
+    grid = Grid(window)
+    return grid.start(grid.last_by(us + window.size))
 
 
 def told_after(plan: Speak, us: int) -> Speak:

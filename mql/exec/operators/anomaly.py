@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -18,7 +18,9 @@ from mql.exec.detectors.watch import Guard, Limits, Rows, Told, Watch
 from mql.exec.items import MAX_US, MIN_US, Batch, End, Item, State, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, number_state
+from mql.planner.grid import Grid
 from mql.planner.physical import Anomaly, Explained
+from mql.planner.windows import HOUR_US
 
 PHASES = {OPENED: "open", GOES_ON: "update", WORSE: "update", CLOSED: "close"}
 TOLD_ROWS = 10_000
@@ -41,6 +43,7 @@ class AnomalyOperator(Base):
     def __init__(self, spec: Anomaly, session: Session) -> None:
         super().__init__(session)
         self._spec = spec
+        self._grid = Grid(spec.window)
         made = detector(spec.method, dict(spec.parameters), spec.warmup, spec.window.slide, spec.direction)
         limits = Limits(
             fill=spec.fills,
@@ -131,27 +134,22 @@ class AnomalyOperator(Base):
             if rows.num_rows:
                 rows = rows.take(pc.sort_indices(rows, [("__we", "ascending")])).combine_chunks()
                 self._held.drop(ready)
-                ends = rows.column("__we").to_numpy()
+                ends, starts = rows.column("__we").to_numpy(), rows.column("__ws").to_numpy()
                 borders = np.flatnonzero(np.r_[True, ends[1:] != ends[:-1]]).tolist()
                 for first, last in zip(borders, [*borders[1:], len(ends)], strict=True):
-                    number = self._number_of(int(ends[first]))
+                    number = self._grid.number_of(int(starts[first]))
                     yield from self._without_rows(number)
                     yield number, rows.slice(first, last - first)
         if empty_until_us > MIN_US:
-            yield from self._without_rows(self._number_of(empty_until_us) + 1)
+            yield from self._without_rows(self._grid.last_by(empty_until_us) + 1)
 
     def _without_rows(self, before: int) -> Iterator[tuple[int, None]]:
         """The windows between the last one judged and this one, as long as they may change anything."""
-        while self._watch.number is not None and self._watch.number + 1 < before and not self._watch.quiet:
-            yield self._watch.number + 1, None
-
-    def _number_of(self, end_us: int) -> int:
-        """Windows are numbered by where they start; the last one that ends by then."""
-        window = self._spec.window
-        return (end_us - window.size - window.offset) // window.slide
-
-    def _start_of(self, number: int) -> int:
-        return number * self._spec.window.slide + self._spec.window.offset
+        number = before if self._watch.number is None else self._watch.number + 1
+        while number < before and not self._watch.quiet:
+            if self._grid.end(number) > self._grid.start(number):
+                yield number, None
+            number += 1
 
     def _window(self, number: int, table: pa.Table | None) -> pa.Table | None:
         """Judge one window; the rows to be told of it, with the detector's columns."""
@@ -173,7 +171,7 @@ class AnomalyOperator(Base):
         return {**self._watch.numbers(self._warmup), "suppressed": self._suppressed}
 
     def _rows_of(self, number: int, table: pa.Table | None) -> Rows:
-        start = self._start_of(number)
+        start = self._grid.start(number)
         if table is None:
             return Rows(number, start, [], _NOTHING, relative=self._spec.relative)
         names = table.column_names
@@ -186,7 +184,7 @@ class AnomalyOperator(Base):
             number,
             start,
             table.column("__id").to_pylist(),
-            self._scaled(value),
+            self._scaled(value, number),
             _floats(table, "__n") if "__n" in names else None,
             _flags(table, "__ok") if "__ok" in names else None,
             ~_flags(table, "__having"),
@@ -194,18 +192,21 @@ class AnomalyOperator(Base):
             self._spec.relative,
         )
 
-    def _scaled(self, value: Floats) -> Floats:
-        """TRANSFORM log: of 0 too, where 0 is what a missing group counts as."""
+    def _scaled(self, value: Floats, number: int) -> Floats:
+        """What is judged: of a window that a clock makes shorter or longer than others, as if it were as long as they.
+        TRANSFORM log: of 0 too, where 0 is what a missing group counts as."""
+        if self._spec.adds_up:
+            value = value * self._grid.stretch(number)
         if not self._spec.log:
             return value
         with np.errstate(invalid="ignore", divide="ignore"):
             found = np.log1p(value) if self._spec.fills else np.log(value)
         return np.where(np.isfinite(found), found, np.nan)
 
-    def _unscaled(self, value: Floats) -> Floats:
-        if not self._spec.log:
-            return value
-        return np.expm1(value) if self._spec.fills else np.exp(value)
+    def _unscaled(self, value: Floats, number: int) -> Floats:
+        if self._spec.log:
+            value = np.expm1(value) if self._spec.fills else np.exp(value)
+        return value / self._grid.stretch(number) if self._spec.adds_up else value
 
     # --- telling ---------------------------------------------------------------------------------------
 
@@ -218,7 +219,7 @@ class AnomalyOperator(Base):
     def _told(self, judged: Told, table: pa.Table | None) -> pa.Table | None:
         wanted = np.flatnonzero(self._wanted(judged))
         after_us = self._spec.told_after_us
-        silent = after_us is not None and self._start_of(judged.number) + self._spec.window.size <= after_us
+        silent = after_us is not None and self._grid.end(judged.number) <= after_us
         if silent or not len(wanted):
             return None
         rows = self._lines(judged, wanted, table)
@@ -227,16 +228,19 @@ class AnomalyOperator(Base):
         is_open = (phase != NOT_OPEN) & (phase != CLOSED)
         in_episode = phase != NOT_OPEN
         points = in_episode | (judged.score[wanted] >= 1)
-        slide, size = self._spec.window.slide, self._spec.window.size
-        lasted = ((judged.last_hit[wanted] - since) * slide + size) / 1e6
-        starts = since * slide + self._spec.window.offset
+        starts = self._each(self._grid.start, since)
+        lasted = (self._each(self._grid.end, judged.last_hit[wanted]) - starts) / 1e6
+        expected, lower, upper = (
+            _nullable(self._unscaled(each[wanted], judged.number))
+            for each in (judged.expected, judged.lower, judged.upper)
+        )
         columns: dict[str, pa.Array] = {
             "is_anomaly": pa.array(is_open),
             "score": _nullable(judged.score[wanted]),
             "direction": pa.array(np.where(judged.way[wanted] < 0, "down", "up"), mask=~points),
-            "expected": _nullable(self._unscaled(judged.expected[wanted])),
-            "lower": _nullable(self._unscaled(judged.lower[wanted])),
-            "upper": _nullable(self._unscaled(judged.upper[wanted])),
+            "expected": expected,
+            "lower": lower,
+            "upper": upper,
             "episode": pa.array(
                 [
                     self._episode(int(slot), int(start)) if inside else None
@@ -287,7 +291,7 @@ class AnomalyOperator(Base):
             if row >= 0 and table is not None:
                 amounts = cells_of(table.column(f"a{by.amounts}"), row)
                 sizes = None if by.sizes is None else cells_of(table.column(f"a{by.sizes}"), row)
-            expected = float(self._unscaled(judged.expected[line : line + 1])[0]) * by.unit
+            expected = float(self._unscaled(judged.expected[line : line + 1], judged.number)[0]) * by.unit
             told = Deviation(amounts, sizes, expected, int(judged.way[line]))
             group = self._watch.named(int(judged.slots[line]))
             found.append([asdict(one) for one in self._usual.explain(group, told, by.dimensions, by.top)])
@@ -323,14 +327,13 @@ class AnomalyOperator(Base):
             assert table is not None
             parts.append(table.select(schema.names).take(pa.array(row[here])))
         if len(away):
-            start = self._start_of(number)
             keys = self._known.rows_of(judged.slots[wanted[away]])
             columns = []
             for field in schema:
                 if field.name in keys.column_names:
                     column = keys.column(field.name).combine_chunks()
                 elif field.name in ("__ws", "__we"):
-                    at = start if field.name == "__ws" else start + self._spec.window.size
+                    at = self._grid.start(number) if field.name == "__ws" else self._grid.end(number)
                     column = pa.array([at] * len(away), field.type)
                 elif field.name in self._spec.zeros:
                     column = pa.array([0] * len(away)).cast(field.type)
@@ -344,6 +347,11 @@ class AnomalyOperator(Base):
         order[np.r_[here, away]] = np.arange(len(row))
         return pa.concat_tables(parts).take(pa.array(order))
 
+    def _each(self, time: Callable[[int], int], windows: Ints) -> Ints:
+        """A time of each of many windows, which mostly are few different ones."""
+        different, at = np.unique(windows, return_inverse=True)
+        return np.array([time(number) for number in different.tolist()], np.int64)[at]
+
     def _episode(self, slot: int, start_us: int) -> str:
         """The name of an episode: the same after a restart, and in history as in the live stream."""
         text = f"{self._spec.seed}|{self._watch.named(slot)}|{start_us}"
@@ -354,7 +362,7 @@ class AnomalyOperator(Base):
         for line in wanted.tolist():
             score = judged.score[line]
             if judged.hit[line] or judged.phase[line] == OPENED:
-                found.append(judged.reason(line) + self._how_many(judged, line))
+                found.append(judged.reason(line) + self._how_long(judged.number) + self._how_many(judged, line))
             elif judged.phase[line] == CLOSED:
                 quiet = judged.number - int(judged.last_hit[line])
                 found.append(judged.reason(line) if judged.gone[line] else f"quiet for {quiet:,} windows")
@@ -363,6 +371,13 @@ class AnomalyOperator(Base):
             else:
                 found.append(None)
         return found
+
+    def _how_long(self, number: int) -> str:
+        """Said where a window was judged as if it were as long as others."""
+        if not self._spec.adds_up or self._grid.stretch(number) == 1:
+            return ""
+        hours = (self._grid.end(number) - self._grid.start(number)) / HOUR_US
+        return f"; these {hours:g} hours counted as {self._spec.window.size / HOUR_US:g}"
 
     def _how_many(self, judged: Told, line: int) -> str:
         if self._spec.out_of == 1:
