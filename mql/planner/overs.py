@@ -45,6 +45,7 @@ CARRIED = frozenset(
 """Aggregates that go on from what came before without its rows."""
 OVER_ANOMALY = "Judge in one query what another in FROM computes."
 _NAMED = re.compile(r"w\d+")
+FROM_THE_FIRST = "up to another row than its own, from the first on"
 WINDOW_TIMES = ("window_start", "window_end")
 
 
@@ -240,17 +241,29 @@ def _otherwise(value: Bound, bound: Bound, node: syntax.Expression, scope: Scope
 
 
 def _aggregate(call: syntax.Call, scope: Scope) -> Aggregate:
+    call = _exact(call)
     row = aggregate_row(call.name)
     if row is None:
         raise MqlError(f'"{call.name}" is no window function', call.span, "OVER goes with aggregates, lag, row_number.")
     if not row.direct or row.name == "rate":
-        hint = "Use the exact one." if row.name.startswith("approx") else "Use count(*) over a RANGE frame."
+        hint = "Divide count(*) or sum(x) over a RANGE frame by its seconds."
         raise MqlError(f'"{row.name}" can not stand before OVER', call.span, hint)
     if call.order_by:
         raise MqlError(f'"{row.name}" takes its order from OVER', call.span, "Write OVER (ORDER BY …).")
     if call.distinct and row.name != "count":
         raise MqlError(f'"{row.name}" takes no DISTINCT before OVER', call.span, "Only count does.")
     return bind_aggregate(row, call, scope)
+
+
+def _exact(call: syntax.Call) -> syntax.Call:
+    """What may be off by a little is computed exactly: the rows of a frame are there anyway."""
+    match call.name.lower():
+        case "approx_count_distinct":
+            return replace(call, name="count", distinct=True)
+        case "approx_quantile":
+            return replace(call, name="quantile_cont")
+        case _:
+            return call
 
 
 def _frame(
@@ -324,7 +337,11 @@ def _scope(call: OverCall, row: OverRow | None, node: syntax.Call, over: syntax.
     if why == "without an order of time":
         hint = f"Write OVER (… ORDER BY {time}), add a WINDOW, or ask a stretch of history: SINCE '-1h' UNTIL NOW."
         what = (
-            "descending" if call.order and call.order[0].descending else "another order" if call.order else "no order"
+            "a descending order"
+            if call.order and call.order[0].descending
+            else "another order"
+            if call.order
+            else "no order"
         )
         raise MqlError(f"a stream without end has no last row, and this has {what}", node.span, hint)
     if why is None:
@@ -333,6 +350,8 @@ def _scope(call: OverCall, row: OverRow | None, node: syntax.Call, over: syntax.
         hint = "Add a WINDOW, or ask a stretch of history: SINCE '-1h' UNTIL NOW."
         raise MqlError(f'"{node.name}" can not go on {why}', node.span, hint)
     hint = "Give it a frame, such as ROWS 100 PRECEDING or RANGE 5m PRECEDING, or ask a stretch of history."
+    if why == FROM_THE_FIRST:
+        hint = "Go on up to the row itself in a query in FROM, and take lag(…) or lead(…) of that outside."
     raise MqlError(f'"{node.name}" can not go on {why}', node.span, hint)
 
 
@@ -348,7 +367,7 @@ def _why_not_on(call: OverCall, row: OverRow | None) -> str | None:
     if frame.start is not None:
         return None
     if frame.end != 0 and not (row is not None and row.name == "last_value"):
-        return "up to another row than its own, from the first on"
+        return FROM_THE_FIRST
     if row is None and (call.call.name not in CARRIED or call.call.distinct):
         return "without keeping every row"
     return None
