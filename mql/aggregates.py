@@ -108,6 +108,9 @@ def _co_moment(
     name: str, result: str, doc: str, gives: DataType = DOUBLE, aliases: tuple[str, ...] = ()
 ) -> AggregateRow:
     how, direct = Fold((_CO_MOMENTS,), result), f"{name}({{0}}, {{1}})"
+    if name in ("corr", "regr_slope", "regr_intercept", "regr_r2"):
+        # Of pairs whose x is all the same DuckDB gives not a number.
+        direct = f"nullif({direct}, 'nan'::DOUBLE)"
     return AggregateRow(name, 2, "number", gives, how, direct, doc, aliases=aliases)
 
 

@@ -1,5 +1,5 @@
-"""The page of what is refused is true: each query is refused with the message beside it, and what is refused over a live
-stream alone is answered over history. MQL_ACCEPT=1 rewrites the messages."""
+"""The page of what is refused is true: each query is refused with the message beside it, and what is refused over a
+live stream alone is answered over history. MQL_ACCEPT=1 rewrites the messages."""
 
 from __future__ import annotations
 
