@@ -22,7 +22,7 @@ from mql.planner.binding import (
 )
 from mql.planner.expressions import Aggregate, Apply, Bound, Convert, Output, conjunction, walk
 from mql.planner.logical import Detect, Filled, Logical, Track
-from mql.planner.physical import Budget, Explained, Window
+from mql.planner.physical import Budget, Explained, Pace, Window
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType, ListOf, MapOf, StructOf
 from mql.zones import ZONES
 
@@ -119,14 +119,13 @@ def bind_anomaly(
     """The clause over the rows that `below` gives. MqlError tells what does not fit together."""
     options = dict(node.options)
     window = grouped.window
-    if window.kind not in ("tumbling", "hopping"):
-        what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
+    if any(one.kind not in ("tumbling", "hopping") for one in window.of or (window,)):
+        what = "a WINDOW" if window.kind == "none" else "windows of a fixed length"
         raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")
     value, of, relative = _measure(node, options, scope, grouped)
     method = _method(node, options, value, of, relative, grouped)
-    given = _parameters(method, node, options, window, scope)
+    paces = tuple(_pace(method, node, options, one, scope) for one in window.of or (window,))
     direction = str(options.get("direction", method.direction if not relative else "both"))
-    warmup = _windows(options, "warmup", window, scope)
     needed, out_of = _for(method, options, scope)
     change, guards = _guards(options, scope, grouped)
     if change and options.get("transform") == "log":
@@ -134,19 +133,21 @@ def bind_anomaly(
             "CHANGE and TRANSFORM log do not go together", node.span, "Put a condition on the number itself."
         )
     limit = None if "limit" not in options else constant_int(_expression(options["limit"]), scope, 1, 1_000_000)
-    _check(method, given, options, node, scope, window, limit, warmup, grouped)
+    _check(method, paces[0].parameters, options, node, scope, limit, grouped)
     ratio = of is not None or relative
     alone = not ratio and method.takes != "siblings"
     missing = relative or (alone and _is_zero(value, grouped))
     if grouped.filled is not None and "skip" in options:
         raise MqlError("SKIP MISSING and FILL do not go together", node.span, "Leave one of them out.")
     fills = missing and "skip" not in options and _says_zero(grouped.filled)
-    silence = method.warmup if warmup is None else warmup
-    rearm = _windows(options, "rearm", window, scope)
+    budget = _budget(options, scope)
+    if budget is not None and window.of:
+        raise MqlError("ALERT BUDGET needs one window", node.span, "Ask each window's in a query of its own.")
+    first = paces[0]
     return Detect(
         input=below,
         method=method.name,
-        parameters=given,
+        parameters=first.parameters,
         value=value,
         of=of,
         relative=relative,
@@ -156,18 +157,35 @@ def bind_anomaly(
         fills=fills,
         log=options.get("transform") == "log",
         direction=direction,
-        warmup=silence,
+        warmup=first.warmup,
         needed=needed,
         out_of=out_of,
-        rearm=REARM_WINDOWS if rearm is None else max(1, rearm),
+        rearm=first.rearm,
         change=change,
         limit=limit,
         emit="all" if emit is None or emit.kind == "final" else emit.kind,
+        max_gap=first.max_gap,
+        ttl=first.ttl,
+        explained=_explained(node, options, value, of, scope, grouped),
+        budget=budget,
+        paces=paces if window.of else (),
+        adds_up=alone and _is_zero(value, grouped) and _adds_up(value, grouped),
+    )
+
+
+def _pace(method: Method, node: syntax.Anomaly, options: Mapping[str, object], window: Window, scope: Scope) -> Pace:
+    """What the clause says of lengths of time, as numbers of these windows."""
+    history, warmup, rearm = (_windows(options, name, window, scope) for name in ("history", "warmup", "rearm"))
+    if history is not None and warmup is not None and history < warmup:
+        raise MqlError("HISTORY is shorter than WARMUP", node.span, "What is watched in silence must be remembered.")
+    silence = method.warmup if warmup is None else warmup
+    return Pace(
+        window=window,
+        parameters=_parameters(method, node, options, window, scope),
+        warmup=silence,
+        rearm=REARM_WINDOWS if rearm is None else max(1, rearm),
         max_gap=max(silence, 1),
         ttl=TTL_WINDOWS,
-        explained=_explained(node, options, value, of, scope, grouped),
-        budget=_budget(options, scope),
-        adds_up=alone and _is_zero(value, grouped) and _adds_up(value, grouped),
     )
 
 
@@ -479,14 +497,9 @@ def _check(
     options: Mapping[str, object],
     node: syntax.Anomaly,
     scope: Scope,
-    window: Window,
     limit: int | None,
-    warmup: int | None,
     grouped: Grouped,
 ) -> None:
-    history = _windows(options, "history", window, scope)
-    if history is not None and warmup is not None and history < warmup:
-        raise MqlError("HISTORY is shorter than WARMUP", node.span, "What is watched in silence must be remembered.")
     threshold = dict(given).get("threshold")
     if method.sigmas and limit is None and isinstance(threshold, int | float) and threshold < SIGMAS_MIN:
         hint = "Below 3 standard deviations pure noise alarms all the time: add LIMIT 20 PER WINDOW, or raise it."
@@ -505,7 +518,8 @@ def _check(
 def _check_by(items: Sequence[syntax.Expression], scope: Scope, grouped: Grouped) -> None:
     """BY says what GROUP BY says already: each group has a history of its own."""
     named = {grouped.finish(bind_expression(item, scope)) for item in items}
-    if named != {Output(f"k{i}", key.type) for i, key in enumerate(grouped.keys)}:
+    hidden = grouped.window.by
+    if named != {Output(f"k{i}", key.type) for i, key in enumerate(grouped.keys) if f"k{i}" != hidden}:
         raise MqlError("BY names other keys than GROUP BY", items[0].span, "Group by what should have its own history.")
 
 

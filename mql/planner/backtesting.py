@@ -10,7 +10,8 @@ from mql.planner.compile import Compiled
 from mql.planner.expressions import Output
 from mql.planner.logical import Project, chain, show_bound
 from mql.planner.parts import parts_of
-from mql.planner.physical import Anomaly, Plan, Result
+from mql.planner.physical import Anomaly, Plan, Result, Window
+from mql.planner.sql import quote_string
 from mql.schema import BIGINT, DOUBLE, VARCHAR, DataType
 
 EPISODES: tuple[tuple[str, str, DataType], ...] = (
@@ -51,7 +52,7 @@ def _telling(compiled: Compiled, emit: str, columns: tuple[tuple[str, str, DataT
     assert group is not None
     if not plan.scan.bounded:
         raise MqlError("this query would never end", hint="Say from when to when: SINCE … UNTIL ….")
-    keys = [(f"k{i}", f"CAST(k{i} AS VARCHAR)", VARCHAR) for i in range(len(group.keys))]
+    keys = [(f"k{i}", _key_sql(group.window, f"k{i}"), VARCHAR) for i in range(len(group.keys))]
     shown = ", ".join(f"{sql} AS {name}" for name, sql, _ in (*keys, *columns))
     order = ", ".join(['"__we"', *(f"k{i} NULLS LAST" for i in range(len(group.keys)))])
     spec = replace(detector, emit=emit, project=f'SELECT {shown}, "__ws", "__we" FROM rows ORDER BY {order}')
@@ -64,12 +65,23 @@ def _telling(compiled: Compiled, emit: str, columns: tuple[tuple[str, str, DataT
     )
 
 
+def _key_sql(window: Window, key: str) -> str:
+    """A key as text; of several windows the name."""
+    if key != window.by:
+        return f"CAST({key} AS VARCHAR)"
+    names = " ".join(f"WHEN {at} THEN {quote_string(one.name)}" for at, one in enumerate(window.of))
+    return f"CASE {key} {names} END"
+
+
 def key_names(compiled: Compiled) -> tuple[str, ...]:
     """What the select list calls the keys of the groups; those that it leaves out are called by their text."""
     parts = parts_of(compiled.logical)
     assert parts.group is not None
     items = next(node.items for node in chain(compiled.logical) if isinstance(node, Project))
     called = {bound: name for name, bound in reversed(items)}
+    window = parts.group.window
+    if window.by:
+        called[Output(window.by, BIGINT)] = "window_name"
     return tuple(
         called.get(Output(f"k{i}", key.type), show_bound(key).replace('"', "").lstrip("/"))
         for i, key in enumerate(parts.group.keys)

@@ -315,9 +315,11 @@ def _detector_state(detect: Detect) -> str:
     assert method is not None
     grown = dict(detect.parameters).get(method.grows_with) if method.grows_with else None
     each = method.bytes + EPISODE_BYTES + (method.bytes_each * int(grown) if isinstance(grown, int | float) else 0)
+    windows = len(detect.paces) or 1
+    many = f" and each of {windows} windows" if windows > 1 else ""
     return (
-        f"{detect.method} keeps {each} bytes for each group, without its name: "
-        f"{detect.max_keys:,} groups, the most it keeps, take {each * detect.max_keys / 1e6:,.0f} MB"
+        f"{detect.method} keeps {each} bytes for each group{many}, without its name: "
+        f"{detect.max_keys:,} groups, the most it keeps, take {windows * each * detect.max_keys / 1e6:,.0f} MB"
     )
 
 

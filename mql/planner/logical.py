@@ -23,7 +23,7 @@ from typing import assert_never
 
 from mql.catalog import SourceInfo, TableInfo
 from mql.planner.expressions import Aggregate, Bound, Constant
-from mql.planner.physical import Budget, Explained, Start, Window
+from mql.planner.physical import Budget, Explained, Pace, Start, Window
 from mql.schema import DataType, Path
 
 
@@ -267,6 +267,7 @@ class Detect:
     `zeros`: the aggregates that are 0 in a window without rows; `fills`: so is the value then. `told_after_us`: windows
     that end by then are learned from in silence. `scale`: by how much the `budget` of alerts
     raises the threshold, once it is picked. `adds_up`: a shorter window has a smaller value.
+    `paces`: one for each of several windows, which are judged apart.
     """
 
     input: Logical
@@ -296,6 +297,7 @@ class Detect:
     scale: float | None = None
     max_keys: int = 1_000_000
     adds_up: bool = False
+    paces: tuple[Pace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -660,8 +662,13 @@ def show_detect(node: Detect) -> str:
     return (
         f"detect {node.direction} in {measure}{share} by {node.method} ({given}), "
         f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}"
-        f"{explained}{silent}{budget}"
+        f"{explained}{silent}{budget}{''.join(map(_show_pace, node.paces))}"
     )
+
+
+def _show_pace(pace: Pace) -> str:
+    given = ", ".join(f"{name} {value}" for name, value in pace.parameters if value is not None)
+    return f"; {pace.window.name} ({given}), rearm after {pace.rearm}"
 
 
 def show_budget(budget: Budget) -> str:

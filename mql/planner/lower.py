@@ -511,6 +511,7 @@ def _anomaly(parts: Parts, detect: Detect) -> Anomaly:
         scale=detect.scale or 1.0,
         max_keys=detect.max_keys,
         adds_up=detect.adds_up,
+        paces=detect.paces,
     )
 
 
@@ -571,8 +572,9 @@ def _read_from(node: Input) -> list[str]:
 def _told_sql(parts: Parts, detect: Detect, group: Group) -> str:
     """The select list over the table `rows`, in the order of windows; of alerts the worst first."""
     keys = [f"k{i} NULLS LAST" for i in range(len(group.keys))]
-    order = ['"__we"', *([] if detect.emit == "all" else ["score DESC NULLS LAST"]), *keys]
-    first = f'row_number() OVER (PARTITION BY "__we" ORDER BY {", ".join(order)}) = 1'
+    each = ['"__we"', *([quote_identifier(group.window.by)] if group.window.kind == "several" else [])]
+    order = [*each, *([] if detect.emit == "all" else ["score DESC NULLS LAST"]), *keys]
+    first = f"row_number() OVER (PARTITION BY {', '.join(each)} ORDER BY {', '.join(order)}) = 1"
     inside = (
         f'SELECT *, make_timestamp("__ws") AS window_start, make_timestamp("__we") AS window_end, '
         f'make_timestamp("__since") AS since, CASE WHEN {first} THEN "__more" ELSE 0 END AS suppressed FROM rows'

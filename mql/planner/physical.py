@@ -290,6 +290,18 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How a detector takes one of several windows: what lengths of time come to, and the parameters that go by them."""
+
+    window: Window
+    parameters: tuple[tuple[str, float | int | str | None], ...]
+    warmup: int
+    rearm: int
+    max_gap: int
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
 class Anomaly:
     """Judge the rows of each window once all of them are there; rows come with k…, a…, __ws, __we, __id (the group),
     __x (the value), __having and, where the query needs them, __n (the denominator), __ok (MINIMUM holds), __among.
@@ -299,8 +311,9 @@ class Anomaly:
     windows without rows are stepped over as the watermark passes (`endless`) or as later rows come. Other lengths are
     numbers of windows. `seed` goes into the names of episodes. Windows that end by `told_after_us` are learned from in
     silence. `scale`: a score counts so many times less, for the sake of a `budget` of alerts. `adds_up`: a window that
-    is shorter by the clock has a smaller value, and is judged as if it were as long as the others. `emit`: all,
-    anomalies, episodes, or hits (of backtests: each unusual window).
+    is shorter by the clock has a smaller value, and is judged as if it were as long as the others. `paces`: one for
+    each of several windows, which are judged apart. `emit`: all, anomalies, episodes, or hits (of backtests: each
+    unusual window).
     """
 
     window: Window
@@ -331,6 +344,7 @@ class Anomaly:
     scale: float = 1.0
     max_keys: int = 1_000_000
     adds_up: bool = False
+    paces: tuple[Pace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,12 @@ def warmed_since(
 
 def _whole(window: Window, us: int) -> int:
     """The last start of a window up to a moment."""
-    if window.kind not in ("tumbling", "hopping"):
-        return us
-    grid = Grid(window)
-    return grid.start(grid.last_by(us + window.size))
+    starts = [
+        grid.start(grid.last_by(us + one.size))
+        for one in window.of or (window,)
+        if one.kind in ("tumbling", "hopping") and (grid := Grid(one))
+    ]
+    return min(starts, default=us)
 
 
 def told_after(plan: Speak, us: int) -> Speak:
@@ -60,8 +62,12 @@ def bounded(plan: Speak, max_keys: int | None, ttl_us: int | None) -> Speak:
     def change(detect: Detect) -> Detect:
         group = detect.input.input if isinstance(detect.input, Filter) else detect.input
         assert isinstance(group, Group)
-        ttl = detect.ttl if ttl_us is None else -(-ttl_us // group.window.slide)
-        return replace(detect, ttl=ttl, max_keys=max_keys or detect.max_keys)
+        paces = detect.paces
+        ttl = detect.ttl
+        if ttl_us is not None:
+            ttl = -(-ttl_us // group.window.slide)
+            paces = tuple(replace(pace, ttl=-(-ttl_us // pace.window.slide)) for pace in paces)
+        return replace(detect, ttl=ttl, paces=paces, max_keys=max_keys or detect.max_keys)
 
     return _changed(plan, change)
 

@@ -59,6 +59,21 @@ def test_a_backtest_tells_alerts_their_delay_and_who_is_worst(engine: Engine) ->
     assert told["labels"] is None
 
 
+@pytest.mark.parametrize("window", ["1h TIMEZONE 'Asia/Kolkata'", "1h FILL 0 FOR 2h"])
+def test_a_clock_or_fill_changes_nothing_where_all_is_as_usual(engine: Engine, window: str) -> None:
+    told = engine.backtest(QUERY.format(more="").replace("1h GROUP", f"{window} GROUP"), since="earliest", until="now")
+    worst = told["offenders"][0]
+    assert (worst["keys"], worst["alerts"]) == ({"k": "a"}, 2)
+
+
+def test_of_several_windows_each_alert_says_which(engine: Engine) -> None:
+    text = QUERY.format(more="").replace("WINDOW 1h", "WINDOWS (hour AS TUMBLING 1h, half AS TUMBLING 30m)")
+    told = engine.backtest(text, since="earliest", until="now")
+    of = {(one["keys"]["k"], one["keys"]["window_name"]): one["alerts"] for one in told["offenders"]}
+    assert of[("a", "hour")] == 2
+    assert ("a", "half") in of
+
+
 def test_labels_give_precision_and_recall(engine: Engine) -> None:
     said = [
         {"start": 60 * 3600 + 600, "end": 60 * 3600 + 1200, "k": "a"},

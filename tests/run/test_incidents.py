@@ -49,7 +49,7 @@ def test_every_incident_opens_an_episode_within_three_windows_and_nothing_else_d
     for incident in incidents:
         found = [row for row in opened if fits(row, incident)]
         assert found, incident
-        assert found[0]["told_us"] - incident.start_us <= 4 * WINDOW, incident
+        assert found[0]["told_us"] - incident.start_us <= 3 * WINDOW, incident
     for row in opened:
         assert any(fits(row, incident) for incident in incidents_between(SINCE, NOW)), row
 
@@ -93,7 +93,7 @@ def test_the_alert_of_the_demonstration_names_the_country_and_the_device_and_end
         ]
         assert opened, incident
         end_us, row = opened[0]
-        assert end_us - incident.start_us <= 4 * WINDOW, incident
+        assert end_us - incident.start_us <= 3 * WINDOW, incident
         assert row["contributors"][0]["what"] == f"country={incident.country}, device.type={incident.device}"
         closed = [end_us for since_us, end_us, one in told if one["phase"] == "close" and one["since"] == row["since"]]
         assert closed, incident

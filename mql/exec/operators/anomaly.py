@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +28,8 @@ from mql.planner.windows import HOUR_US
 PHASES = {OPENED: "open", GOES_ON: "update", WORSE: "update", CLOSED: "close"}
 TOLD_ROWS = 10_000
 """Rows of several windows are told together, at most about so many."""
+PARTS = ("numbers", "watch", "held", "known", "usual")
+"""The tables that a judge's state is made of."""
 EXPLAINED_MAX = 1_000
 """Rows of one window that are explained; LIMIT keeps them fewer."""
 CONTRIBUTORS = pa.list_(
@@ -38,10 +43,97 @@ CONTRIBUTORS = pa.list_(
 
 
 class AnomalyOperator(Base):
-    """Holds rows until their window is complete; windows are judged in order, with those that have no row at all."""
+    """Holds rows until their window is complete, has them judged, and tells what is asked for. Of several windows each
+    has a judge of its own, and no part in what the others know."""
 
     def __init__(self, spec: Anomaly, session: Session) -> None:
         super().__init__(session)
+        self._spec = spec
+        self._judges = [Judge(one, session) for one in _each_window(spec)]
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """How the detector does, for the metrics."""
+        found: Counter[str] = Counter()
+        for judge in self._judges:
+            found.update(judge.numbers)
+        return found
+
+    def on_batch(self, batch: Batch) -> Iterable[Item]:
+        self.counts.seen += batch.table.num_rows
+        if len(self._judges) == 1:
+            self._judges[0].hold(batch.table)
+            return ()
+        number = batch.table.column(self._spec.window.by)
+        for at, judge in enumerate(self._judges):
+            judge.hold(batch.table.filter(pc.equal(number, at)))
+        return ()
+
+    def in_state(self) -> int:
+        return sum(judge.held_rows for judge in self._judges)
+
+    def on_watermark(self, us: int) -> Iterable[Item]:
+        yield from self._judge(us, us if self._spec.endless else MIN_US)
+        yield Watermark(us)
+
+    def on_end(self) -> Iterable[Item]:
+        yield from self._judge(MAX_US, MIN_US if self._spec.ends_us is None else self._spec.ends_us)
+        yield End()
+
+    def snapshot(self) -> State:
+        return {
+            f"{name}{at or ''}": table for at, judge in enumerate(self._judges) for name, table in judge.save().items()
+        }
+
+    def restore(self, state: State) -> None:
+        for at, judge in enumerate(self._judges):
+            judge.load({name: state[f"{name}{at or ''}"] for name in PARTS if f"{name}{at or ''}" in state})
+
+    def _judge(self, until_us: int, empty_until_us: int) -> Iterator[Item]:
+        """All windows that end by then, those without rows too: up to the last that has some, or the time given."""
+        told: list[pa.Table] = []
+        rows = 0
+        judged = [judge.judged(until_us, empty_until_us) for judge in self._judges]
+        for _, found in heapq.merge(*judged, key=itemgetter(0)):
+            told.append(found)
+            rows += found.num_rows
+            if rows >= TOLD_ROWS:
+                yield from self._tell(told)
+                told, rows = [], 0
+        yield from self._tell(told)
+
+    def _tell(self, told: list[pa.Table]) -> Iterator[Item]:
+        if told:
+            rows = self.rows(self._spec.project, pa.concat_tables(told), "rows")
+            self.counts.emitted += rows.num_rows
+            yield Batch(rows)
+
+
+def _each_window(spec: Anomaly) -> Iterator[Anomaly]:
+    """What is said of one window, or of each of several."""
+    if not spec.paces:
+        yield spec
+    for pace in spec.paces:
+        by = spec.explained
+        if by is not None and by.unit != 1:
+            by = replace(by, unit=pace.window.size / 1e6)
+        yield replace(
+            spec,
+            window=pace.window,
+            parameters=pace.parameters,
+            warmup=pace.warmup,
+            rearm=pace.rearm,
+            max_gap=pace.max_gap,
+            ttl=pace.ttl,
+            explained=by,
+            paces=(),
+        )
+
+
+class Judge:
+    """One detector: judges windows in order, with those that have no row at all."""
+
+    def __init__(self, spec: Anomaly, session: Session) -> None:
         self._spec = spec
         self._grid = Grid(spec.window)
         made = detector(spec.method, dict(spec.parameters), spec.warmup, spec.window.slide, spec.direction)
@@ -60,33 +152,27 @@ class AnomalyOperator(Base):
         self._known = Known(spec.keys)
         by = spec.explained
         self._usual = None if by is None else Usual(by.sizes is not None)
-        self._closed_us = MIN_US
         self._suppressed = 0
         self.numbers: Mapping[str, int] = {}
 
-    def on_batch(self, batch: Batch) -> Iterable[Item]:
-        self.counts.seen += batch.table.num_rows
-        self._held.add(batch.table)
-        return ()
-
-    def in_state(self) -> int:
+    @property
+    def held_rows(self) -> int:
         return self._held.rows
 
-    def on_watermark(self, us: int) -> Iterable[Item]:
-        yield from self._judge(us, us if self._spec.endless else MIN_US)
-        self._closed_us = max(self._closed_us, us)
-        yield Watermark(us)
+    def hold(self, rows: pa.Table) -> None:
+        """Rows of windows that are judged once the watermark has passed them."""
+        self._held.add(rows)
 
-    def on_end(self) -> Iterable[Item]:
-        yield from self._judge(MAX_US, MIN_US if self._spec.ends_us is None else self._spec.ends_us)
-        yield End()
+    def judged(self, until_us: int, empty_until_us: int) -> Iterator[tuple[int, pa.Table]]:
+        """What is told of the windows that end by then, with the end of each."""
+        for number, table in self._windows(until_us, empty_until_us):
+            found = self._window(number, table)
+            if found is not None:
+                yield self._grid.end(number), found
 
-    def snapshot(self) -> State:
+    def save(self) -> dict[str, pa.Table]:
         number = MIN_US if self._watch.number is None else self._watch.number
-        found = {
-            "numbers": number_state(closed=self._closed_us, number=number, late=self._watch.late),
-            "watch": self._watch.save(),
-        }
+        found = {"numbers": number_state(number=number, late=self._watch.late), "watch": self._watch.save()}
         held, known = self._held.table(), self._known.save(self._watch)
         if held is not None:
             found["held"] = held
@@ -96,12 +182,11 @@ class AnomalyOperator(Base):
             found["usual"] = self._usual.save()
         return found
 
-    def restore(self, state: State) -> None:
+    def load(self, state: Mapping[str, pa.Table]) -> None:
         if "held" in state:
             self._held.add(state["held"])
         if "numbers" in state:
             numbers = state["numbers"].to_pylist()[0]
-            self._closed_us = max(self._closed_us, numbers["closed"])
             self._watch.late = numbers["late"]
             self._watch.load(state["watch"], None if numbers["number"] == MIN_US else numbers["number"])
         if "known" in state:
@@ -110,20 +195,6 @@ class AnomalyOperator(Base):
             self._usual.load(state["usual"])
 
     # --- windows ---------------------------------------------------------------------------------------
-
-    def _judge(self, until_us: int, empty_until_us: int) -> Iterator[Item]:
-        """All windows that end by then, those without rows too: up to the last that has some, or the time given."""
-        told: list[pa.Table] = []
-        rows = 0
-        for number, table in self._windows(until_us, empty_until_us):
-            found = self._window(number, table)
-            if found is not None:
-                told.append(found)
-                rows += found.num_rows
-            if rows >= TOLD_ROWS:
-                yield from self._tell(told)
-                told, rows = [], 0
-        yield from self._tell(told)
 
     def _windows(self, until_us: int, empty_until_us: int) -> Iterator[tuple[int, pa.Table | None]]:
         """The windows to be judged, in order, with their rows."""
@@ -209,12 +280,6 @@ class AnomalyOperator(Base):
         return value / self._grid.stretch(number) if self._spec.adds_up else value
 
     # --- telling ---------------------------------------------------------------------------------------
-
-    def _tell(self, told: list[pa.Table]) -> Iterator[Item]:
-        if told:
-            rows = self.rows(self._spec.project, pa.concat_tables(told), "rows")
-            self.counts.emitted += rows.num_rows
-            yield Batch(rows)
 
     def _told(self, judged: Told, table: pa.Table | None) -> pa.Table | None:
         wanted = np.flatnonzero(self._wanted(judged))
