@@ -17,7 +17,7 @@ from server.outline import Outline
 if TYPE_CHECKING:
     from server.job import Job
 
-RESTARTED = ("query", "params", "version", "workers", "checkpoint_every")
+RESTARTED = ("query", "params", "version", "workers", "priority", "checkpoint_every")
 """What only another run heeds."""
 Begin = Literal["checkpoint", "now", "earliest"]
 

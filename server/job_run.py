@@ -79,7 +79,7 @@ class Run:
     def go(self) -> Outcome:
         job, spec = self.job, self.spec
         bound = job.jobs.bound(spec)
-        options = Options(name=f"job {job.name}", linger_s=FOREVER_S, workers=spec.workers)
+        options = Options(name=f"job {job.name}", linger_s=FOREVER_S, workers=spec.workers, priority=spec.priority)
         if not spec.keeps_checkpoints:
             self._begin_anew()
             running = self.adopted or job.jobs.engine.start(bound.query, bound.values, options)

@@ -31,6 +31,8 @@ TRANSITIONS: Mapping[str, tuple[str, ...]] = {
 
 Workers = Annotated[int, Field(ge=1, le=64)]
 
+Priority = Literal["low", "normal", "high"]
+
 ALIVE = ("starting", "running", "restarting")
 
 
@@ -69,6 +71,7 @@ class Spec(BaseModel):
     expect: Expect = Expect()
     transient: Positive | None = Field(default=None, description="it ends so long after its last reader has left")
     workers: Workers | None = Field(default=None, description="on how many of the server's workers it runs")
+    priority: Priority = Field(default="normal", description="who goes first where there is too much to do")
     anew: Anew | None = None
 
     @property

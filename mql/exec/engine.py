@@ -501,6 +501,7 @@ class Engine:
         not_before_us = execution.frontier_us() if joins and execution.has_begun() else MIN_US
         asker = Running(execution, compiled.plan.text, options, start, not_before_us, self._clock, explainer)
         execution.askers = (*execution.askers, asker)
+        (execution if isinstance(execution, Execution) else execution.family.core).raise_to(options.rank)
         with self._guard:
             self._askers[asker.id] = asker
         return asker
@@ -574,6 +575,7 @@ class Engine:
         for number, (scan, entries) in enumerate(zip(plan.scans, execution.graph.feeds, strict=True)):
             feed = Feed(scan, entries, execution.lost.add, join_at, partial(execution.on_trouble, number))
             feed.may_drop = restored is None
+            feed.rank = execution.rank
             feed.others = partial(execution.others_us, feed) if len(hubs) > 1 else None
             if family is not None:
                 feed.on_border, feed.on_joined = family.at_border, family.on_joined
@@ -687,6 +689,7 @@ class Engine:
                 task = graph.stages[number][at]
                 task.on_failure = execution.fail
                 task.on_snapshot = execution.on_snapshot
+                task.rank = execution.rank
                 if restored is not None:
                     task.pipeline.restore(restored.tasks.get(task.name, {}))
                 self._runtime.host(task, worker, sessions.get((number, at)) or self._runtime.session())

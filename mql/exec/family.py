@@ -32,7 +32,7 @@ from mql.exec.operators.base import number_state
 from mql.exec.operators.expand import ExpandOperator
 from mql.exec.operators.final import FinalOperator
 from mql.exec.results import KEY, Results
-from mql.exec.running import Execution, Options, numbers_of, problem_of, renamed_late
+from mql.exec.running import PRIORITIES, Execution, Options, numbers_of, problem_of, renamed_late
 from mql.exec.runtimes import Runtime
 from mql.exec.state import Snapshot
 from mql.exec.tallies import Ints, PerQuery
@@ -73,7 +73,8 @@ class Family:
         self.epoch = secrets.token_hex(4)
         self.types = skeleton.types
         self.clock = clock
-        self.core = Execution(sharing.family_plan(skeleton), runtime, clock, Fan(self), Options(name="shared"))
+        options = Options(name="shared", priority=PRIORITIES[0])
+        self.core = Execution(sharing.family_plan(skeleton), runtime, clock, Fan(self), options)
         self.not_before = PerQuery(MIN_US)
         self.members: dict[int, Member] = {}
         self.places: dict[int, int] = {}
@@ -454,6 +455,7 @@ class Member:
             "rate": self.family.core.rate,
             "readers": self.results.readers,
             "workers": self.family.core.workers,
+            "priority": PRIORITIES[self.family.core.rank],
         }
 
     def late(self, n: int) -> pa.Table:

@@ -71,8 +71,9 @@ class Feed:
     the event time that had been reached before this hub read it, which the hub's own `__m` does not know. `passed`:
     where the last barrier went in, by split. A feed that may not drop makes the hub wait for it, as long as it takes.
     `others`: how far the query's other sources have come, where it has several; `aside_us`: up to where this one, of
-    which nothing had come yet, let them go on without it. `on_border`: asked at each border of a share, with the
-    event time before which it has been handing events on, for what is to go in there.
+    which nothing had come yet, let them go on without it. `rank`: the hub waits for feeds of the highest
+    rank alone. `on_border`: asked at each border of a share, with the event time before which it has been handing on,
+    for what is to go in there.
     """
 
     scan: Scan
@@ -91,6 +92,7 @@ class Feed:
     shedding: set[int] = field(default_factory=set)
     guard: threading.Lock = field(default_factory=threading.Lock)
     may_drop: bool = True
+    rank: int = 0
     others: Callable[[], int] | None = None
     aside_us: int = MIN_US
     passed: dict[int, int] = field(default_factory=dict)
@@ -484,9 +486,11 @@ class Share:
     def _is_early(self, waited_s: float) -> bool:
         """Queries are still busy with what they have: a bigger batch later is worth more to them than one now.
 
-        All wait a little for the slowest; longer only where many are behind, for then it is the machine that is.
+        All wait a little for the slowest; longer only where many are behind, for then it is the machine that is. Nobody
+        waits for a query of lower priority than another on this source: it is the first that loses events.
         """
-        feeds = self._feeds
+        most = max((feed.rank for feed in self._feeds), default=0)
+        feeds = [feed for feed in self._feeds if feed.rank == most or not feed.may_drop]
         if waited_s < LINGER_MOST_S:
             return any(feed.backlog(self.number) for feed in feeds)
         if waited_s < PATIENCE_S:

@@ -38,6 +38,9 @@ LINGER_LEAST_S = 10.0
 Subscription = Reading
 
 
+PRIORITIES = ("low", "normal", "high")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How a query is run.
@@ -46,7 +49,8 @@ class Options:
     `timeout_s`: end after so long. `name`: what listings show. `early_us`: early values every so often where the
     query says no EMIT of its own (the console and the terminal ask for a second). `linger_s`: how long the query
     outlives its last reader. `route`: "auto", "stream" or "batch" for bounded queries. `source`: what is read where the
-    query says no FROM. `workers`: on so many of the runtime's workers, where it has as many.
+    query says no FROM. `workers`: on so many of the runtime's workers, where it has as many. `priority`: who goes first
+    where there is more to do than can be done, and who loses last: low, normal or high.
     """
 
     on_lag: str | None = None
@@ -58,6 +62,11 @@ class Options:
     route: str = "auto"
     source: str | None = None
     workers: int | None = None
+    priority: str = "normal"
+
+    @property
+    def rank(self) -> int:
+        return PRIORITIES.index(self.priority)
 
 
 class Execution:
@@ -68,6 +77,7 @@ class Execution:
         self.results = results
         self.options = options
         self.askers: tuple[Running, ...] = ()
+        self.rank = options.rank
         self.state = "starting"
         self.trouble: str | None = None
         self.started_us = clock.now_us()
@@ -323,7 +333,17 @@ class Execution:
             "rate": self.rate,
             "readers": self.results.readers,
             "workers": self.workers,
+            "priority": PRIORITIES[self.rank],
         }
+
+    def raise_to(self, rank: int) -> None:
+        """Who shares a plan has it run with the highest priority of all who ever shared it."""
+        if rank > self.rank:
+            self.rank = rank
+            for feed in self.feeds:
+                feed.rank = rank
+            for task in self.graph.tasks if self.graph is not None else ():
+                task.rank = rank
 
     @property
     def rate(self) -> float:

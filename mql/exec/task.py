@@ -53,6 +53,8 @@ class Task:
     on_failure: Callable[[Exception], None] = lambda error: None
     on_events: int | None = None
     """How many of its operators work on events, where not all do: what the others hold is made of these."""
+    rank: int = 0
+    """Which tasks go first where several have something to do: those of the highest rank."""
     ended: bool = False
     stopped: bool = False
     in_state: int = 0

@@ -31,7 +31,7 @@ class PythonRun(Run):
         params = function_params(program, spec.params)
         worker = self.worker = Worker(program, self.kept.path, params, job.say)
         try:
-            options = Options(name=f"job {job.name}", linger_s=FOREVER_S, workers=spec.workers)
+            options = Options(name=f"job {job.name}", linger_s=FOREVER_S, workers=spec.workers, priority=spec.priority)
             running = job.jobs.engine.start(program.query, query_values(program, spec.params), options)
             worker.ring = self._ring
             return self._read(running, None)

@@ -47,10 +47,13 @@ class Ask(BaseModel):
     )
     early: Seconds | None = Field(default=None, ge=0.1, le=3600, description="early values of open windows: 1s")
     name: str | None = Field(default=None, max_length=200, description="what listings show")
+    priority: Literal["low", "normal", "high"] = Field(
+        default="low", description="who goes first, and loses last, where there is too much to do; jobs are normal"
+    )
 
 
 ASK_TYPES = (JSON, TEXT, FORM)
-SAID_BY_PARAMETER = ("source", "mode", "on_lag", "max_rows", "timeout", "early", "name")
+SAID_BY_PARAMETER = ("source", "mode", "on_lag", "max_rows", "timeout", "early", "name", "priority")
 
 
 async def read_ask(request: web.Request) -> Ask:
@@ -113,6 +116,7 @@ def options_of(ask: Ask, limits: Limits, linger_s: float) -> Options:
         linger_s=linger_s,
         route=ask.mode,
         source=ask.source,
+        priority=ask.priority,
     )
 
 
@@ -123,6 +127,9 @@ async def begin(shared: Shared, ask: Ask, linger_s: float) -> Running:
         hint = "Wait for one to end, or end one: DELETE /v1/queries/{id}."
         raise refuse(429, "too-many-queries", f"{limits.queries} queries run already", hint, retry_after="1")
     asker = ASKER.get()
+    if asker is not None and ask.priority != "low" and not asker.may("write"):
+        hint = "This takes a token with the scope write."
+        raise refuse(403, "scope", "a query that is asked by a reader has a low priority", hint)
     if asker is not None:
         await shared.call(check_quota, shared, asker)
     options = options_of(ask, limits, linger_s)

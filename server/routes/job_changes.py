@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel, Field
 
 from server.changing import Begin, change
-from server.job_spec import Workers
+from server.job_spec import Priority, Workers
 from server.life import Expect, Limits, Positive, Schedule
 from server.problems import refuse
 from server.routes.asking import choice
@@ -33,6 +33,7 @@ class Changes(Said):
     state: Literal["keep", "discard"] = "keep"
     begin: Begin | None = Field(default=None, description="from where it reads without its state [checkpoint]")
     workers: Workers | None = Field(default=None, description="null leaves it to the server")
+    priority: Priority | None = None
     checkpoint_every: Annotated[Seconds, Field(ge=0.02, le=3_600)] | None = None
     labels: dict[ParamName, Label] | None = None
     owner: str | None = Field(default=None, max_length=200)

@@ -21,7 +21,7 @@ from server import encode
 from server.chaining import PREFIX
 from server.guard import Handler, decoded, parse_json, read_body
 from server.job import Job
-from server.job_spec import TRANSITIONS, Spec, Workers
+from server.job_spec import TRANSITIONS, Priority, Spec, Workers
 from server.jobs import JOBS, Jobs, unknown_job
 from server.life import Expect, Limits, Positive, Schedule
 from server.problems import Problem, Refusal, of_query, refuse
@@ -61,6 +61,7 @@ SAID = (
     "expect",
     "transient",
     "workers",
+    "priority",
 )
 
 
@@ -85,6 +86,9 @@ class HowToRun(Said):
     expect: Expect | None = None
     transient: Positive | None = Field(default=None, description="it ends so long after its last reader has left")
     workers: Workers | None = Field(default=None, description="on how many of the server's workers it runs")
+    priority: Priority | None = Field(
+        default=None, description="who goes first, and loses last, where there is too much to do: normal where left out"
+    )
     start: bool | None = Field(default=None, description="at once; where there is a schedule, when its time comes")
 
     def told(self) -> dict[str, Any]:
@@ -146,6 +150,7 @@ class JobTold(BaseModel):
     expect: dict[str, Any]
     transient: float | None
     workers: int | None
+    priority: str
     trouble: str | None
     created_us: int
     attempts: int
@@ -503,6 +508,7 @@ def told(job: Job) -> dict[str, Any]:
         "expect": spec.expect.model_dump(exclude_none=True),
         "transient": spec.transient,
         "workers": spec.workers,
+        "priority": spec.priority,
         "trouble": job.trouble,
         "created_us": job.created_us,
         "attempts": job.attempts,

@@ -12,7 +12,7 @@ from support.reading import await_true, read_rows, read_until, rows_of
 from mql.catalog import TimeRule
 from mql.exec import engine as engines
 from mql.exec import hub as hubs
-from mql.exec.engine import Engine
+from mql.exec.engine import Engine, Options
 from mql.exec.feed import From, Positions, Reader
 from mql.exec.frames import Gap, Warn
 from mql.exec.items import Raw
@@ -146,6 +146,27 @@ def test_a_query_that_is_stuck_loses_rows_is_told_and_holds_nobody_up(
     await_true(lambda: stuck.ledger()["in_state"] == 0)
     source.push(0, events(45, 46))
     read_until(stuck.subscribe(), lambda found: any(row["v"] == 45 for row in rows_of(found)))
+
+
+def test_nobody_waits_for_a_query_of_lower_priority(
+    engine: Engine, source: Shaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "LINGER_MOST_S", 0.005)
+    monkeypatch.setattr(hubs, "PATIENCE_S", 3_600.0)
+    low = engine.start("SELECT v, k FROM live", options=Options(priority="low"))
+    high = engine.start("SELECT v FROM live", options=Options(priority="high"))
+    gate = threading.Event()
+    hold(low, gate)
+    subscription = high.subscribe()
+    for at in range(5, 45):
+        source.push(0, events(at, at + 1))
+        assert read_rows(subscription, 1) == [{"v": at}]
+    assert (high.ledger()["dropped"], high.status()["priority"]) == (0, "high")
+    assert low.ledger()["dropped"] > 0
+    # Who shares a plan has it run with the higher priority of both.
+    engine.start("SELECT v, k FROM live", options=Options(priority="high"))
+    assert {feed.rank for feed in low.execution.feeds} == {2}
+    gate.set()
 
 
 def hold(running: Any, gate: threading.Event) -> None:

@@ -73,6 +73,31 @@ def test_tasks_of_one_worker_take_turns(runtime: LocalRuntime) -> None:
     assert "b" in order[:20]
 
 
+def test_the_highest_rank_goes_first_and_nobody_stands_still(runtime: LocalRuntime) -> None:
+    gate, begun = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def teller(name: str) -> Outlet:
+        def tell(item: Item) -> None:
+            begun.set()
+            gate.wait(10)
+            order.append(name)
+
+        return Outlet(tell, lambda: False)
+
+    for name, rank in (("busy", 1), ("low", 0), ("normal", 1), ("high", 2)):
+        line = Channel()
+        for value in range(8 if name == "busy" else 160):
+            line.put(batch(value))
+        host(runtime, Task(name, (), [line], teller(name), rank=rank), 0)
+        assert begun.wait(10)  # the first holds the worker while the others come
+    gate.set()
+    await_true(lambda: len(order) == 488)
+    last = {name: len(order) - order[::-1].index(name) for name in ("low", "normal", "high")}
+    assert last["high"] < last["normal"] < last["low"]
+    assert "low" in order[: last["high"]]
+
+
 def test_results_that_are_full_hold_their_tasks_until_they_are_woken(runtime: LocalRuntime) -> None:
     line = Channel()
     full = True

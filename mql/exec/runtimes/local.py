@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -12,6 +13,8 @@ from mql.exec.task import Task
 
 STEPS_MAX = 8
 SLICE_S = 0.02
+TURNS_OF_ALL = 8
+"""One turn in so many goes to the task that has waited longest, whatever its rank: nobody stands still for ever."""
 STOP_S = 2.0
 
 
@@ -73,12 +76,14 @@ class LocalRuntime:
 
 
 class Worker:
-    """One thread and the line of its tasks that have something to do."""
+    """One thread and the lines of its tasks that have something to do, a line for each rank."""
 
     def __init__(self, number: int) -> None:
         self.hosted = 0
         self._changed = threading.Condition()
-        self._line: deque[Task] = deque()
+        self._lines: dict[int, deque[tuple[int, Task]]] = {}
+        self._came = itertools.count()
+        self._turns = 0
         self._waiting: set[int] = set()
         self._retired: list[Session] = []
         self._running: Task | None = None
@@ -91,7 +96,7 @@ class Worker:
         with self._changed:
             if id(task) not in self._waiting and not task.stopped:
                 self._waiting.add(id(task))
-                self._line.append(task)
+                self._lines.setdefault(task.rank, deque()).append((next(self._came), task))
                 self._changed.notify()
 
     def retire(self, task: Task, session: Session) -> None:
@@ -111,11 +116,11 @@ class Worker:
         while True:
             with self._changed:
                 self._running = None
-                while not self._line and not self._retired and not self._stopping:
+                while not self._waiting and not self._retired and not self._stopping:
                     self._changed.wait()
                 retired, self._retired = self._retired, []
-                if not self._stopping and self._line:
-                    self._running = self._line.popleft()
+                if not self._stopping and self._waiting:
+                    self._running = self._next()
                     self._waiting.discard(id(self._running))
                 stopping, task = self._stopping, self._running
             for session in retired:
@@ -124,6 +129,14 @@ class Worker:
                 return
             if task is not None:
                 self._turn(task)
+
+    def _next(self) -> Task:
+        """Whose turn it is: the first of the highest rank, and every so often the first of all."""
+        self._turns += 1
+        waiting = [(rank, line[0][0], line) for rank, line in self._lines.items() if line]
+        of_all = self._turns % TURNS_OF_ALL == 0
+        _, _, line = min(waiting, key=lambda one: one[1] if of_all else -one[0])
+        return line.popleft()[1]
 
     def _turn(self, task: Task) -> None:
         """Some steps of one task; then it waits in line again, so that all get their turns."""
