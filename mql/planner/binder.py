@@ -17,11 +17,13 @@ from mql.planner.collecting import Collector, without_aggregates
 from mql.planner.composing import check_as_live, check_inner, check_times, first_of_union, of_the_whole, united
 from mql.planner.expressions import Constant, conjunction
 from mql.planner.extrapolating import check_extrapolated
+from mql.planner.grouping import can_take_back
 from mql.planner.groups import bind_grouped, is_grouped
 from mql.planner.joining import bind_joins, bind_memberships, memberships, met_in, with_source, with_stream_first
 from mql.planner.logical import (
     Derived,
     Filter,
+    Group,
     Joined,
     Logical,
     Merge,
@@ -127,8 +129,10 @@ def _bind_query(
         return _read(syntax.Query((), sources=(ref,)), reading)
 
     arranged = is_grouped(query) or bool(query.order_by or query.limit or query.anomaly or query.windows)
-    arranged = arranged or query.qualify is not None or any(calls_over(item.expression) for item in query.select)
-    read = bind_joins(query, read, reading, one, window, arranged)
+    looks_over = any(calls_over(item.expression) for item in query.select)
+    arranged = arranged or query.qualify is not None or looks_over
+    takes_back = is_grouped(query) and not (query.windows or query.anomaly or query.qualify or looks_over)
+    read = bind_joins(query, read, reading, one, window, arranged and not takes_back)
     window = met_in(read.input, window)
     scope = read.scope(reading.names.params, opened)
     check_times(query, read.input)
@@ -154,6 +158,7 @@ def _bind_query(
         plan, columns = bind_grouped(query, plan, window, inner, collector, Overs(collector, around), reading.ttl_us)
     else:
         plan, columns = bind_plain(query, plan, window, scope, around, reading.ttl_us)
+    _check_taken_back(query, plan)
     emit = bind_speak(query, plan, window, is_grouped(query), scope, early_us)
     over = find(plan, Over)
     if isinstance(over, Over):
@@ -170,6 +175,17 @@ def _bind_query(
     check_order(query, reading.until, window)
     reading.opened.update(dict.fromkeys(opened, read.info.name))
     return emit, columns
+
+
+def _check_taken_back(query: syntax.Query, plan: Logical) -> None:
+    """Refuses aggregates that can not do without rows that a join withdraws."""
+    group, read = find(plan, Group), input_of(plan)
+    if not isinstance(group, Group) or not isinstance(read, Joined) or not read.retracts:
+        return
+    lasting = next((call.name for call in group.aggregates if not can_take_back(call)), None)
+    if lasting is not None:
+        hint = "Add WITHIN 5m behind the condition; or take count, sum, avg, min, max, or a quantile."
+        raise MqlError(f'"{lasting}" can not take rows back that the join withdraws', query.joins[-1].span, hint)
 
 
 # --- what it reads ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from mql.planner.expressions import Aggregate
 from mql.planner.logical import Group
 from mql.planner.physical import Kept, Window
 from mql.planner.sql import constant_sql, expression_sql, type_sql
+from mql.planner.withdrawing import SIGN, signed_form, signed_sql
 from mql.schema import BIGINT
 
 PLACE = 'row("__t", "__s", "__o")'
@@ -32,7 +33,8 @@ class ValueCounts:
 @dataclass(frozen=True, slots=True)
 class Grouping:
     """The pieces. `values` are the per-row expressions x0, x1, …; `steps`/`merges` give the partial columns f0, f1, …;
-    `results` finish the aggregates: SQL over merged f…, or over a bag's v, n, c, t (`bag_of` tells which bag)."""
+    `results` finish the aggregates: SQL over merged f…, or over a bag's v, n, c, t (`bag_of` tells which bag).
+    `signed`: rows come with a sign, by which they can be withdrawn."""
 
     keys: tuple[str, ...]
     values: tuple[str, ...]
@@ -43,14 +45,16 @@ class Grouping:
     direct: tuple[str, ...]
     bag_of: tuple[int | None, ...]
     empty: tuple[str, ...]
+    signed: bool = False
 
     @property
     def key_names(self) -> tuple[str, ...]:
         return tuple(f"k{i}" for i in range(len(self.keys)))
 
 
-def grouping(group: Group) -> Grouping:
-    """Cut every aggregate of a GROUP BY into its pieces, sharing arguments and value counts."""
+def grouping(group: Group, signed: bool = False) -> Grouping:
+    """Cut every aggregate of a GROUP BY into its pieces, sharing arguments and value counts. `signed`: of rows that can
+    be withdrawn."""
     values: list[str] = []
     steps: list[str] = []
     merges: list[str] = []
@@ -71,12 +75,13 @@ def grouping(group: Group) -> Grouping:
         args = tuple(value(sql) for sql in _argument_sql(row, call))
         constant = constant_sql(call.extra[0]) if call.extra else str(row.default)
         fill = _filler(args, constant)
-        match _form(row, call, len(args)):
+        form = _form(row, call, len(args))
+        match signed_form(row, form) if signed else form:
             case Fold(partials, result):
                 first = len(steps)
                 names = [f"f{first + i}" for i in range(len(partials))]
                 for i, partial in enumerate(partials):
-                    steps.append(fill(partial.step))
+                    steps.append(signed_sql(fill(partial.step)) if signed else fill(partial.step))
                     beside = names[i + 1] if i + 1 < len(names) else names[i]
                     merges.append(partial.merge.replace("{p}", names[i]).replace("{q}", beside))
                 finished = result
@@ -86,12 +91,14 @@ def grouping(group: Group) -> Grouping:
                 bag_of.append(None)
                 empty.append("NULL")
             case Bag(result, of, count, merge, of_none, type):
-                bag = ValueCounts(fill(of), fill(count), merge, type)
+                bag = ValueCounts(fill(of), signed_sql(fill(count)) if signed else fill(count), merge, type)
                 if bag not in bags:
                     bags.append(bag)
                 results.append(_typed(fill(result), call))
                 bag_of.append(bags.index(bag))
                 empty.append(of_none)
+            case None:
+                raise AssertionError(f"{call.name} can not take rows back")
         template = _direct(row, call, len(args))
         direct.append(_typed(fill(template), call) if template else "")
     keys = tuple(expression_sql(key) for key in group.keys)
@@ -105,7 +112,15 @@ def grouping(group: Group) -> Grouping:
         tuple(direct),
         tuple(bag_of),
         tuple(empty),
+        signed,
     )
+
+
+def can_take_back(call: Aggregate) -> bool:
+    """Whether an aggregate can do without rows that are withdrawn."""
+    row = aggregate_row(call.name)
+    assert row is not None, call.name
+    return signed_form(row, _form(row, call, len(_argument_sql(row, call)))) is not None
 
 
 def kept_by(pieces: Grouping) -> Kept:
@@ -146,7 +161,7 @@ def partial_sql(pieces: Grouping, base: str, shared: bool) -> str:
     columns = [
         *_pane_columns(shared),
         *keys,
-        "count(*) AS n",
+        f"sum({SIGN})::BIGINT AS n" if pieces.signed else "count(*) AS n",
         *(f"{step} AS f{i}" for i, step in enumerate(pieces.steps)),
         f'{hash_sql(keys)} AS "__h"',
     ]
@@ -195,12 +210,14 @@ def finished_sql(pieces: Grouping, window: Window, grouped: bool, only: str) -> 
     whole = window.kind == "none" and not grouped
     place = ["0::BIGINT AS ws", "0::BIGINT AS we"] if whole else at
     merged = [*place, "sum(n) AS n", *(f"{merge} AS f{i}" for i, merge in enumerate(pieces.merges))]
-    parts.append(f"m AS (SELECT {', '.join(merged)} FROM s{group_clause(at, window, grouped)})")
+    there = " HAVING sum(n) > 0" if pieces.signed and grouped else ""
+    parts.append(f"m AS (SELECT {', '.join(merged)} FROM s{group_clause(at, window, grouped)}{there})")
     for number, bag in enumerate(pieces.bags):
         parts.append(f"s{number} AS ({expanded_sql(window, f'bag{number}', only)})")
         counted = (
             f"SELECT {', '.join(at)}, v, {bag.merge}(n)::{bag.type} AS n FROM s{number} GROUP BY {', '.join(at)}, v"
         )
+        counted += " HAVING sum(n) > 0" if pieces.signed else ""
         parts.extend(bag_result_sql(pieces, number, counted, at))
     parts.append(f"a AS ({joined_sql(pieces, at, window, results_sql(pieces))})")
     return parts

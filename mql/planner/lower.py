@@ -66,7 +66,8 @@ from mql.planner.told import (
     rows_sql,
     window_place,
 )
-from mql.schema import BIGINT, BOOLEAN, DOUBLE, TIMESTAMP, DataType
+from mql.planner.withdrawing import SIGN_SQL
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, TIMESTAMP, VARCHAR, DataType
 
 
 def stages_of(top: Logical, late_matters: bool) -> tuple[Stage, ...]:
@@ -187,7 +188,7 @@ def row_late_sql(parts: Parts) -> str:
 def _grouped(parts: Parts, flow: Flow, sampling: str | None, late_matters: bool) -> Flow:
     group = parts.group
     assert group is not None
-    pieces = g.grouping(group)
+    pieces = g.grouping(group, parts.retracts)
     before: OperatorSpec
     after: OperatorSpec
     match group.window.kind:
@@ -226,7 +227,7 @@ def _partial(parts: Parts, group: Group, pieces: g.Grouping, sampling: str | Non
     predicate = None if parts.where is None else expression_sql(parts.where)
     shared = late_matters and window.kind in ("hopping", "cumulate", "several")
     pane = windows.pane_sql(window, TIME)
-    extra = [f"{pane} AS p"]
+    extra = [f"{pane} AS p", *([SIGN_SQL] if pieces.signed else [])]
     late = None
     if late_matters and window.kind != "none":
         over = f'("__m" - {parts.patience_us})'
@@ -313,7 +314,7 @@ def _blanks(parts: Parts, partial: Partial) -> tuple[str, ...]:
     """The partial tables of a batch without rows."""
     types: list[tuple[str, DataType]] = [(name, BIGINT) for name in ("__t", "__s", "__o", "__a", "__m")]
     types += [(column_name(path), type) for path, type in parts.scan.columns]
-    types += beside(parts)
+    types += [*beside(parts), *([("_op", VARCHAR)] if parts.retracts else [])]
     if parts.sampled is not None and parts.sampled.per_second is not None and parts.sampled.extrapolate:
         types.append(("__weight", DOUBLE))
     columns = ", ".join(f"CAST(NULL AS {type_sql(type)}) AS {quote_identifier(name)}" for name, type in types)
