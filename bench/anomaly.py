@@ -27,6 +27,7 @@ from mql.exec.detectors.cusum import Cusum
 from mql.exec.detectors.des import Des
 from mql.exec.detectors.episodes import OPENED, Rule
 from mql.exec.detectors.frame import Columns, Detector, Seen, neighbours
+from mql.exec.detectors.peers import Peers
 from mql.exec.detectors.robust_zscore import RobustZScore
 from mql.exec.detectors.seasonal import Seasonal
 from mql.exec.detectors.watch import Limits, Rows, Watch
@@ -56,18 +57,28 @@ METHODS: dict[str, Callable[[], Detector]] = {
     "robust_zscore": RobustZScore,
     "cusum": Cusum,
     "count": Count,
+    "ratio": Ratio,
+    "peers": Peers,
 }
+RULES = {"peers": Rule(14, 20)}
+"""Methods whose episodes need several windows where nothing else is said."""
+SIBLINGS = 20
+OF = 10_000.0
+"""What the laws' numbers are a ratio of."""
 
 
 def noise(keys: int = 1000, windows: int = 2500, burn_in: int = 500) -> dict[str, dict[str, tuple[float, float]]]:
-    """Per law and method: flags and episodes per million windows of a key, after the first `burn_in`."""
+    """Per law and method: flags and episodes per million windows of a key, after the first `burn_in`. A ratio is
+    that of the law's number, rounded, in 10,000; peers are compared among twenty."""
     found: dict[str, dict[str, tuple[float, float]]] = {}
     for law, draw in LAWS.items():
         found[law] = {}
         for name, make in METHODS.items():
             rng = np.random.default_rng(SEED)
-            watch = Watch(make(), Rule(), Limits(fill=False))
+            watch = Watch(make(), RULES.get(name, Rule()), Limits(fill=False))
             names = [f"{key:05d}" for key in range(keys)]
+            group = np.arange(keys) // SIBLINGS if name == "peers" else None
+            of = np.full(keys, OF) if name == "ratio" else None
             before = rng.normal(0, 1, keys) / np.sqrt(1 - 0.81)
             flags = episodes = 0
             for at in range(windows):
@@ -75,7 +86,9 @@ def noise(keys: int = 1000, windows: int = 2500, burn_in: int = 500) -> dict[str
                 if law.startswith("AR"):
                     before = 0.9 * before + x
                     x = 100 + before
-                told = watch.step(Rows(at, at * 300_000_000, names, x))
+                if of is not None:
+                    x = np.maximum(np.rint(x), 0)
+                told = watch.step(Rows(at, at * 300_000_000, names, x, of, group=group))
                 assert told is not None
                 if at >= burn_in:
                     flags += int(told.hit.sum())
@@ -227,7 +240,7 @@ def speeds(keys: int) -> Iterator[tuple[str, float, float]]:
     """Per method: milliseconds of one window in the detector alone, and with keys and episodes."""
     rng = np.random.default_rng(SEED)
     names = [f"key-{key:06d}" for key in range(keys)]
-    for name, make in {**METHODS, "ratio": Ratio}.items():
+    for name, make in METHODS.items():
         detector = make()
         state = Columns(detector.fields)
         state.grow(keys + 1)

@@ -21,6 +21,7 @@ from mql.exec.detectors.frame import (
     Scored,
     Seen,
     Where,
+    first_change,
     floored,
     half_life,
     in_blocks,
@@ -86,6 +87,7 @@ class Auto:
         by_value = np.abs(z) / 2
         expected, reach = m.copy(), 2 * self.threshold * spread
         by_residuals = odd > by_value
+        constant, before = (v == 0) & (n > 1), n.copy()
         score = np.where(warm, np.maximum(odd, by_value) / self.threshold, np.nan)
         direction = signs(z)
         # Which way residuals point is of interest where they are unusual, or nearly so.
@@ -93,6 +95,8 @@ class Auto:
         direction[some] = np.where(self.likelihood.points_down(state, numbers(at)[some]), -1, 1)
 
         def reason(row: int) -> str:
+            if constant[row]:
+                return first_change(x[row], expected[row], before[row])
             if by_residuals[row]:
                 return f"residuals {odd[row]:.1f}σ above usual for {self.short} windows"
             return f"{number(x[row])} is {abs(z[row]):.1f} standard deviations from {number(expected[row])}"

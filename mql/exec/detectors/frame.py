@@ -281,6 +281,11 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
+def first_change(value: float, expected: float, before: int) -> str:
+    """The reason where all values were equal until now, and standard deviations have no meaning."""
+    return f"{number(value)}, the first change after {before:,} equal values of {number(expected)}"
+
+
 _NO_SLOTS = np.empty(0, np.int64)
 
 

@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mql.exec.detectors.frame import Columns, Field, Scored, Seen, floored, half_life, in_blocks, number, signs
+from mql.exec.detectors.frame import (
+    Columns,
+    Field,
+    Scored,
+    Seen,
+    first_change,
+    floored,
+    half_life,
+    in_blocks,
+    number,
+    signs,
+)
 from mql.exec.detectors.moments import learned, weights
 
 
@@ -31,6 +42,7 @@ class ZScore:
         spread = floored(np.sqrt(v), m, self.relative_floor, self.absolute_floor)
         z = (x - m) / spread
         warm = n >= self.warmup
+        constant, before = (v == 0) & (n > 1), n.copy()
         scored = Scored(
             np.where(warm, np.abs(z) / self.threshold, np.nan),
             signs(z),
@@ -38,7 +50,9 @@ class ZScore:
             m - self.threshold * spread,
             m + self.threshold * spread,
             lambda row: (
-                f"{number(x[row])} is {abs(z[row]):.1f} standard deviations from {number(scored.expected[row])}"
+                first_change(x[row], scored.expected[row], before[row])
+                if constant[row]
+                else f"{number(x[row])} is {abs(z[row]):.1f} standard deviations from {number(scored.expected[row])}"
             ),
         )
         mean, variance = learned(m, v, x, weights(n, half_life(self.half_life)))

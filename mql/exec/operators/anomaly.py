@@ -427,7 +427,7 @@ class Judge:
         for line in wanted.tolist():
             score = judged.score[line]
             if judged.hit[line] or judged.phase[line] == OPENED:
-                found.append(judged.reason(line) + self._how_long(judged.number) + self._how_many(judged, line))
+                found.append(judged.reason(line) + self._how_judged(judged.number) + self._how_many(judged, line))
             elif judged.phase[line] == CLOSED:
                 quiet = judged.number - int(judged.last_hit[line])
                 found.append(judged.reason(line) if judged.gone[line] else f"quiet for {quiet:,} windows")
@@ -437,8 +437,10 @@ class Judge:
                 found.append(None)
         return found
 
-    def _how_long(self, number: int) -> str:
-        """Said where a window was judged as if it were as long as others."""
+    def _how_judged(self, number: int) -> str:
+        """Said where it is not the value as it is that was judged: its logarithm, or as if its window were longer."""
+        if self._spec.log:
+            return "; of logarithms"
         if not self._spec.adds_up or self._grid.stretch(number) == 1:
             return ""
         hours = (self._grid.end(number) - self._grid.start(number)) / HOUR_US
