@@ -98,6 +98,9 @@ def check_guarantee(spec: Spec, engine: Engine, plan: Plan) -> None:
     """A guarantee needs sources that can be read again from where a checkpoint stands."""
     if plan.explain is not None:
         raise MqlError("EXPLAIN is no job", hint="Ask it as a query.")
+    if spec.keeps_checkpoints and spec.artifact is not None:
+        hint = "What its process holds is in no checkpoint."
+        raise MqlError("a Python job is at_most_once", hint=hint, code="no-guarantee")
     if not spec.keeps_checkpoints:
         if spec.limits.state is not None or spec.limits.entries is not None:
             hint = "Ask for at_least_once, or leave limits.state and limits.entries out."

@@ -220,7 +220,7 @@ def complaint(fault: Any, of: type[Template]) -> tuple[Where, str]:
         case "literal_error":
             said = str(fault["input"])[:60]
             known = TYPES if where[-1] == "type" else GUARANTEES
-            if kind is not None or where[0] in LIFE:
+            if kind is not None or where[0] in LIFE or said in known:
                 return where, f'unknown {where[-1]} "{said}". It may be {fault["ctx"]["expected"]}'
             return (
                 where,

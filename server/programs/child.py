@@ -1,10 +1,11 @@
 """What runs in a Python job's own process: reads batches from standard input, writes rows to standard output.
 
-Started as a file, alone, by `worker.py`: `python -I child.py JSON`. Nothing of the server is imported here. What the
+Started as a file, alone, by `worker.py`: `python -I child.py ENTRY`. Nothing of the server is imported here. What the
 artifact's code prints goes to standard error, and from there into the job's log.
 
-Frames, both ways: a byte for the kind, four bytes for the length, the payload. In: `B` a batch (an Arrow stream), `E`
-no more will come. Out: `R` rows (an Arrow stream), `A` the batch was taken, `C` completed, `X` failed (JSON).
+Frames, both ways: a byte for the kind, four bytes for the length, the payload. In: `S` settings (JSON), once; `B` a
+batch (an Arrow stream); `E` no more will come. Out: `R` rows (an Arrow stream), `A` the batch was taken, `C` completed,
+`X` failed (JSON).
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from typing import Any, BinaryIO
 
 HEAD = struct.Struct("<cI")
 ROWS_AT_ONCE = 1_000
+FRAME_BYTES = 16 << 20
 PARENT_DIED = 1  # PR_SET_PDEATHSIG
 SPARE_BYTES = 512 << 20
 """What an idle process has mapped beside the artifact's memory: Arrow's pools and the stacks of threads."""
 
 
-def main(told: Mapping[str, Any]) -> int:
+def main() -> int:
+    _, settings = frame(sys.stdin.buffer)
+    told: Mapping[str, Any] = json.loads(settings)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     for stream in (sys.stdout, sys.stderr):
@@ -41,7 +45,7 @@ def main(told: Mapping[str, Any]) -> int:
 
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    outlet = Outlet(out, pa, told["columns"])
+    outlet = Outlet(out, pa, pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(told["schema"]))))
     try:
         function = function_of(told["entry"])
         run(function, told["params"], outlet, pa)
@@ -104,12 +108,16 @@ def given(stream: BinaryIO, pa: Any) -> Iterator[Any]:
     """The batches that come, until the end is said. Where nothing comes any more and nobody said so, the server is
     gone."""
     while True:
-        kind, length = HEAD.unpack(whole(stream, HEAD.size))
-        payload = whole(stream, length)
+        kind, payload = frame(stream)
         if kind == b"E":
             return
         with pa.ipc.open_stream(payload) as reader:
             yield from reader
+
+
+def frame(stream: BinaryIO) -> tuple[bytes, bytes]:
+    kind, length = HEAD.unpack(whole(stream, HEAD.size))
+    return kind, whole(stream, length)
 
 
 def whole(stream: BinaryIO, size: int) -> bytes:
@@ -122,11 +130,11 @@ def whole(stream: BinaryIO, size: int) -> bytes:
 class Outlet:
     """Rows of any form, brought to the declared columns. Whatever thread they come from."""
 
-    def __init__(self, out: BinaryIO, pa: Any, columns: list[list[str]]) -> None:
+    def __init__(self, out: BinaryIO, pa: Any, schema: Any) -> None:
         self._out = out
         self._pa = pa
-        self._schema = pa.schema([(name, decoded(pa, type)) for name, type in columns])
-        self._names = {name for name, _ in columns}
+        self._schema = schema
+        self._names = set(schema.names)
         self._waiting: list[dict[str, Any]] = []
         self._guard = threading.RLock()
         self._main = threading.get_ident()
@@ -161,8 +169,15 @@ class Outlet:
         missing = [name for name in self._schema.names if name not in table.column_names]
         if missing:
             raise KeyError(f"a table lacks {', '.join(missing)[:200]}")
-        table = table.select(self._schema.names).cast(self._schema)
-        if table.num_rows:
+        self._write(table.select(self._schema.names).cast(self._schema))
+
+    def _write(self, table: Any) -> None:
+        """As frames of some megabytes at most."""
+        rows = table.num_rows
+        if rows > 1 and table.nbytes > FRAME_BYTES:
+            self._write(table.slice(0, rows // 2))
+            self._write(table.slice(rows // 2))
+        elif rows:
             sink = self._pa.BufferOutputStream()
             with self._pa.ipc.new_stream(sink, self._schema) as writer:
                 writer.write_table(table)
@@ -190,12 +205,7 @@ class Outlet:
                 rest = rest[self._out.write(rest) :]
 
 
-def decoded(pa: Any, type: str) -> Any:
-    """An Arrow type as it crossed: a schema of one field, in hexadecimal."""
-    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(type))).field(0).type
-
-
 if __name__ == "__main__":
-    code = main(json.loads(sys.argv[1]))
+    code = main()
     sys.stderr.flush()
     os._exit(code)  # threads that the artifact left behind do not hold it

@@ -20,6 +20,7 @@ import io
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -42,8 +43,9 @@ PACKED_MAX = 16 << 20
 RATIO_MAX = 100
 ENTRY = r"^[A-Za-z_][A-Za-z0-9_.]{0,200}:[A-Za-z_][A-Za-z0-9_]{0,100}$"
 VERSION = r"^[0-9A-Za-z][0-9A-Za-z._-]{0,63}$"
-KEPT_NAMES = ("mql", "server", "sources")
-"""Modules that the process has already: an artifact's own must not hide them."""
+UNREADABLE = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError, ValueError, LookupError)
+KEPT_NAMES = ("mql", "server", "sources", "pyarrow", "reactivex", "numpy")
+"""Modules that the process itself needs: an artifact's own must not hide them."""
 
 
 class Program(Template):
@@ -115,9 +117,9 @@ def parse_program(data: bytes, file: str = MANIFEST) -> Program:
 
 def check_entry(program: Program, files: Mapping[str, bytes]) -> None:
     module = program.entry.partition(":")[0]
-    top = module.split(".")[0]
-    if top in KEPT_NAMES:
-        raise bad(f'its module may not be called "{top}"', "Give it another name.")
+    for top in {name.split("/")[0].removesuffix(".py") for name in files}:
+        if top in KEPT_NAMES:
+            raise bad(f'its module may not be called "{top}"', "Give it another name.")
     path = module.replace(".", "/")
     if f"{path}.py" not in files and f"{path}/__init__.py" not in files:
         raise bad(f'its entry is "{program.entry}", and there is no {path}.py in it', "Say module:function.")
@@ -142,7 +144,7 @@ def unpacked(data: bytes) -> Mapping[str, bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return dict(files_of(archive, len(data)))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise bad(f"it is no zip that can be read: {error}", "Pack it with mql artifact push DIR.") from None
 
 
@@ -172,6 +174,8 @@ def check_name(info: zipfile.ZipInfo) -> None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise bad(f'"{name[:80]}" is no plain file', "Put the file itself there, no link.")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise bad(f'"{name[:80]}" is packed in a way that modules cannot be', "Pack it with mql artifact push DIR.")
     odd = "\\" in name or ":" in name or not name.isprintable()
     if path.is_absolute() or ".." in path.parts or odd or len(name) > 200:
         raise bad(f'"{name[:80]}" is no name for a file in it', "Use names below its top, with / between.")

@@ -29,7 +29,8 @@ class PythonRun(Run):
         job, spec, program = self.job, self.spec, self.program
         self._begin_anew()
         params = function_params(program, spec.params)
-        worker = self.worker = Worker(program, self.kept.path, params, job.say)
+        place = job.jobs.directory(job.name) / "process"
+        worker = self.worker = Worker(program, self.kept.path, params, place, job.say)
         try:
             options = Options(name=f"job {job.name}", linger_s=FOREVER_S, workers=spec.workers, priority=spec.priority)
             running = job.jobs.engine.start(program.query, query_values(program, spec.params), options)

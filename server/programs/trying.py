@@ -35,7 +35,7 @@ def problem_of(artifact: Artifact, example: Example, path: Path, say: Say) -> st
 
 def rows_of(artifact: Artifact, example: Example, path: Path, say: Say) -> list[dict[str, Any]]:
     program = artifact.program
-    worker = Worker(program, path, function_params(program, example.params), say)
+    worker = Worker(program, path, function_params(program, example.params), path.with_name("process"), say)
     engine = Engine([source_of(example)], workers=1, piped=SOURCE)
     rows: list[dict[str, Any]] = []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import shutil
@@ -15,7 +16,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -31,6 +31,8 @@ from mql.learn import parse_type
 from server.programs.manifest import Program
 from sources.columns import arrow_of
 
+log = logging.getLogger("server")
+
 HEAD = struct.Struct("<cI")
 CHILD = Path(__file__).with_name("child.py")
 HOME = Path(mql.__file__).parents[1]
@@ -38,7 +40,7 @@ UNTAKEN_MAX = 4
 """So many batches may be on their way to the function."""
 UNREAD_BYTES = 8 << 20
 FRAME_BYTES = 256 << 20
-LINES_PER_S, LINE_MAX = 20, 500
+LINES_PER_S, LINES_MAX, LINE_MAX = 20, 200, 500
 LEAVE_S = 1.0
 STEP_S = 0.05
 
@@ -55,15 +57,16 @@ class Broken(MqlError):
 class Worker:
     """One process. All but `ring` and `say`, which are called from threads of its own, is for one thread.
 
-    `ring`: something came. `say`: a line of the process for the job's log.
+    `place`: a directory of its own, made anew. `ring`: something came. `say`: a line of the process for the job's log.
     """
 
-    def __init__(self, program: Program, artifact: Path, params: Mapping[str, Any], say: Say) -> None:
+    def __init__(self, program: Program, artifact: Path, params: Mapping[str, Any], place: Path, say: Say) -> None:
         self.ring: Callable[[], None] = lambda: None
         self.completed = False
         self._program = program
         self._say = say
-        self._place = Path(tempfile.mkdtemp(prefix="mql-job-"))
+        self._place = place
+        self._schema = pa.schema([(name, arrow_of(parse_type(type))) for name, type in program.columns])
         self._untaken = 0
         self._heard_s = time.monotonic()
         self._failure: str | None = None
@@ -83,10 +86,12 @@ class Worker:
             "entry": self._program.entry,
             "params": dict(params),
             "memory": self._program.memory,
-            "columns": [[name, encoded(type)] for name, type in self._program.columns],
+            "schema": bytes(self._schema.serialize()).hex(),
         }
+        shutil.rmtree(self._place, ignore_errors=True)
+        self._place.mkdir(parents=True)
         process = subprocess.Popen(
-            (sys.executable, "-I", str(CHILD), json.dumps(told)),
+            (sys.executable, "-I", str(CHILD), self._program.entry),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -96,6 +101,9 @@ class Worker:
             bufsize=0,
         )
         assert process.stdin is not None
+        settings = json.dumps(told).encode()
+        with contextlib.suppress(BrokenPipeError):  # it is gone already: who listens to it will say why
+            write_all(process.stdin.fileno(), HEAD.pack(b"S", len(settings)) + settings)
         os.set_blocking(process.stdin.fileno(), False)
         return process
 
@@ -168,25 +176,29 @@ class Worker:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(OSError, ValueError):
+        try:
             while len(head := self._read(HEAD.size)) == HEAD.size:
                 kind, length = HEAD.unpack(head)
-                if length > FRAME_BYTES or kind not in b"RACX":
-                    self._fail("its process wrote what is no frame")
-                    return
+                if length > FRAME_BYTES:
+                    raise ValueError(f"{length} bytes")
                 payload = self._read(length)
                 if len(payload) < length:
                     break
                 self._heard(kind, payload)
+        except (ValueError, LookupError, TypeError, OSError, pa.ArrowException) as error:
+            if not self._is_closing:
+                log.warning("a Python job's process wrote what is no frame: %s", error)
+            self._fail("its process wrote what is no frame")
+            return
         if not self.completed:
             self._fail(self._end())
 
     def _read(self, size: int) -> bytes:
         assert self._process.stdout is not None
-        found = b""
-        while len(found) < size and (got := self._process.stdout.read(size - len(found))):
+        found = bytearray()
+        while len(found) < size and (got := self._process.stdout.read(min(1 << 20, size - len(found)))):
             found += got
-        return found
+        return bytes(found)
 
     def _heard(self, kind: bytes, payload: bytes) -> None:
         self._heard_s = time.monotonic()
@@ -194,6 +206,8 @@ class Worker:
             case b"R":
                 with pa.ipc.open_stream(payload) as reader:
                     table = reader.read_all()
+                if table.schema != self._schema:
+                    raise ValueError("rows of other columns than were declared")
                 with self._room:
                     while self._unread > UNREAD_BYTES and not self._is_closing:
                         self._room.wait(STEP_S)
@@ -201,15 +215,20 @@ class Worker:
                     self._unread += len(payload)
             case b"A":
                 with self._room:
+                    if not self._untaken:
+                        raise ValueError("more batches were taken than given")
                     self._untaken -= 1
                     self._room.notify_all()
             case b"C":
                 self.completed = True
-            case _:
+            case b"X":
                 said = json.loads(payload)
-                for line in said["traceback"].splitlines():
+                error, lines = str(said["error"]), str(said["traceback"]).splitlines()
+                for line in lines[-LINES_MAX:]:
                     self._say("error", line[:LINE_MAX])
-                self._fail(f"its code failed: {said['error']}")
+                self._fail(f"its code failed: {error[:LINE_MAX]}")
+            case _:
+                raise ValueError("an unknown kind")
         self.ring()
 
     def _fail(self, what: str) -> None:
@@ -291,6 +310,7 @@ def environment(place: Path) -> dict[str, str]:
     }
 
 
-def encoded(type: str) -> str:
-    """A column's Arrow type, as the child reads it."""
-    return bytes(pa.schema([("x", arrow_of(parse_type(type)))]).serialize()).hex()
+def write_all(out: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(out, rest) :]

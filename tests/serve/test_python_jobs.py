@@ -22,6 +22,7 @@ from mql.errors import MqlError
 from server.cli import main
 from server.programs.manifest import read_artifact
 from server.programs.trying import test_artifact as tried
+from server.routes import ROUTES
 from sources.strict_yaml import ConfigError
 
 FUNNEL = Path(__file__).parents[2] / "examples" / "python-jobs" / "funnel"
@@ -119,6 +120,21 @@ def test_an_artifact_is_kept_and_its_jobs_are_jobs_like_others() -> None:
         assert server.get("/v1/artifacts/doubled/1").status == 404
 
 
+WRITES = """
+import os, pyarrow as pa
+def rows():
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema([("zzz", pa.int64())])) as writer:
+        writer.write_table(pa.table({{"zzz": [1]}}))
+    return sink.getvalue().to_pybytes()
+def doubled(batches, params):
+    for out in range(3, 20):
+        try:
+            os.write(out, {})
+        except OSError:
+            pass
+    return batches
+"""
 FAILURES: Mapping[str, tuple[str, str]] = {
     "raises": ('def doubled(batches, params):\n    raise ValueError("no luck")', "ValueError: no luck"),
     "raises later": (DOUBLED.replace('one["id"],', '1 / (one["id"] - 1),'), "ZeroDivisionError"),
@@ -130,6 +146,13 @@ FAILURES: Mapping[str, tuple[str, str]] = {
         "MemoryError",
     ),
     "no such function": ("def other(batches, params): pass", "has no attribute 'doubled'"),
+    "writes what is no frame": (WRITES.format("b'hello there, this is no frame'"), "wrote what is no frame"),
+    "fails in no known way": (WRITES.format("b'X' + (2).to_bytes(4, 'little') + b'{}'"), "wrote what is no frame"),
+    "takes more than it was given": (WRITES.format("(b'A' + bytes(4)) * 9"), "wrote what is no frame"),
+    "other columns in a frame": (
+        WRITES.format("b'R' + len(odd := rows()).to_bytes(4, 'little') + odd"),
+        "wrote what is no frame",
+    ),
 }
 
 
@@ -168,6 +191,35 @@ def test_a_killed_process_is_begun_anew_and_the_results_say_what_may_be_missing(
         wait_for(lambda: server.events("orders", {"id": 2}) and {"id": 2, "more": 4} in rows(server))
         with server.stream("GET", "/v1/jobs/j/stream", Accept="text/event-stream") as stream:
             assert "began anew" in stream.until("gap")["data"]
+
+
+def test_large_parameters_and_large_tables_cross() -> None:
+    many = "import pyarrow as pa\nfrom reactivex import operators as ops\n" + (
+        "def doubled(batches, params):\n"
+        "    more = pa.array([len(params['words'])] * 1_500_000)\n"
+        "    table = pa.table({'id': pa.array(range(1_500_000)), 'more': more})\n"
+        "    return batches.pipe(ops.take(1), ops.map(lambda _: table))"
+    )
+    job = JOB.replace("params: {times: {type: number, default: 2}}", "params: {words: {type: list}}")
+    with served() as server:
+        server.events("orders", {"id": 0})
+        begin(server, many, job, params={"words": ["x" * 300] * 1_000})
+        wait_for_state(server, "j", "running")
+        wait_for(lambda: server.events("orders", {"id": 1}) and server.get("/v1/jobs/j").json()["state"] == "completed")
+        assert server.get("/v1/jobs/j").json()["results"]["rows"] == 1_500_000
+        assert server.get("/v1/jobs/j/results?from=1499999").json()["rows"] == [{"id": 1_499_999, "more": 1_000}]
+
+
+def test_who_may_do_what_and_what_is_promised() -> None:
+    scopes = {(route.method, route.path): route.scope for route in ROUTES}
+    one = "/v1/artifacts/{name}/{version}"
+    assert (scopes["PUT", one], scopes["DELETE", one], scopes["GET", one]) == ("admin", "admin", "read")
+    assert scopes["POST", "/v1/artifacts/{name}/jobs"] == "write"
+    with served() as server:
+        server.events("orders", {"id": 0})
+        assert put(server, made_of(DOUBLED)).status == 201
+        refused = server.post("/v1/artifacts/doubled/jobs", {"name": "j", "guarantee": "at_least_once"})
+        assert (refused.status, refused.json()["code"]) == (422, "no-guarantee")
 
 
 def test_what_it_prints_without_end_does_not_fill_the_log() -> None:
@@ -238,6 +290,20 @@ def with_link() -> bytes:
     return out.getvalue()
 
 
+def damaged() -> bytes:
+    data = bytearray(made_of(DOUBLED * 20))
+    at = data.index(b"own.py") + 12
+    data[at : at + 8] = b"\xff" * 8
+    return bytes(data)
+
+
+def squeezed() -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("job.yaml", JOB)
+    return out.getvalue()
+
+
 def lying() -> bytes:
     """An entry whose head says that it is small."""
     data = bytearray(zipped({"job.yaml": JOB, "own.py": b" " * (3 << 20)}))
@@ -257,6 +323,8 @@ HOSTILE: Mapping[str, tuple[Callable[[], bytes], str]] = {
     "a link": (with_link, "no plain file"),
     "many entries": (lambda: zipped({f"{n}.py": "" for n in range(101)}), "101 entries"),
     "a bomb": (lambda: zipped({"job.yaml": JOB, "own.py": b"0" * (40 << 20)}), "too many for its size"),
+    "damaged": (damaged, "no zip"),
+    "another compression": (squeezed, "packed in a way"),
     "a lie about its size": (lying, "no zip|too many"),
     "hides a module": (
         lambda: zipped({"job.yaml": JOB.replace("own:", "mql:"), "mql.py": ""}),
