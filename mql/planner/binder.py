@@ -40,7 +40,7 @@ from mql.planner.overs import Around, Overs, bind_over_speak, calls_over, told_o
 from mql.planner.physical import Start
 from mql.planner.reading import STATE_BYTES_MAX, Names, Read, Reading, as_one, bind_sources, sources_of
 from mql.planner.sampling import bind_sample
-from mql.planner.selecting import bind_plain
+from mql.planner.selecting import TOLD, bind_plain
 from mql.planner.speaking import bind_speak, check_order, check_revisions, revised
 from mql.planner.warming import bounded, scaled, told_after, warmed_since
 from mql.planner.windowing import bind_window, window_outputs
@@ -113,7 +113,11 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
 
 
 def _bind_query(
-    query: syntax.Query, reading: Reading, settings: Mapping[str, Any], early_us: int | None
+    query: syntax.Query,
+    reading: Reading,
+    settings: Mapping[str, Any],
+    early_us: int | None,
+    inner: bool = False,
 ) -> tuple[Speak, Columns]:
     """One query, from what it reads up to when it speaks."""
     if query.anomaly is None and query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
@@ -135,6 +139,8 @@ def _bind_query(
     read = bind_joins(query, read, reading, one, window, arranged and not takes_back)
     window = met_in(read.input, window)
     scope = read.scope(reading.names.params, opened)
+    if not inner and (is_grouped(query) or query.order_by or query.joins):
+        scope = replace(scope, told=TOLD)
     check_times(query, read.input)
     asking, condition = memberships(query.where)
 
@@ -152,10 +158,10 @@ def _bind_query(
         plan = Filter(plan, between)
 
     collector = Collector()
-    inner = replace(scope, aggregates=collector, outputs=window_outputs(window))
+    behind = replace(scope, aggregates=collector, outputs=window_outputs(window))
     around = Around(is_grouped(query), window, read.input)
     if is_grouped(query):
-        plan, columns = bind_grouped(query, plan, window, inner, collector, Overs(collector, around), reading.ttl_us)
+        plan, columns = bind_grouped(query, plan, window, behind, collector, Overs(collector, around), reading.ttl_us)
     else:
         plan, columns = bind_plain(query, plan, window, scope, around, reading.ttl_us)
     _check_taken_back(query, plan)
@@ -223,7 +229,7 @@ def _rows_of(query: syntax.Query, reading: Reading, name: str) -> Derived | Unio
 def _derived(query: syntax.Query, reading: Reading, name: str) -> Derived:
     check_inner(query, not query.union and is_grouped(query), reading)
     query = replace(query, emit=None, order_by=() if query.limit is None else query.order_by)
-    top, columns = _bind_query(query, reading, {}, None)
+    top, columns = _bind_query(query, reading, {}, None, inner=True)
     read = input_of(top)
     if isinstance(read, Joined) and read.retracts:
         hint = "Say how far apart rows may be: add WITHIN 5m behind the condition."

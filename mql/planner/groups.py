@@ -24,7 +24,7 @@ from mql.planner.extrapolating import extrapolation
 from mql.planner.logical import Arrange, Filter, Group, Logical, Over, Project, Sample, SortKey, find
 from mql.planner.overs import OVER_ANOMALY, Overs, bind_qualify, calls_over, check_having, finished
 from mql.planner.physical import Window
-from mql.planner.selecting import TOLD, name_of, select_items, sort_expression, with_window_columns
+from mql.planner.selecting import name_of, select_items, sort_expression, with_window_columns
 from mql.planner.windowing import bind_cuts, bind_fill, window_outputs
 from mql.planner.windows import NUMBER
 from mql.schema import BIGINT, DataType
@@ -68,7 +68,7 @@ def bind_grouped(
 
     judged = {} if query.anomaly is None else outputs_of(scope, columns_of(query.anomaly))
     inside = replace(scope, outputs={**scope.outputs, **judged}, aggregates=overs)
-    items = tuple((name, finish(bound)) for name, bound in select_items(query.select, inside, TOLD))
+    items = tuple((name, finish(bound)) for name, bound in select_items(query.select, inside))
     if query.distinct:
         _check_distinct(query, keys, {bound for _, bound in items})
     shown = with_window_columns(items, window)

@@ -27,6 +27,7 @@ class Scope:
     `sides`: names of fields of the shape (the sides of a join) under which a bare name is looked up too: an error where
     several have it unless `first_side_wins`; in the last side before the shape's own fields where `sides_first`.
     `shared`: what a bare name means that several sides have and USING named.
+    `told`: names of what comes with rows beside their columns, which no column can have.
     `calls`: calls without arguments by name (`window_start`, `source` of merged sources). `opened` collects the names
     that an open shape did not know yet.
     """
@@ -44,3 +45,4 @@ class Scope:
     opened: set[Path] | None = None
     first_side_wins: bool = False
     sides_first: bool = False
+    told: frozenset[str] = frozenset()

@@ -36,7 +36,7 @@ def bind_plain(
     if query.anomaly is not None:
         plan = bind_tracking(query, plan, without_aggregates(scope, "ANOMALY"))
     scope, overs = plain_overs(replace(scope, outputs=window_outputs(window)), around, "SELECT")
-    items = select_items(query.select, scope, TOLD if query.order_by or query.joins else ())
+    items = select_items(query.select, scope)
     items = with_window_columns(items, window)
     ordering = replace(scope, outputs={**scope.outputs, **dict(items)}, outputs_first=False)
     qualify = bind_qualify(query, ordering, overs)
@@ -52,18 +52,15 @@ def bind_plain(
     return Project(plan, items), columns if query.anomaly is None else (*columns, ("anomalous", BOOLEAN))
 
 
-def select_items(
-    select: tuple[syntax.SelectItem, ...], scope: Scope, told: Collection[str] = ()
-) -> tuple[tuple[str, Bound], ...]:
-    """Names and expressions; of two of one name the last one counts, as in the Mantis dialect. `told`: names of what
-    comes with rows beside their columns."""
+def select_items(select: tuple[syntax.SelectItem, ...], scope: Scope) -> tuple[tuple[str, Bound], ...]:
+    """Names and expressions; of two of one name the last one counts, as in the Mantis dialect."""
     found: dict[str, Bound] = {}
     spelled: dict[str, str] = {}
     for item in select:
         for name, bound in _expanded(item, scope):
             plain = _in_any_case(name)
             other = spelled.setdefault(plain, name)
-            if other != name or plain in told or plain.startswith(HIDDEN):
+            if other != name or plain in scope.told or plain.startswith(HIDDEN):
                 name = _apart(name, other, item, found)
             found[name] = _presentable(bound)
     return tuple(found.items())
