@@ -659,9 +659,11 @@ def show_detect(node: Detect) -> str:
     if node.scale is not None:
         budget += f": {node.scale:g} times the threshold"
     silent = "" if node.told_after_us is None else f", silent until {node.told_after_us} us"
+    paced = f"({given}), {node.needed} of {node.out_of} windows, rearm after {node.rearm}"
+    if node.paces:
+        paced = f"for each window, {node.needed} of {node.out_of}"
     return (
-        f"detect {node.direction} in {measure}{share} by {node.method} ({given}), "
-        f"{node.needed} of {node.out_of} windows, rearm after {node.rearm}{limit}, tell {node.emit}"
+        f"detect {node.direction} in {measure}{share} by {node.method} {paced}{limit}, tell {node.emit}"
         f"{explained}{silent}{budget}{''.join(map(_show_pace, node.paces))}"
     )
 
