@@ -120,7 +120,7 @@ def bind_anomaly(
     options = dict(node.options)
     window = grouped.window
     if any(one.kind not in ("tumbling", "hopping") for one in window.of or (window,)):
-        what = "a WINDOW" if window.kind == "none" else "windows of a fixed length"
+        what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
         raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")
     value, of, relative = _measure(node, options, scope, grouped)
     method = _method(node, options, value, of, relative, grouped)
