@@ -39,17 +39,17 @@ NUMBER = "__w"
 """Which of several windows a row stands for, before rows are grouped."""
 
 
-def tumbling(size_us: int, offset_us: int = 0, zone: str | None = None) -> Window:
+def tumbling(size_us: int, offset_us: int, zone: str | None) -> Window:
     return Window("tumbling", size_us, size_us, offset_us % size_us, size_us, zone)
 
 
-def hopping(size_us: int, slide_us: int, offset_us: int = 0, zone: str | None = None) -> Window:
+def hopping(size_us: int, slide_us: int, offset_us: int, zone: str | None) -> Window:
     if size_us == slide_us:
         return tumbling(size_us, offset_us, zone)
     return Window("hopping", size_us, slide_us, offset_us % slide_us, gcd(size_us, slide_us), zone)
 
 
-def cumulate(size_us: int, step_us: int, offset_us: int = 0, zone: str | None = None) -> Window:
+def cumulate(size_us: int, step_us: int, offset_us: int, zone: str | None) -> Window:
     """Windows that start every `size_us` and end after each step; the step divides the size."""
     assert size_us % step_us == 0
     return Window("cumulate", size_us, step_us, offset_us % size_us, step_us, zone)

@@ -105,7 +105,6 @@ class FinalOperator(Base):
             yield from self._rows(self._finished(MIN_US, MAX_US, MIN_US))
         for pile in self._piles.values():
             pile.clear()
-        self._in_state = 0
         yield End()
 
     def snapshot(self) -> State:
