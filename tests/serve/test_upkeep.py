@@ -167,7 +167,7 @@ def test_jobs_that_failed_for_good_run_again_later_and_later(place: Place) -> No
     place.after(6)
     job = place.jobs.all()[0]
     place.comes_to(job, "running")
-    job.change({"restart": "never"})
+    job.change(job.spec.model_copy(update={"restart": "never"}))
     assert job.running is not None
     job.running.execution.fail(MqlError("broken"))
     place.comes_to(job, "failed")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 DEBIAN = "/usr/lib/postgresql"
 
 
@@ -78,12 +78,15 @@ def postgres() -> Iterator[str]:
 
 
 def wait_for(port: int) -> None:
+    """Until it answers: it listens some time before."""
+    import psycopg
+
     until = time.monotonic() + WAIT_S
     while time.monotonic() < until:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            psycopg.connect(host="127.0.0.1", port=port, user="mql", dbname="postgres", connect_timeout=2).close()
             return
-        except OSError:
+        except psycopg.OperationalError:
             time.sleep(0.05)
     raise AssertionError("PostgreSQL did not come up")
 
