@@ -14,11 +14,12 @@ WITHIN_MQL = (
     {"errors", "sdk"},
     {"schema", "syntax", "scan", "precedence", "regexes", "zones"},
     {"catalog", "aggregates", "functions", "overs", "detectors", "mistakes", "learn"},
+    {"building"},
     {"parser"},
     {"formatter"},
 )
 DOORS = {
-    "lark": ("mql/parser.py",),
+    "lark": ("mql/parser.py", "mql/building.py"),
     "reactivex": ("mql/exec/pipeline.py", "mql/sdk.py", "server/programs/child.py"),
     "duckdb": ("mql/exec/kernel.py", "mql/exec/backfill.py", "sources/sinks/duck.py"),
     "aiokafka": ("sources/kafka/", "sources/sinks/kafka.py"),
