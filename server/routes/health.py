@@ -10,9 +10,11 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from server.metrics import CONTENT_TYPE
+from server.problems import refuse
 from server.routes.queries import json_answer
 from server.routes.route import JSON, TEXT, Answer, Route
 from server.shared import Shared, shared_of
+from server.tokens import own_grant
 
 DISK_LEAST_BYTES = 64 << 20
 
@@ -57,7 +59,10 @@ def checks_of(shared: Shared) -> list[dict[str, Any]]:
     troubles = shared.engine.troubles()
     queries = shared.engine.queries()
     most = shared.settings.server.limits.queries
-    told = "; ".join(f"{name}: {why}" for name, why in sorted(troubles.items())) or f"{len(sources)} declared"
+    told = (
+        "; ".join(f"{name}: {why}" for name, why in sorted(troubles.items()) if name in sources)
+        or f"{len(sources)} declared"
+    )
     folder = shared.settings.base_dir / shared.settings.data_dir
     free = shutil.disk_usage(folder if folder.exists() else shared.settings.base_dir).free
     return [
@@ -68,7 +73,9 @@ def checks_of(shared: Shared) -> list[dict[str, Any]]:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    """The numbers for Prometheus."""
+    """The numbers for Prometheus, of all sources, queries and jobs: for who may read all of them."""
+    if not own_grant().is_whole:
+        raise refuse(403, "hidden", "these are numbers of what you may not read, too", "Ask with another token.")
     shared = shared_of(request)
     body = await shared.call(shared.metrics.text)
     return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})

@@ -27,7 +27,7 @@ V, W = ("a", "v"), ("b", "w")
 def meeting(kind: str, how: str = "interval", before: int = 3, after: int = 2, **more: Any) -> Meeting:
     left = Side(((A, BIGINT), (V, BIGINT)), (Column(A, BIGINT),), "a")
     right = Side(((B, BIGINT), (W, BIGINT)), (Column(B, BIGINT),), "b")
-    window = tumbling(5) if how == "window" else None
+    window = tumbling(5, 0, None) if how == "window" else None
     made = Meeting(kind, how, left, right, (False,), None, before, after, window=window, bytes_max=1 << 30)
     return replace(made, **more)
 

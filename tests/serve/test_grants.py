@@ -185,6 +185,8 @@ def test_no_route_tells_it(limited: Limited) -> None:
     listed = limited.ask("GET", "/v1/queries").json()["queries"]
     assert made["id"] not in [one["id"] for one in listed]
     assert limited.ask("GET", "/v1/sources/kept/sample").json()["code"] == "hidden"
+    assert limited.ask("GET", "/metrics").json()["code"] == "hidden"
+    assert "private" not in limited.ask("GET", "/readyz").body.decode()
     complete = limited.ask("POST", "/v1/queries:complete", {"query": "SELECT e FROM kept", "at": 8})
     assert b"email" not in complete.body
 
