@@ -109,7 +109,7 @@ class Run:
             together=spec.template is not None,
             from_now=last is None,
         )
-        return self._read(running, job.jobs.checkpointing)
+        return self._read(running, job.jobs.checkpointing, snapshot if last is None else None)
 
     def _begin_anew(self) -> None:
         """What was open in an earlier run is lost, and nobody read meanwhile: the log says so, in its place."""
@@ -131,15 +131,17 @@ class Run:
         anew = self.spec.anew
         if anew is not None and last.number <= anew.after:
             self.job.say("info", f"begins without what it knew, reading from: {anew.begin}")
-            return self._beginning(bound, anew.begin, last.snapshot)
+            snapshot = self._beginning(bound, anew.begin, last.snapshot)
+            self._write(snapshot, self.log.length)
+            return snapshot
         snapshot, self.looks = taken_over(self.job.jobs, last, self.spec)
         if last.notes.get("asked") != asked_of(self.spec):
             self._write(snapshot, self.log.length)
         return snapshot
 
     def _beginning(self, bound: Bound, begin: str | None = None, last: Snapshot | None = None) -> Snapshot:
-        """Where a job begins that knows nothing; written as a checkpoint, so that it begins there again. `begin`: now,
-        earliest, or where the `last` checkpoint stands; where left out, as its query says."""
+        """Where a job begins that knows nothing. `begin`: now, earliest, or where the `last` checkpoint stands; where
+        left out, as its query says."""
         engine = self.job.jobs.engine
         plan = engine.plan(bound.query, bound.values)
         sources = [engine.source(scan.source) for scan in plan.scans]
@@ -153,25 +155,39 @@ class Run:
         self.looks = {"sources": looks, "began_us": self.clock.now_us(), "scale": scale_of(plan)}
         for note in plan.warnings:
             self.job.say("info", note)
-        self._write(snapshot, self.log.length)
         return snapshot
 
     # --- reading ---------------------------------------------------------------------------------------
 
-    def _read(self, running: Running, pool: ThreadPoolExecutor | None) -> Outcome:
+    def _begun(self, running: Running, asked_for: Snapshot) -> None:
+        """Its first checkpoint: it is to begin there again. Who joins siblings that read already begins where they
+        are, which may be behind what was asked for."""
+        execution, snapshot = running.execution, asked_for
+        if isinstance(execution, Member):
+            while not execution.is_in.wait(LOOK_S):
+                if execution.over or self.job.told is not None:
+                    return
+            snapshot = replace(asked_for, positions={**asked_for.positions, **execution.positions})
+        self._write(snapshot, self.log.length)
+
+    def _read(self, running: Running, pool: ThreadPoolExecutor | None, begins_at: Snapshot | None = None) -> Outcome:
         """Results into the log, checkpoints in between, until the query ends or somebody tells to."""
         job = self.job
         subscription = running.subscribe(on_lag="drop")
         job.running, job.ring = running, subscription.ring
         self.has_episodes = has_episodes(running.execution.plan)
-        job.runs()
-        self.due_s = self.clock.monotonic_s() + self._pace_s(running)
         leaving_s: float | None = None
         try:
+            if begins_at is not None:
+                self._begun(running, begins_at)
+            job.runs()
+            self.due_s = self.clock.monotonic_s() + self._pace_s(running)
             while True:
                 rests_s = self.rests_until_s - self.clock.monotonic_s()
                 frames = subscription.take() if rests_s <= 0 or job.told is not None else ()
                 ended = self._put(frames)
+                if isinstance(ended, Failed):
+                    return self._end(running, ended)
                 self._keep_books(running)
                 self._settle(subscription, pool is None)
                 if ended is not None:

@@ -472,8 +472,7 @@ class Engine:
                     return member
         bare = replace(snapshot, tasks={})
         family = Family(sibling.skeleton, self._runtime, self._clock, bare)
-        # What begins in the past must have its query before it reads: the query gets all of it.
-        family.is_gathering = goes_on or not from_now
+        family.is_gathering = True  # it must have its first query before it reads: that gets all of it
         family.core.on_over = partial(self._forget_family, family)
         family.core.options = replace(family.core.options, workers=wanted)
         self._begin_live(family.core, [self.source(compiled.plan.scan.source)], bare, family)
@@ -486,6 +485,8 @@ class Engine:
         member = family.join(sibling, compiled.plan, options, snapshot)
         if member is None:
             raise MqlError("the engine is closed", code="stopping")
+        if from_now:
+            family.begin()
         return member
 
     def _asker(

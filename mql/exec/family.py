@@ -137,15 +137,21 @@ class Family:
             with self._guard:
                 if not self.members or self.clock.monotonic_s() - self._joined_s < GATHER_S:
                     return
-                self.is_gathering = False
-            for hub in self.core.hubs:
-                hub.begin()
+            self.begin()
         self.core.beat(now_us)
         if self._timed:
             for member in list(self._timed):
                 member.beat(now_us)
             with self._guard:
                 self._timed = [member for member in self._timed if not member.over]
+
+    def begin(self) -> None:
+        """Reads from now on, for those who are in it."""
+        with self._guard:
+            if self.is_gathering:
+                self.is_gathering = False
+                for hub in self.core.hubs:
+                    hub.begin()
 
     def leave(self, member: Member, reason: str) -> None:
         """A query is over; with the last of them, so is the family."""
@@ -211,17 +217,21 @@ class Family:
                 self._due_s = math.inf
             try:
                 cutter = Cutter(self.core.snapshot(SNAPSHOT_S), self.core.plan)
+                for member, answer in asked:
+                    cut = cutter.cut(member.number, self.not_before.get(member.number))
+                    answer.set_result((cut, self.places.get(member.number, 0)))
             except MqlError:  # it took too long, or the family is over: whoever asked waits for the next
                 with self._asking:
-                    self._asked = [*asked, *self._asked]
+                    self._asked = [*(one for one in asked if not one[1].done()), *self._asked]
                     self._due_s = self.clock.monotonic_s() + LOOK_S
-                continue
-            for member, answer in asked:
-                cut = cutter.cut(member.number, self.not_before.get(member.number))
-                answer.set_result((cut, self.places.get(member.number, 0)))
+            except Exception as error:  # what cannot be cut up now cannot later: its queries must not go on without
+                with self._asking:
+                    self._asked = [*asked, *self._asked]
+                self.core.fail(error)
         with self._asking:
             for _, answer in self._asked:
-                answer.set_exception(MqlError("the query ended", code="no-snapshot"))
+                if not answer.done():
+                    answer.set_exception(MqlError("the query ended", code="no-snapshot"))
             self._asked = []
 
     def on_barrier(self, epoch: int) -> None:
@@ -328,6 +338,8 @@ class Member:
         self.ended_us: int | None = None
         self.state = "running"
         self.positions: dict[int, int] = {}
+        self.is_in = threading.Event()
+        """It gets all that is read: `positions` tell from where."""
         self.on_over: Callable[[Member], None] = lambda member: None
         wanted = [one for one in (sibling.limit, options.max_rows) if one is not None]
         self._rows_left = min(wanted) if wanted else None
@@ -355,6 +367,8 @@ class Member:
         """From these positions on the share's events are its."""
         self.positions.update(positions)
         self._before[share] = replace(tally)
+        if len(self._before) == len(self.family.core.feeds[0].channels):
+            self.is_in.set()
 
     def take(self, table: pa.Table, start: int, end: int, starts: Ints | None, size: int) -> int:
         """Its rows of a table; gives the number of their frame. With the last that it wants it ends."""

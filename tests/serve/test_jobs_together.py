@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from support.reading import await_true
 
 from mql.catalog import TimeRule
+from mql.exec.clock import Clock, ManualClock
 from mql.exec.engine import Engine
 from mql.exec.family import Member
 from server.job_spec import Spec
@@ -53,8 +54,8 @@ def engine(source: MemorySource) -> Iterator[Engine]:
     made.close()
 
 
-def jobs_in(path: Path, engine: Engine) -> Jobs:
-    made = Jobs(engine, Keeper(Settings(base_dir=path)))
+def jobs_in(path: Path, engine: Engine, clock: Clock | None = None) -> Jobs:
+    made = Jobs(engine, Keeper(Settings(base_dir=path)), clock)
     if made.store.template("per-device", None) is None:
         made.store.put_template("per-device", TEMPLATE)
     return made
@@ -73,7 +74,11 @@ def create(jobs: Jobs, guarantee: str, checkpoint_every: float = 0.05) -> None:
 
 
 def is_in(jobs: Jobs, at: int) -> bool:
-    running = jobs.job(f"j{at}").running
+    return is_in_family(jobs, f"j{at}")
+
+
+def is_in_family(jobs: Jobs, name: str) -> bool:
+    running = jobs.job(name).running
     return running is not None and isinstance(running.execution, Member) and bool(running.execution.positions)
 
 
@@ -82,7 +87,11 @@ def families(jobs: Jobs) -> set[object]:
 
 
 def told(jobs: Jobs, at: int) -> list[tuple[int, int]]:
-    log = jobs.job(f"j{at}").log
+    return rows_told(jobs, f"j{at}")
+
+
+def rows_told(jobs: Jobs, name: str) -> list[tuple[int, int]]:
+    log = jobs.job(name).log
     tables, _ = log.tables(range(1_000), 0, 2**62, 1_000)
     return [(row["n"], row["total"]) for table in tables for row in table.to_pylist()]
 
@@ -165,3 +174,48 @@ def test_after_a_crash_before_its_first_checkpoint_a_job_begins_where_it_was_mad
     await_true(lambda: all(job.log.length.rows == 5 for job in jobs.all()))
     jobs.close()
     assert [told(jobs, at) for at in range(DEVICES)] == [want(at, 10, 60) for at in range(DEVICES)]
+
+
+class BusySource(MemorySource):
+    """More comes, and is read by those who read already, while somebody asks for its end."""
+
+    def __init__(self, first: int, clock: Clock) -> None:
+        super().__init__("live", events(0, first), bounded=False, time=TimeRule(("ts",), "s"), clock=clock)
+        self.coming: list[dict[str, Any]] = []
+        self.are_read: Callable[[], bool] = lambda: True
+
+    def end(self) -> dict[int, int]:
+        found = dict(super().end())
+        coming, self.coming = self.coming, []
+        if coming:
+            self.push(0, coming)
+            await_true(self.are_read)
+        return found
+
+
+def test_what_comes_while_a_job_joins_is_told_alike_before_and_after_a_crash(tmp_path: Path) -> None:
+    clock = ManualClock(15_000_000)
+    source = BusySource(10, clock)
+    engine = Engine([source], workers=2, clock=clock)
+    jobs = jobs_in(tmp_path, engine, clock)
+    spec = Spec(template="per-device", params={"device": "d0"}, guarantee="at_least_once", checkpoint_every=3600)
+    jobs.create("old", spec)
+    await_true(lambda: is_in_family(jobs, "old"))
+    family = next(iter(families(jobs)))
+    source.are_read = lambda: family.core.watermark_us() == 10_000_000  # type: ignore[attr-defined]
+    source.coming = events(10, 16)
+    jobs.create("new", spec.model_copy(update={"params": {"device": "d1"}}))
+    await_true(lambda: is_in_family(jobs, "new"))
+    source.push(0, events(16, 46))
+    await_true(lambda: jobs.job("new").log.length.rows == 3)
+    first = rows_told(jobs, "new")
+    next(iter(families(jobs))).core.fail(RuntimeError("the kernel is gone"))  # type: ignore[attr-defined]
+
+    def has_told_again() -> bool:
+        clock.advance(20_000)  # siblings wait for each other after a restart
+        return jobs.job("new").log.length.rows == 6
+
+    await_true(has_told_again)
+    assert rows_told(jobs, "new") == first + first
+    jobs.close()
+    engine.close()
