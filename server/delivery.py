@@ -2,6 +2,9 @@
 
 The sink says where to go on; what cannot be handed over now is tried again, later and later, from the place that the
 sink then says. So a stop of the job, of the server, or of the system behind the sink loses nothing that the log keeps.
+
+What the sink refuses for good is found by halves, goes to its dead letters, and the rest goes on. So does a row over
+which the sink stumbles three times, by an error of ours.
 """
 
 from __future__ import annotations
@@ -9,21 +12,30 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from mql.errors import MqlError
 from mql.exec.conditions import Condition
 from mql.exec.frames import Frame, Gap, Meta, RowsFrame
+from server.deadletters import EVENT, DeadLog, flat
 from server.resultlog import LogReading, ResultLog
-from sources.sinks.contract import Away, Fenced, Portion, Sink
+from sources.sinks.contract import Away, Fenced, Ints, Portion, Refused, Sink
 
 log = logging.getLogger("server")
 
 WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 LOOK_S = 1.0
 JOIN_S = 10.0
+STUMBLES_MAX = 3
+BURIED_MAX = 1_000
+ASKED_MAX = 100
 
 
 class Closing(Exception):
@@ -37,11 +49,27 @@ class Leaving(Protocol):
     def leave(self) -> None: ...
 
 
+@dataclass(slots=True)
+class Again:
+    """Letters that are to be sent again, by their numbers, and what became of them. `gone`: neither the letter nor the
+    job's results have the row any more, or it never was one."""
+
+    numbers: Sequence[int]
+    sent: int = 0
+    refused: int = 0
+    gone: int = 0
+    done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def waiting(self) -> int:
+        return 0 if self.done.is_set() else len(self.numbers) - self.sent - self.refused - self.gone
+
+
 class Delivery:
     """Hands a log's rows to one sink until it is closed. `only`: the condition under which rows are sent.
 
-    `closing` is set when it is to end; sinks that wait, wait for that too. `say` notes in the job's own log what
-    somebody should know of.
+    `letters`: where rows go that the sink refuses. `closing` is set when it is to end; sinks that wait, wait for that
+    too. `say` notes in the job's own log what somebody should know of.
     """
 
     def __init__(
@@ -52,11 +80,13 @@ class Delivery:
         about: Mapping[str, Any],
         closing: threading.Event,
         say: Callable[[str, str], None],
+        letters: DeadLog,
         only: Condition | None = None,
     ) -> None:
         self.name = name
         self.log = results
         self.sink = sink
+        self.letters = letters
         self.about = about
         self.sent = 0
         self.lost = 0
@@ -67,6 +97,11 @@ class Delivery:
         self._for_good = False
         self._tried = 0
         self._place = 0
+        self._buried: set[int] = set()
+        self._stumbled: tuple[int, int] = (0, 0)
+        self._careful_to = 0
+        self._has_said = False
+        self._asked: deque[Again] = deque()
         self._reading: LogReading | None = None
         self._thread = threading.Thread(target=self._run, name=f"mql-sink-{name}", daemon=True)
 
@@ -79,6 +114,17 @@ class Delivery:
         if reading is not None:
             reading.ring()
 
+    def again(self, numbers: Sequence[int]) -> Again:
+        """Asks for letters to be sent again, those of them that are open: as soon as the sink takes rows."""
+        asked = Again(numbers)
+        if len(self._asked) >= ASKED_MAX:
+            raise MqlError("too many letters wait to be sent again", hint="Try again later.", code="too-many-retries")
+        self._asked.append(asked)
+        reading = self._reading
+        if reading is not None:
+            reading.ring()
+        return asked
+
     def close(self, *, for_good: bool = False) -> None:
         """`for_good`: the job is deleted; what is to be said of that is said."""
         self._for_good = for_good
@@ -89,6 +135,7 @@ class Delivery:
     def told(self) -> Mapping[str, Any]:
         """How it goes. `behind`: rows that wait."""
         own = {"sent": self.sent, "lost": self.lost, "behind": max(0, self.log.committed.rows - self._place)}
+        own["dead"] = self.letters.numbers()["open"]
         return {**self.about, **self.sink.told(), **own, "trouble": self.trouble or self.sink.told().get("trouble")}
 
     # --- its life --------------------------------------------------------------------------------------
@@ -106,7 +153,7 @@ class Delivery:
                 self._trouble(str(away))
             except Exception as error:  # an error of ours must not keep the rows from being tried again
                 log.exception("a sink of job %s", self.name)
-                self._trouble(f"an error of ours, see the server's log: {type(error).__name__}")
+                self._trouble(f"{OURS}: {type(error).__name__}")
             finally:
                 self._leave()
                 self.sink.close()
@@ -129,9 +176,11 @@ class Delivery:
     def _hand_over(self, place: int) -> None:
         """What the log has behind that place, and what comes, until it is told to close."""
         self._place = place
+        self._buried = self.letters.buried_from(place)
         reading = self._opened()
         try:
             while not self._closing.is_set():
+                self._send_again()
                 frames = reading.take()
                 for portion in self._portions(frames):
                     self._send(portion)
@@ -194,20 +243,143 @@ class Delivery:
             self.sink.missed(str(data.get("why")))
 
     def _send(self, portion: Portion) -> None:
-        """In pieces of the sink's size where a frame is bigger."""
-        size = portion.rows.num_rows if self.sink.whole_frames else self.sink.rows_max
-        lost = portion.end - portion.first - portion.rows.num_rows
-        for at in range(0, portion.rows.num_rows, max(1, size)):
+        """In pieces of the sink's size where a frame is bigger; row by row where it has stumbled."""
+        rows = portion.rows
+        number = portion.end - rows.num_rows
+        at = 0
+        while at < rows.num_rows:
             if self._closing.is_set():
                 raise Closing
-            rows = portion.rows.slice(at, size)
-            piece = Portion(self._chosen(rows), self._place, portion.first + lost + at + rows.num_rows)
-            self.sink.write(piece)
-            self._place = piece.end
-            self.sent += piece.rows.num_rows
+            careful = not self.sink.whole_frames and number + at < self._careful_to
+            size = rows.num_rows if self.sink.whole_frames else 1 if careful else self.sink.rows_max
+            piece = rows.slice(at, max(1, size))
+            at += piece.num_rows
+            self._write(piece, number + at)
 
-    def _chosen(self, rows: pa.Table) -> pa.Table:
-        return rows if self._only is None else rows.filter(pa.array(self._only.holds(rows)))
+    def _write(self, rows: pa.Table, end: int) -> None:
+        """These rows, the last before the number `end`, without what is refused for good."""
+        piece = self._piece(rows, end)
+        try:
+            self.sink.write(piece)
+        except Refused as refused:
+            if piece.rows.num_rows == 0:
+                raise Away("it refuses what has no rows") from refused
+            self._take_apart(piece, rows, end, refused)
+            return
+        except (Away, Fenced, Closing):
+            raise
+        except Exception as error:
+            self._stumble(piece, error)
+            raise
+        self._place = piece.end
+        self.sent += int(self._is_wanted(piece.places).sum())
+        if len(self._buried) > BURIED_MAX:
+            self._buried = {place for place in self._buried if place >= self._place}
+
+    def _piece(self, rows: pa.Table, end: int) -> Portion:
+        """The rows that the sink is to have: those that are chosen, and were not refused before. A record that is to be
+        whole stays so while any of its rows is wanted: the sink knows what was refused of it."""
+        places = np.arange(end - rows.num_rows, end)
+        if self._only is not None:
+            chosen = np.asarray(self._only.holds(rows), np.bool_)
+            rows, places = rows.filter(pa.array(chosen)), places[chosen]
+        if self._buried:
+            there = self._is_wanted(places)
+            if not (self.sink.whole_frames and there.any()):
+                rows, places = rows.filter(pa.array(there)), places[there]
+        return Portion(rows, self._place, end, places)
+
+    def _is_wanted(self, places: Ints) -> npt.NDArray[np.bool_]:
+        """Those that are not among the dead letters."""
+        if not self._buried:
+            return np.ones(len(places), np.bool_)
+        return np.array([int(place) not in self._buried for place in places], np.bool_)
+
+    def _take_apart(self, piece: Portion, rows: pa.Table, end: int, refused: Refused) -> None:
+        """Sets aside what is refused, and hands over the rest: by halves where nobody knows which rows it is."""
+        known = refused.rows or ((0,) if piece.rows.num_rows == 1 else ())
+        if known:
+            self.bury(piece.rows.take(pa.array(known)), piece.places[list(known)], str(refused))
+            self._write(rows, end)
+            return
+        half = rows.num_rows // 2
+        self._write(rows.slice(0, half), end - rows.num_rows + half)
+        self._write(rows.slice(half), end)
+
+    def bury(self, rows: pa.Table, places: Ints, why: str) -> None:
+        """Rows that are refused for good become dead letters, each once. On disk when it returns."""
+        fresh = self._is_wanted(places)
+        if not fresh.any():
+            return
+        try:
+            self.letters.bury(rows.filter(pa.array(fresh)), places[fresh], why)
+        except OSError as error:
+            raise Away(f"a dead letter cannot be written: {error.strerror or error}") from error
+        if not self._has_said:
+            self._has_said = True
+            self._say("error", f"sink {self.about.get('kind')}: it refuses rows, which become dead letters")
+        self._buried.update(places.tolist())
+
+    def _stumble(self, piece: Portion, error: Exception) -> None:
+        """An error of ours: the third at the same place makes it go row by row, and the row is set aside."""
+        at, times = self._stumbled
+        times = times + 1 if at == piece.first else 1
+        self._stumbled = (piece.first, times)
+        if times < STUMBLES_MAX:
+            return
+        if piece.rows.num_rows > 1 and not self.sink.whole_frames:
+            self._careful_to, self._stumbled = piece.end, (piece.first, times - 1)
+        else:
+            self.bury(piece.rows, piece.places, f"{OURS}: {type(error).__name__}")
+
+    # --- letters that are sent again -------------------------------------------------------------------
+
+    def _send_again(self) -> None:
+        while self._asked and not self._closing.is_set():
+            asked = self._asked[0]
+            asked.refused = 0  # where the sink was away meanwhile, what is left is tried anew
+            for numbers, letters in self.letters.letters(asked.numbers):
+                for there, rows in self._rows_of(numbers, letters):
+                    for at in range(0, rows.num_rows, self.sink.rows_max):
+                        piece = slice(at, at + self.sink.rows_max)
+                        self._write_again(rows.slice(at, self.sink.rows_max), there[piece], asked)
+            asked.gone = len(asked.numbers) - asked.sent - asked.refused
+            asked.done.set()
+            self._asked.popleft()
+
+    def _rows_of(self, numbers: Ints, letters: pa.Table) -> Iterator[tuple[Ints, pa.Table]]:
+        """The rows that letters are about: kept with them, or among the job's results."""
+        if EVENT in letters.column_names:
+            yield numbers, flat(letters)
+            return
+        for at, row in enumerate(letters.column("row").to_pylist()):
+            for _, part in self.log.parts(range(row, row + 1)) if row is not None else ():
+                yield numbers[at : at + 1], part
+
+    def _write_again(self, rows: pa.Table, numbers: Ints, asked: Again) -> None:
+        """What is refused again stays a letter."""
+        name = f"again-{numbers[0]}-{numbers[-1]}"
+        refused: set[int] = set()
+        while len(refused) < rows.num_rows:
+            left = [at for at in range(rows.num_rows) if at not in refused]
+            given = list(range(rows.num_rows)) if self.sink.whole_frames else left
+            try:
+                self.sink.write(Portion(rows.take(pa.array(given)), self._place, self._place, again=name))
+            except Refused as error:
+                found = {given[at] for at in error.rows} or set(given if len(given) == 1 else ())
+                if not found:
+                    for half in (left[: len(left) // 2], left[len(left) // 2 :]):
+                        self._write_again(rows.take(pa.array(half)), numbers[half], asked)
+                    asked.refused += len(refused)
+                    return
+                refused |= found
+            else:
+                asked.sent += self.letters.close_letters(numbers[left].tolist(), "sent")
+                break
+        asked.refused += len(refused)
+
+
+OURS = "an error of ours, see the server's log"
 
 
 def rows_of(cursor: str) -> int:

@@ -18,6 +18,7 @@ from mql.exec.checkpoint import Checkpoints
 from mql.exec.engine import Running
 from mql.exec.frames import Ended, Failed, Meta
 from server.books import Books
+from server.deadletters import DeadLogs
 from server.delivery import Delivery
 from server.groups import Groups
 from server.job_run import LEAVE_S, LEFT, Outcome, Run, nothing
@@ -57,6 +58,7 @@ class Job:
         self.log = ResultLog(home / "results", keep, jobs.clock)
         self.checkpoints = Checkpoints(home / "checkpoints")
         self.books = Books(home)
+        self.dead = DeadLogs(home / "dead", self.spec.dead_letters.keep, jobs.clock)
         self.groups = Groups(home / "groups", self.log, jobs.clock)
         self.checkpointed: Mapping[str, Any] | None = None
         self.silence: str | None = None
@@ -149,6 +151,7 @@ class Job:
         """What is said of it from now on."""
         self.spec = spec
         self.log.keep = Keep(age_s=spec.keep_age, bytes=spec.keep_bytes)
+        self.dead.keep_for(spec.dead_letters.keep)
 
     @property
     def is_busy(self) -> bool:
@@ -253,6 +256,7 @@ class Job:
                 jobs.engine,
                 jobs.keeper.settings,
                 jobs.clock,
+                self.dead,
                 self.say,
                 lambda rows: jobs.silences.marked(self.name, self.spec.labels, rows),
                 lambda: self.silence,

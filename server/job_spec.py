@@ -12,7 +12,7 @@ from mql.errors import MqlError
 from mql.exec.engine import Engine
 from mql.exec.feed import Source
 from mql.planner.physical import Anomaly, Plan
-from server.life import Expect, Limits, Positive, Schedule
+from server.life import Expect, KeepLetters, Limits, Positive, Schedule
 from server.settings import Bytes, Seconds
 from server.silences import SILENCED
 from server.sinks import AnySink
@@ -63,6 +63,7 @@ class Spec(BaseModel):
     attempts: int = Field(default=100, ge=0, le=1_000_000, description="restarts in a row before it has failed")
     keep_age: Seconds = 7 * 86_400.0
     keep_bytes: Bytes = 1 << 30
+    dead_letters: KeepLetters = KeepLetters()
     sinks: tuple[AnySink, ...] = Field(default=(), max_length=SINKS_MAX)
     labels: Mapping[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)

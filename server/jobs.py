@@ -106,6 +106,7 @@ class Jobs:
         for job in jobs:
             job.close_sinks()
             job.log.close()
+            job.dead.close()
         self.checkpointing.shutdown(wait=False, cancel_futures=True)
 
     # --- what may be done ------------------------------------------------------------------------------
@@ -167,6 +168,7 @@ class Jobs:
         job.close_sinks(for_good=True)
         job.log.finish(Ended("deleted"))
         job.log.close()
+        job.dead.close()
         shutil.rmtree(self.directory(name), ignore_errors=True)
 
     def _withdraw(self, name: str) -> None:

@@ -10,6 +10,8 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from server.deadletters import SEGMENT_BYTES
+from server.resultlog import Keep
 from server.settings import Bytes, Seconds
 
 MOMENT_MAX_US = 250_000_000_000_000_000
@@ -87,3 +89,14 @@ class Sla(Said):
         if self.min > self.max:
             raise ValueError("min is more than max")
         return self
+
+
+class KeepLetters(Said):
+    """How long a job's dead letters are kept, and how many bytes of each kind, and of each sink's."""
+
+    age: Annotated[Seconds, Field(ge=60)] = 7 * 86_400.0
+    bytes: Annotated[Bytes, Field(ge=1 << 20, le=1 << 40)] = 64 << 20
+
+    @property
+    def keep(self) -> Keep:
+        return Keep(self.age, self.bytes, segment_bytes=min(SEGMENT_BYTES, self.bytes // 4))

@@ -15,7 +15,6 @@ from mql.exec.clock import Clock
 from mql.exec.files import replace_file
 from server import encode
 from server.alerts import Alert
-from server.delivery import Closing
 from server.webhook import Courier, Letter
 from sources.sinks.contract import Portion
 
@@ -47,8 +46,7 @@ class ByLetter:
 
     def tell(self, alerts: list[Alert]) -> None:
         for letter in self._write(alerts, self._courier.id):
-            if not self._courier.deliver(letter):
-                raise Closing
+            self._courier.deliver_or_bury(letter)
 
     def tell_once(self, alerts: list[Alert]) -> None:
         for letter in self._write(alerts, self._courier.id):
@@ -58,7 +56,7 @@ class ByLetter:
         """Most systems remember."""
 
     def told(self) -> Mapping[str, Any]:
-        return {**self._about, "dead": self._courier.dead, "trouble": self._courier.trouble}
+        return {**self._about, "trouble": self._courier.trouble}
 
     def close(self) -> None:
         self._courier.close()
@@ -112,7 +110,7 @@ class Alertmanager(ByLetter):
         self._due_s = now_s + self._repeat_s
         for letter in self._letters(alerts, f"{self._courier.id}-{self._clock.now_us()}"):
             refused = self._courier.post(letter)
-            self._courier.trouble = None if refused is None else refused[0]
+            self._courier.trouble = None if refused is None else refused.why
 
     def _letters(self, alerts: Sequence[Alert], prefix: str) -> Iterator[Letter]:
         for group in groups(alerts):

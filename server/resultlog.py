@@ -324,6 +324,20 @@ class ResultLog:
                     return found, after
         return found, after
 
+    def parts(self, rows: range) -> Iterator[tuple[int, pa.Table]]:
+        """Stored rows by their numbers, record by record, each with the number of its first."""
+        with self._guard:
+            segments, until = list(self.segments), self.committed.number
+        for at, segment in enumerate(segments):
+            if at + 1 < len(segments) and segments[at + 1].rows <= rows.start:
+                continue
+            for record in records_in(segment.path):
+                if record.number >= until or record.before >= rows.stop:
+                    return
+                first, last = max(rows.start, record.before), min(rows.stop, record.before + record.rows)
+                if record.kind == ROWS and first < last:
+                    yield first, table_of(record).slice(first - record.before, last - first)
+
     def reading(self, meta: Meta, cursor: str | None, *, live: bool) -> LogReading:
         """A reader: behind a cursor, else from the oldest record, or (`live`) only what comes from now on."""
         at, gap = self._place(cursor, live)

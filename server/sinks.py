@@ -25,6 +25,7 @@ from mql.errors import MqlError
 from mql.exec.clock import Clock
 from mql.exec.conditions import Condition, check_condition
 from mql.exec.engine import Engine
+from server.deadletters import DeadLog, DeadLogs
 from server.delivery import Delivery
 from server.outline import Outline
 from server.resultlog import ResultLog
@@ -90,6 +91,8 @@ class Site:
     settings: Settings
     clock: Clock
     closing: threading.Event
+    letters: DeadLog
+    """What it refuses for good."""
     silenced: Callable[[pa.Table], pa.Table]
     """The rows with the column that tells which silence each is under."""
     silence: Callable[[], str | None]
@@ -147,7 +150,8 @@ class Alerting(SinkModel):
         from server.webhook import Courier, reach_of
 
         rate = self.per_minute or per_minute
-        return Courier(site.id, reach_of(site.settings), site.home, site.clock, site.closing, rate)
+        bury = site.letters.bury_text
+        return Courier(site.id, reach_of(site.settings), site.home, site.clock, site.closing, rate, bury)
 
     def alerts(self, site: Site, messenger: Any) -> Sink:
         from server.alerts import AlertSink, Wording
@@ -493,6 +497,7 @@ def deliveries(
     engine: Engine,
     settings: Settings,
     clock: Clock,
+    dead: DeadLogs,
     say: Callable[[str, str], None],
     silenced: Callable[[pa.Table], pa.Table],
     silence: Callable[[], str | None],
@@ -501,12 +506,13 @@ def deliveries(
     for at, sink in enumerate(sinks):
         closing = threading.Event()
         there = home / str(at)
-        calls = (closing, silenced, silence)
+        letters = dead.of_sink(str(at))
+        calls = (closing, letters, silenced, silence)
         site = Site(job, at, f"{results.id}-{at}", there, outline, engine, settings, clock, *calls)
         about = {"kind": sink.kind} | ({} if sink.when == ALWAYS else {"when": sink.when})
         chooses = not sink.tells_alerts and sink.when != ALWAYS
         only = choice(sink.when, site) if chooses else None
-        yield Delivery(job, results, sink.build(site), about, closing, say, only)
+        yield Delivery(job, results, sink.build(site), about, closing, say, letters, only)
 
 
 def choice(when: str, site: Site) -> Condition:

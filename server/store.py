@@ -282,9 +282,9 @@ class Store:
             for table, column in ((JOBS, JOBS.c.name), (RUNS, RUNS.c.job), (LOGS, LOGS.c.job)):
                 connection.execute(delete(table).where(column == name))
 
-    def acted(self, name: str, action: str) -> None:
-        """Notes that somebody started, stopped, paused it."""
-        with self._change("job", name, action):
+    def acted(self, name: str, action: str, detail: Mapping[str, Any] | None = None) -> None:
+        """Notes that somebody started, stopped, paused it, or did something with its dead letters."""
+        with self._change("job", name, action, detail):
             pass
 
     # --- silences --------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Letters over HTTP: posted, signed, sent again until they are taken, and in order. Rows of a job, or its alerts.
 
-A body that is sent again has the same Idempotency-Key. What is refused for good, or too often, goes to a file of dead
-letters, and the next is sent.
+A body that is sent again has the same Idempotency-Key. What is refused for good, or too often, goes to the dead
+letters, and the next is sent. Of a body that is refused for what is in it, smaller ones are tried.
 
 Only addresses of the public internet are dialled, unless the operator allows more: the address that is really connected
 to is what is checked, so neither a name that resolves to another address the second time nor a redirect gets around it.
@@ -16,7 +16,7 @@ import json
 import random
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,17 @@ from server import encode
 from server.delivery import Closing
 from server.settings import Settings
 from sources.reach import Forbidden, Reach
-from sources.sinks.contract import Portion
+from sources.sinks.contract import Portion, Refused
 
 BATCH_ROWS = 500
 REPLY_BYTES = 64 << 10
 TIMEOUT_S = 5.0
 WAITS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 TRIES_MAX = 12
-DEAD_BYTES_MAX = 16 << 20
 RETRIED = (408, 425, 429)
+OF_ROWS = (400, 413, 422)
+"""It is what is in the body that is refused, so a smaller one may be taken."""
+HALVINGS_MAX = 64
 
 
 def reach_of(settings: Settings) -> Reach:
@@ -90,11 +92,28 @@ class Letter:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class NotTaken(Refused):
+    """A letter that is refused for good, or was too often. `of_rows`: for what is in it."""
+
+    def __init__(self, why: str, of_rows: bool) -> None:
+        super().__init__(why)
+        self.of_rows = of_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Why a letter was not taken, and whether that is for good. `status`: where there was an answer."""
+
+    why: str
+    for_good: bool
+    status: int | None = None
+
+
 class Courier:
-    """Posts letters, one after the other, each until it is taken, or refused for good or too often: then it is buried.
+    """Posts letters, one after the other, each until it is taken, or refused for good or too often.
 
     Of one thread. `id`: what its letters' keys begin with. `per_minute`: at most so many letters. `closing`
-    interrupts its waits.
+    interrupts its waits. `bury`: keeps the text of a letter that is not taken, and why.
     """
 
     def __init__(
@@ -105,14 +124,15 @@ class Courier:
         clock: Clock,
         closing: threading.Event,
         per_minute: float | None = None,
+        bury: Callable[[str, str], None] = lambda text, why: None,
     ) -> None:
         self.id = id
         self.reach = reach
         self.directory = directory
         self.clock = clock
         self.closing = closing
-        self.dead = 0
         self.trouble: str | None = None
+        self._bury = bury
         self._apart_s = 60 / per_minute if per_minute else 0.0
         self._due_s = 0.0
         self._runner: asyncio.Runner | None = None
@@ -131,25 +151,36 @@ class Courier:
                 runner.run(session.close())
             runner.close()
 
-    def deliver(self, letter: Letter) -> bool:
-        """Whether it was taken or buried; not, where it is told to close meanwhile."""
+    def deliver(self, letter: Letter) -> None:
+        """Until it is taken. NotTaken where it never will be, Closing where it is told to close meanwhile."""
+        found: Answered | None = None
         for tried in range(TRIES_MAX):
             if not self._waited(self._due_s - self.clock.monotonic_s()):
-                return False
-            refused = self.post(letter)
-            if refused is None:
+                raise Closing
+            found = self.post(letter)
+            if found is None:
                 self.trouble = None
-                return True
-            self.trouble, for_good = refused
-            if for_good:
-                break
+                return
+            self.trouble = found.why
+            if found.for_good:
+                raise NotTaken(found.why, found.status in OF_ROWS)
             if not self._waited(WAITS_S[min(tried, len(WAITS_S) - 1)] * random.uniform(0.5, 1.5)):
-                return False
-        self._bury(letter)
-        return True
+                raise Closing
+        assert found is not None
+        raise NotTaken(f"{found.why}, {TRIES_MAX} times", of_rows=False)
 
-    def post(self, letter: Letter) -> tuple[str, bool] | None:
-        """Once. None where it was taken; else why not, and whether that is for good."""
+    def deliver_or_bury(self, letter: Letter) -> None:
+        """The same, for what is no row: where it is not taken it is kept among the dead letters."""
+        try:
+            self.deliver(letter)
+        except NotTaken as refused:
+            body = json.loads(letter.body)
+            if isinstance(body, dict):
+                body.pop("routing_key", None)  # PagerDuty's secret is part of its bodies
+            self._bury(encode.dumps(body).decode(), str(refused))
+
+    def post(self, letter: Letter) -> Answered | None:
+        """Once. None where it was taken."""
         assert self._runner is not None, "it is not open"
         self._due_s = self.clock.monotonic_s() + self._apart_s
         return self._runner.run(self._post(letter))
@@ -163,7 +194,7 @@ class Courier:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         return aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False)
 
-    async def _post(self, letter: Letter) -> tuple[str, bool] | None:
+    async def _post(self, letter: Letter) -> Answered | None:
         """The answer's text is never shown."""
         assert self._session is not None
         timestamp = self.clock.now_us() // 1_000_000
@@ -177,23 +208,11 @@ class Courier:
             ) as answer:
                 await answer.content.read(REPLY_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return f"it cannot be reached: {type(error).__name__}", isinstance(error, Forbidden)
+            return Answered(f"it cannot be reached: {type(error).__name__}", isinstance(error, Forbidden))
         if answer.status < 300:
             return None
-        return f"it answered {answer.status}", answer.status < 500 and answer.status not in RETRIED
-
-    def _bury(self, letter: Letter) -> None:
-        """Into the file of dead letters, whose oldest go when it is too big."""
-        self.dead += 1
-        path = self.directory / "dead.ndjson"
-        if path.exists() and path.stat().st_size > DEAD_BYTES_MAX:
-            path.replace(path.with_suffix(".old.ndjson"))
-        body = json.loads(letter.body)
-        if isinstance(body, dict):
-            body.pop("routing_key", None)  # PagerDuty's secret is part of its bodies
-        told = {"key": letter.key, "why": self.trouble, "body": body, "at_us": self.clock.now_us()}
-        with path.open("ab") as file:
-            file.write(encode.dumps(told) + b"\n")
+        for_good = answer.status < 500 and answer.status not in RETRIED
+        return Answered(f"it answered {answer.status}", for_good, answer.status)
 
 
 class WebhookSink:
@@ -207,19 +226,49 @@ class WebhookSink:
         self.target = target
         self.courier = courier
         self._place = courier.directory / "sent"
+        self._under_way = ""
+        self._settled: set[int] = set()
 
     def open(self) -> int:
         self.courier.open()
         return int(self._place.read_text()) if self._place.exists() else 0
 
     def write(self, portion: Portion) -> None:
-        for at in range(0, portion.rows.num_rows, BATCH_ROWS):
-            rows = portion.rows.slice(at, BATCH_ROWS)
-            body = encode.dumps({"job": self.job, "rows": encode.rows_of(rows)})
-            key = f"{self.courier.id}-{portion.end}+{at}"
-            if not self.courier.deliver(Letter(self.target.url, key, body, self.target.secret)):
-                raise Closing
+        """Body by body. After one that is refused it is called with the same portion again, and goes on behind it."""
+        name = portion.again or str(portion.end)
+        if name != self._under_way:
+            self._under_way, self._settled = name, set()
+        for rows in bodies(portion.rows.num_rows):
+            if rows.start in self._settled:
+                continue
+            refused = tuple(self._refused(portion, rows))
+            self._settled.add(rows.start)
+            if refused:
+                why = refused[0][1]
+                raise Refused(why, [row for part, _ in refused for row in part])
+        self._under_way = ""
         replace_file(self._place, str(portion.end).encode())
+
+    def _refused(self, portion: Portion, rows: range) -> Iterator[tuple[range, str]]:
+        """Posts these rows; gives those of them that were refused, and why."""
+        waiting, tried = [rows], 0
+        while waiting:
+            part = waiting.pop()
+            try:
+                self.courier.deliver(self._letter(portion, part, whole=part == rows))
+            except NotTaken as refused:
+                if len(part) == 1 or not refused.of_rows or tried >= HALVINGS_MAX:
+                    yield part, str(refused)
+                    continue
+                half = part.start + len(part) // 2
+                waiting += [range(half, part.stop), range(part.start, half)]
+                tried += 1
+
+    def _letter(self, portion: Portion, rows: range, *, whole: bool) -> Letter:
+        found = portion.rows.slice(rows.start, len(rows))
+        body = encode.dumps({"job": self.job, "rows": encode.rows_of(found)})
+        key = f"{self.courier.id}-{portion.again or portion.end}+{rows.start}" + ("" if whole else f"-{len(rows)}")
+        return Letter(self.target.url, key, body, self.target.secret)
 
     def missed(self, why: str) -> None:
         """What is gone is told by who drives the sink."""
@@ -228,7 +277,13 @@ class WebhookSink:
         """All that it took is sent."""
 
     def told(self) -> Mapping[str, Any]:
-        return {"url": self.target.url, "dead": self.courier.dead, "trouble": self.courier.trouble}
+        return {"url": self.target.url, "trouble": self.courier.trouble}
 
     def close(self) -> None:
         self.courier.close()
+
+
+def bodies(rows: int) -> Iterator[range]:
+    """The rows of each body."""
+    for at in range(0, rows, BATCH_ROWS):
+        yield range(at, min(at + BATCH_ROWS, rows))

@@ -16,7 +16,7 @@ JOBS_AT = click.option(
 ACTIONS = ("start", "stop", "pause", "resume", "restart", "delete")
 
 
-VIEWS = ("ledger", "metrics", "topology", "checkpoints", "runs", "late", "deadletters")
+VIEWS = ("ledger", "metrics", "topology", "checkpoints", "runs", "late")
 
 
 def with_life(command: Command) -> Command:
@@ -184,7 +184,7 @@ for action in ACTIONS:
 @click.argument("what", required=False, type=click.Choice(VIEWS))
 @JOBS_AT
 def show(name: str, what: str | None, server: str) -> None:
-    """Tell all about a job, or one thing: its ledger, numbers, tasks, checkpoints, runs, late or unreadable events."""
+    """Tell all about a job, or one thing: its ledger, numbers, tasks, checkpoints, runs, late events."""
 
     def work() -> int:
         import json

@@ -5,6 +5,7 @@ from __future__ import annotations
 from server.routes import (
     artifacts,
     backtests,
+    dead_letters,
     declared_tables,
     groups,
     health,
@@ -34,6 +35,7 @@ ROUTES: tuple[Route, ...] = (
     *jobs.ROUTES,
     *job_changes.ROUTES,
     *job_views.ROUTES,
+    *dead_letters.ROUTES,
     *groups.ROUTES,
     *silences.ROUTES,
     *tokens.ROUTES,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from server.changing import Begin, change
 from server.job_spec import Priority, Workers
-from server.life import Expect, Limits, Positive, Schedule
+from server.life import Expect, KeepLetters, Limits, Positive, Schedule
 from server.problems import refuse
 from server.routes.asking import choice
 from server.routes.asking import one_of as word
@@ -41,6 +41,7 @@ class Changes(Said):
     attempts: int | None = Field(default=None, ge=0, le=1_000_000)
     keep_age: Seconds | None = None
     keep_bytes: Bytes | None = None
+    dead_letters: KeepLetters | None = None
     schedule: Schedule | None = Field(default=None, description="null takes it away")
     limits: Limits | None = None
     expect: Expect | None = None

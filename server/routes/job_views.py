@@ -121,24 +121,6 @@ async def job_late(request: web.Request) -> web.StreamResponse:
     return await table_answer(request, await shared_of(request).call(late), kind)
 
 
-async def job_dead_letters(request: web.Request) -> web.Response:
-    """The newest events of its sources that could not be read, with the reason."""
-    n = number_in(request, "n", 100, 1, 1_000)
-    shared = shared_of(request)
-    job = await job_of(request)
-    check_may_read_all(job.outline.sources)
-
-    def letters() -> list[dict[str, Any]]:
-        sources = dict.fromkeys(scan.source for scan in plan_of(job).scans)
-        found = [{"source": source, **letter} for source in sources for letter in shared.engine.dead_letters(source, n)]
-        return sorted(found, key=lambda letter: int(letter["arrival_us"]), reverse=True)[:n]
-
-    try:
-        return json_answer({"events": await shared.call(letters)})
-    except MqlError as error:
-        raise Refusal(of_query(error, 409)) from None
-
-
 async def job_checkpoints(request: web.Request) -> web.Response:
     """The job's checkpoints that are kept."""
     job = await job_of(request)
@@ -247,12 +229,6 @@ def view(path: str, handler: Any, summary: str, answer: Answer, *parameters: Any
     )
 
 
-class Letters(BaseModel):
-    """Events that could not be read: source, reason, split, offset, arrival_us, text."""
-
-    events: list[dict[str, Any]]
-
-
 ROUTES = (
     view("ledger", job_ledger, "What became of a job's events", Answer(200, "The ledger.", LedgerTold)),
     view(
@@ -263,13 +239,6 @@ ROUTES = (
         count("n", "At most so many.", 1, 1_000),
         format_parameter("json", "ndjson", "csv", "arrow"),
         INT64,
-    ),
-    view(
-        "deadletters",
-        job_dead_letters,
-        "Read what a job's sources could not read",
-        Answer(200, "The events.", Letters),
-        count("n", "At most so many.", 1, 1_000),
     ),
     view("checkpoints", job_checkpoints, "List a job's checkpoints", Answer(200, "Those kept.", CheckpointList)),
     view("topology", job_topology, "Show a job's stages and tasks", Answer(200, "The stages.", Topology)),

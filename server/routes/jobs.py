@@ -23,7 +23,7 @@ from server.guard import Handler, decoded, parse_json, read_body
 from server.job import Job
 from server.job_spec import TRANSITIONS, Priority, Spec, Workers
 from server.jobs import JOBS, Jobs, unknown_job
-from server.life import Expect, Limits, Positive, Schedule
+from server.life import Expect, KeepLetters, Limits, Positive, Schedule
 from server.problems import Problem, Refusal, of_query, refuse
 from server.routes.asking import FORMATS, INT64, STRING, choice, count, format_of, format_parameter, number_in
 from server.routes.asking import one_of as word
@@ -54,6 +54,7 @@ SAID = (
     "attempts",
     "keep_age",
     "keep_bytes",
+    "dead_letters",
     "owner",
     "sinks",
     "schedule",
@@ -78,6 +79,7 @@ class HowToRun(Said):
     attempts: int | None = Field(default=None, ge=0, le=1_000_000)
     keep_age: Seconds | None = None
     keep_bytes: Bytes | None = None
+    dead_letters: KeepLetters | None = None
     sinks: list[AnySink] | None = Field(default=None, max_length=SINKS_MAX)
     labels: dict[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)

@@ -6,27 +6,43 @@ what it wrote, in one transaction where its system has any: so it can say where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Portion:
     """Result rows of a job's log: from the row number `first` to (not with) `end`. A place is such a number.
 
-    Where a job chooses what to send, `rows` are fewer than that, or none."""
+    Where a job chooses what to send, `rows` are fewer than that, or none. `places`: their numbers, where somebody is to
+    know them. `again`: a name for rows that were refused before and are sent again: the place stays where it is."""
 
     rows: pa.Table
     first: int
     end: int
+    places: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    again: str | None = None
 
 
 class Away(Exception):
     """The world is not as it should be: the message is a sentence for people. It is tried again, from the place that
     the sink then says."""
+
+
+class Refused(Exception):
+    """Rows of the portion will never be taken, whatever is tried: nothing of it was. `rows`: which of them, where that
+    is known; else smaller portions tell. The message says why; it may name values of the rows."""
+
+    def __init__(self, why: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(why)
+        self.rows = tuple(rows)
 
 
 class Fenced(Exception):
@@ -47,7 +63,7 @@ class Sink(Protocol):
         ...
 
     def write(self, portion: Portion) -> None:
-        """Takes all of it or, with Away, nothing."""
+        """Takes all of it or, with Away or Refused, nothing."""
         ...
 
     def missed(self, why: str) -> None:

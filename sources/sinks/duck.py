@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sources.sinks.contract import Away, Portion
+from sources.sinks.contract import Away, Portion, Refused
 from sources.sinks.tables import PLACES, key_of, last_words, quoted
 
 ROWS_MAX = 50_000
@@ -108,6 +108,12 @@ class DuckSink:
                 yield connection
             finally:
                 connection.close()
+        except (duckdb.DataError, duckdb.IntegrityError) as error:
+            raise Refused(first_line(error)) from None
         except (duckdb.Error, OSError) as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Away(f"{self.path.name}: {said[:300]}") from error
+            raise Away(f"{self.path.name}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    said = str(error).splitlines()
+    return said[0][:300] if said else type(error).__name__

@@ -17,18 +17,28 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    InvalidTimestampError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+)
 
 from mql.exec.files import replace_file
 from sources.kafka.connection import CLOSE_S, LoopThread, started, stopped, tls_of
 from sources.kafka.settings import KafkaSettings, password_of
-from sources.sinks.contract import Away, Fenced, Portion
+from sources.sinks.contract import Away, Fenced, Portion, Refused
 
 T = TypeVar("T")
 log = logging.getLogger("sources")
 
 ROWS_MAX = 20_000
 TRANSACTION_MS = 60_000
+MESSAGE_BYTES_MAX = 1 << 20
+"""A message is no larger, with its key and what the client adds."""
+OVERHEAD_BYTES = 128
+INVALID_RECORD = 87
 WRITE_TIMEOUTS = 3
 """A portion takes no longer than so many requests may; then the broker counts as away."""
 
@@ -133,6 +143,7 @@ class KafkaSink:
             acks="all",
             linger_ms=5,
             max_batch_size=256 << 10,
+            max_request_size=MESSAGE_BYTES_MAX,
             compression_type=self.target.compression,
             request_timeout_ms=round(kafka.request_timeout_s * 1000),
             security_protocol=kafka.security_protocol,
@@ -167,14 +178,25 @@ class KafkaSink:
         """What fails half-way is undone by the next `open`."""
         producer = self._producer
         assert producer is not None
-        rows = portion.rows
+        keys, values = self._keys(portion.rows), self._values(portion.rows)
+        sizes = [len(key or b"") + len(value or b"") for key, value in zip(keys, values, strict=True)]
+        large = [row for row, size in enumerate(sizes) if size + OVERHEAD_BYTES > MESSAGE_BYTES_MAX]
+        if large:
+            raise Refused(f"a message of more than {MESSAGE_BYTES_MAX:,} bytes", large)
         async with asyncio.timeout(min(WRITE_TIMEOUTS * self.kafka.request_timeout_s, TRANSACTION_MS / 1000)):
             await producer.begin_transaction()
             sent = []
-            for key, value in zip(self._keys(rows), self._values(rows), strict=True):
-                sent.append(await producer.send(self.target.topic, value=value, key=key))
-                sent[-1].add_done_callback(looked_at)
-            await asyncio.gather(*sent)
+            try:
+                for key, value in zip(keys, values, strict=True):
+                    sent.append(await producer.send(self.target.topic, value=value, key=key))
+                    sent[-1].add_done_callback(looked_at)
+                await asyncio.gather(*sent)
+            except KafkaError as error:
+                if not is_of_rows(error):
+                    raise
+                await let_go(producer)  # its messages' numbers have a gap now: another begins anew
+                self._producer = await self._started()
+                raise Refused(f"the broker refuses it: {type(error).__name__}") from None
             await producer.send_offsets_to_transaction({self._slot: portion.end}, self.id)
             await producer.commit_transaction()
 
@@ -190,6 +212,12 @@ class KafkaSink:
             return texts
         ops = rows.column("_op").to_pylist()
         return [None if op == "delete" else text for op, text in zip(ops, texts, strict=True)]
+
+
+def is_of_rows(error: KafkaError) -> bool:
+    """Whether it is the messages that are refused, whoever sends them."""
+    is_invalid = getattr(error, "errno", None) == INVALID_RECORD
+    return is_invalid or isinstance(error, (MessageSizeTooLargeError, InvalidTimestampError))
 
 
 def noted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -84,9 +84,9 @@ class ParquetSink:
     def write(self, portion: Portion) -> None:
         with told_as_away("Parquet"):
             for part, rows in self._parts(portion.rows):
-                self._writer(part, rows.schema, portion.first).write_table(rows)
+                self._writer(part, rows.schema, portion.again or f"{portion.first:012d}").write_table(rows)
             self._reached = portion.end
-            if self._is_due():
+            if self._is_due() or portion.again is not None:
                 self._roll()
 
     def missed(self, why: str) -> None:
@@ -130,8 +130,8 @@ class ParquetSink:
             found = rows.take(pa.array(np.flatnonzero(numbers == number)))
             yield f"{self.layout.by}={hour_of(int(number) * step)[:letters]}", found
 
-    def _writer(self, part: str, schema: pa.Schema, first: int) -> pq.ParquetWriter:
-        """The part's open file, for columns of these types."""
+    def _writer(self, part: str, schema: pa.Schema, name: str) -> pq.ParquetWriter:
+        """The part's open file, for columns of these types. `name`: what is in the name of a new one."""
         key = (part, str(schema))
         if key not in self._open:
             if not self._drafts:
@@ -140,7 +140,7 @@ class ParquetSink:
                 self._open.popitem(last=False)[1].close()
             home = self.directory / part
             home.mkdir(parents=True, exist_ok=True)
-            final = home / f"{self.id}-{first:012d}-{len(self._drafts):03d}.parquet"
+            final = home / f"{self.id}-{name}-{len(self._drafts):03d}.parquet"
             draft = Draft(home / f".{final.name}.draft", final)
             self._drafts.append(draft)
             self._open[key] = pq.ParquetWriter(draft.path, schema, compression=self.layout.compression)

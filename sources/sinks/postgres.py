@@ -35,10 +35,10 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.types import TypeEngine
 
-from sources.sinks.contract import Away, Portion
+from sources.sinks.contract import Away, Portion, Refused
 from sources.sinks.tables import PLACES, key_of, last_words, quoted
 
 ROWS_MAX = 5_000
@@ -83,7 +83,7 @@ class PostgresSink:
 
     def write(self, portion: Portion) -> None:
         assert self._engine is not None, "it is not open"
-        with told_as_away(), self._engine.begin() as connection:
+        with told_as_away(), told_as_refused(), self._engine.begin() as connection:
             if self._place(connection, lock=True) != portion.first:
                 raise Away("another server has written for this job meanwhile")
             if portion.rows.num_rows:
@@ -216,11 +216,33 @@ def escaped(sql: str) -> str:
 
 @contextlib.contextmanager
 def told_as_away() -> Iterator[None]:
-    """A database that is away, or that refuses, is tried again; what it said is told without the rows."""
+    """A database that is away, or that refuses for now, is tried again; what it said is told without the rows."""
     try:
         yield
     except SQLAlchemyError as error:
-        said = str(getattr(error, "orig", None) or error).splitlines()
-        raise Away(f"PostgreSQL: {said[0][:300] if said else type(error).__name__}") from None
+        raise Away(f"PostgreSQL: {said_in(error)}") from None
     except OSError as error:
         raise Away(f"PostgreSQL: {error}") from None
+
+
+REFUSALS = ("22", "23", "54")
+"""Classes of SQLSTATE: a value that does not fit, a constraint that it violates, a row beyond a limit."""
+
+
+@contextlib.contextmanager
+def told_as_refused() -> Iterator[None]:
+    """What no other try would change."""
+    try:
+        yield
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if state[:2] in REFUSALS or (not state and isinstance(error, DataError)):
+            raise Refused(said_in(error)) from None
+        raise
+    except StatementError as error:  # a value that could not even be written into the statement
+        raise Refused(said_in(error)) from None
+
+
+def said_in(error: SQLAlchemyError) -> str:
+    said = str(getattr(error, "orig", None) or error).splitlines()
+    return said[0][:300] if said else type(error).__name__

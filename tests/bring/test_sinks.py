@@ -19,7 +19,7 @@ from support.postgres import postgres, why_not
 from mql.exec.clock import ManualClock
 from sources.kafka.settings import KafkaSettings
 from sources.kafka.source import KafkaSource
-from sources.sinks.contract import Away, Fenced, Portion, Sink
+from sources.sinks.contract import Away, Fenced, Portion, Refused, Sink
 from sources.sinks.duck import DuckSink, DuckTarget
 from sources.sinks.kafka import KafkaSink, KafkaTarget
 from sources.sinks.parquet import Layout, ParquetSink
@@ -156,6 +156,16 @@ class Tables:
             return DuckSink(Path(self.at), DuckTarget(self.table, key), self.table)
         return PostgresSink(self.at, PostgresTarget(self.table, key), self.table)
 
+    def run(self, sql: str) -> None:
+        if self.kind == "duckdb":
+            with duckdb.connect(self.at) as connection:
+                connection.execute(sql)
+            return
+        engine = sa.create_engine(self.at)
+        with engine.begin() as connection:
+            connection.execute(sa.text(sql))
+        engine.dispose()
+
     def rows(self, columns: str = "*") -> list[tuple[Any, ...]]:
         sql = f"SELECT {columns} FROM {self.table} ORDER BY 1"
         if self.kind == "duckdb":
@@ -229,6 +239,23 @@ def test_a_second_writer_does_not_write_what_the_first_has(tables: Tables) -> No
     first.close()
     second.close()
     assert len(tables.rows()) == 3
+
+
+@pytest.mark.parametrize(("column", "bad"), [("n INTEGER", 2**40), ("n INTEGER CHECK (n < 10)", 10)])
+def test_a_row_that_the_table_cannot_hold_is_refused_and_nothing_of_its_portion_is_there(
+    tables: Tables, column: str, bad: int
+) -> None:
+    tables.run(f"CREATE TABLE {tables.table} ({column}, m BIGINT NOT NULL)")
+    sink = tables.sink()
+    sink.open()
+    good = {"n": 1, "m": 1}
+    for poison in ({"n": bad, "m": 1}, {"n": 1, "m": None}):
+        with pytest.raises(Refused):
+            sink.write(portion(0, good, poison))
+    assert tables.rows() == []
+    sink.write(portion(0, good))
+    sink.close()
+    assert tables.rows() == [(1, 1)]
 
 
 def test_postgres_takes_texts_that_it_has_no_place_for(database: str) -> None:
@@ -348,3 +375,34 @@ def test_a_place_that_kafka_has_forgotten_is_known_beside(kafka: Kafka, tmp_path
     forgotten = KafkaSink(settings, target, f"other-{topic}", texts, beside)
     assert forgotten.open() == 10
     forgotten.close()
+
+
+def test_a_message_that_is_too_large_is_named_and_the_others_are_written(kafka: Kafka) -> None:
+    topic = new_topic()
+    sink = kafka_sink(kafka, topic)
+    sink.open()
+    rows = [{"n": 0, "t": ""}, {"n": 1, "t": "x" * (1 << 20)}, {"n": 2, "t": ""}]
+    with pytest.raises(Refused, match="more than 1,048,576 bytes") as caught:
+        sink.write(portion(0, *rows))
+    assert caught.value.rows == (1,)
+    sink.write(Portion(portion(0, rows[0], rows[2]).rows, 0, 3))
+    sink.close()
+    again = kafka_sink(kafka, topic)
+    assert again.open() == 3
+    again.close()
+    assert messages(kafka, topic) == [0, 2]
+
+
+def test_what_the_broker_refuses_ends_the_transaction_and_the_next_is_written(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sources.sinks.kafka.MESSAGE_BYTES_MAX", 4 << 20)
+    topic = new_topic()
+    sink = kafka_sink(kafka, topic)
+    sink.open()
+    with pytest.raises(Refused, match="the broker refuses it"):
+        sink.write(portion(0, {"n": 0, "t": ""}, {"n": 1, "t": "x" * (2 << 20)}))
+    sink.write(portion(0, {"n": 0, "t": ""}))
+    sink.write(Portion(pa.table({"n": pa.array([], pa.int64())}), 1, 2))
+    sink.close()
+    assert messages(kafka, topic) == [0]

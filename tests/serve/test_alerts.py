@@ -219,9 +219,12 @@ def test_the_secret_of_pagerduty_is_in_no_dead_letter(monkeypatch: pytest.Monkey
         story.incident(1)
         story.calm(2, 3, 4)
         wait_for(lambda: told(server)["dead"] == 1)
-    letters = tmp_path / ".mql" / "jobs" / "busy" / "sinks" / "0" / "dead.ndjson"
-    assert "trigger" in letters.read_text()
-    assert "routing-secret" not in letters.read_text()
+        (letter,) = server.get("/v1/jobs/busy/dead-letters?kind=refused").json()["letters"]
+        again = server.post("/v1/jobs/busy/dead-letters:retry", {"ids": [letter["id"]]}).json()
+    assert "trigger" in letter["payload"]
+    assert again == {"sent": 0, "refused": 0, "gone": 1, "waiting": 0}
+    for path in (tmp_path / ".mql" / "jobs" / "busy" / "dead").rglob("*.log"):
+        assert b"routing-secret" not in path.read_bytes()
 
 
 def test_alerts_on_the_servers_own_output(capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from support.serving import Served, served
 from support.waiting import wait_for, wait_for_state
 
 from mql.catalog import TimeRule
+from server.deadletters import DeadLogs
 from server.delivery import Delivery
 from server.messengers import texts_of
 from server.resultlog import Keep, ResultLog
@@ -77,7 +78,8 @@ def delivered(log: ResultLog, shelf: Shelf, said: list[str] | None = None) -> It
         if said is not None:
             said.append(text)
 
-    delivery = Delivery("j", log, shelf, {"kind": "shelf"}, threading.Event(), say)
+    dead = DeadLogs(log.directory / "dead", Keep(), log.clock)
+    delivery = Delivery("j", log, shelf, {"kind": "shelf"}, threading.Event(), say, dead.of_sink("0"))
     delivery.start()
     try:
         yield delivery
@@ -99,7 +101,7 @@ def test_rows_come_in_order_in_portions_that_the_sink_can_take(tmp_path: Path) -
         wait_for(lambda: shelf.place == 11)
         told(log, 11, 12)
         wait_for(lambda: shelf.place == 13)
-        assert delivery.told() == {"kind": "shelf", "sent": 13, "lost": 0, "behind": 0, "trouble": None}
+        assert delivery.told() == {"kind": "shelf", "sent": 13, "lost": 0, "behind": 0, "dead": 0, "trouble": None}
     assert shelf.rows == list(range(13))
 
 
@@ -233,7 +235,8 @@ def test_a_broker_that_is_killed_and_comes_back_has_each_row_once(broker: Broker
     log = ResultLog(tmp_path / "log")
     settings = KafkaSettings(broker.address, "out", request_timeout_s=2)
     sink = KafkaSink(settings, KafkaTarget("out"), "job-out", texts_of)
-    delivery = Delivery("j", log, sink, {"kind": "kafka"}, threading.Event(), lambda level, text: None)
+    letters = DeadLogs(tmp_path / "dead", Keep(), log.clock).of_sink("0")
+    delivery = Delivery("j", log, sink, {"kind": "kafka"}, threading.Event(), lambda level, text: None, letters)
     delivery.start()
     for first in range(0, 3_000, 100):
         told(log, *range(first, first + 100))

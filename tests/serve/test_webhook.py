@@ -47,10 +47,10 @@ def test_what_is_refused_for_good_is_buried_and_the_rest_goes_on(tmp_path: Path)
         for at in (1, 2, 3):
             server.events("orders", {"id": at})
             wait_for(lambda at=at: len(other.got) == at)
-        wait_for(lambda: server.get("/v1/jobs/j").json()["sinks"][0]["sent"] == 3)
-        letters = (tmp_path / ".mql" / "jobs" / "j" / "sinks" / "0" / "dead.ndjson").read_text().splitlines()
-    assert [json.loads(line)["body"]["rows"] for line in letters] == [[{"id": 1}], [{"id": 2}]]
-    assert [json.loads(line)["why"] for line in letters] == ["it answered 400", "it answered 302"]
+        wait_for(lambda: server.get("/v1/jobs/j").json()["sinks"][0]["sent"] == 1)
+        letters = server.get("/v1/jobs/j/dead-letters").json()["letters"]
+    assert [letter["payload"] for letter in letters] == [{"id": 2}, {"id": 1}]
+    assert [letter["reason"] for letter in letters] == ["it answered 302", "it answered 400"]
 
 
 def test_it_goes_on_where_it_was_after_a_stop_and_after_the_server(tmp_path: Path) -> None:

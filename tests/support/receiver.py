@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -18,6 +18,8 @@ LOOPBACK = Webhooks(allowed=("127.0.0.0/8",), plain=True)
 class Receiver:
     def __init__(self) -> None:
         self.answers: list[int] = []
+        self.refuses: Callable[[bytes], bool] = lambda body: False
+        self.taken: list[Any] = []
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.paths: list[str] = []
         self.base = ""
@@ -35,7 +37,9 @@ def receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            status = found.answers.pop(0) if found.answers else 200
+            status = found.answers.pop(0) if found.answers else 400 if found.refuses(body) else 200
+            if status < 300:
+                found.taken.append(json.loads(body))
             found.paths.append(self.path)
             found.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
             self.send_response(status)
