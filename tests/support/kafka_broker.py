@@ -1,6 +1,7 @@
-"""A real Apache Kafka for the tests: one KRaft broker in a JVM of its own, on free ports of the loopback.
+"""A real Apache Kafka for the tests: KRaft brokers, each in a JVM of its own, on free ports of the loopback.
 
-By hand: `python tests/support/kafka_broker.py` prints the address and runs until Ctrl+C.
+By hand: `python tests/support/kafka_broker.py` prints the address and runs until Ctrl+C. Mostly one broker is enough;
+`cluster` starts two, for topics whose leader moves.
 
 The jars come from Maven once (tests/kafka/pom.xml), into a cache outside the repository; later starts need Java
 alone. A broker listens in plain text, by SASL (PLAIN and SCRAM) and by TLS, and its data goes when it is closed.
@@ -18,6 +19,8 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from xml.etree import ElementTree
@@ -37,19 +40,27 @@ class Broker:
     """One broker and its data. `stop` and `start` keep ports and data: the broker is away, and comes back.
 
     Where `setpriv` exists the JVM dies with the thread that started it, so that a killed test run leaves nothing.
+
+    `linked`: the port at which those who come by `link_address` are told to come again: somebody listens there who
+    passes on what he hears. `first`: the one whose cluster this one joins; else it makes its own. `of`: how many
+    brokers the cluster is to have.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, linked: int | None = None, first: Broker | None = None, of: int = 1) -> None:
         self._jars = jars()
         self._store = key_store(self._jars)
         self._home = Path(tempfile.mkdtemp(prefix="mql-kafka-"))
-        plain, sasl, tls, controller = free_ports(4)
+        self._controller, plain, sasl, tls, link = free_ports(5)
+        self.number = 1 if first is None else first.number + 1
         self.address = f"127.0.0.1:{plain}"
         self.sasl_address = f"127.0.0.1:{sasl}"
         self.tls_address = f"127.0.0.1:{tls}"
+        self.link_address = f"127.0.0.1:{link}"
         self.ca_file = str(self._store.with_suffix(".pem"))
         self._process: subprocess.Popen[bytes] | None = None
-        self._write_settings(plain, sasl, tls, controller)
+        listeners = {"PLAINTEXT": plain, "SASL": sasl, "TLS": tls, "LINK": link}
+        advertised = listeners | ({} if linked is None else {"LINK": linked})
+        self._write_settings(listeners, advertised, self._controller if first is None else first._controller, of)
         self._format()
 
     def __enter__(self) -> Broker:
@@ -65,9 +76,13 @@ class Broker:
 
     def start(self) -> None:
         """Returns when the broker answers."""
+        self.launch()
+        self.wait_until_it_answers()
+
+    def launch(self) -> None:
+        """Returns at once."""
         assert self._process is None, "it runs already"
-        log = self._home / "log.txt"
-        with log.open("ab") as out:
+        with self._log.open("ab") as out:
             self._process = subprocess.Popen(
                 [*with_its_parent(), *java(self._jars, "-Xmx512m"), "kafka.Kafka", str(self._settings)],
                 stdout=out,
@@ -75,12 +90,19 @@ class Broker:
                 cwd=self._home,
                 start_new_session=True,  # Ctrl+C is for the one who started us
             )
+
+    def wait_until_it_answers(self) -> None:
+        assert self._process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
         while not answers(self.address):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise RuntimeError(f"the broker did not start:\n{log.read_text(errors='replace')[-4000:]}")
+                raise RuntimeError(f"the broker did not start:\n{self._log.read_text(errors='replace')[-4000:]}")
             time.sleep(0.05)
+
+    @property
+    def _log(self) -> Path:
+        return self._home / "log.txt"
 
     def stop(self) -> None:
         """An orderly end."""
@@ -114,18 +136,20 @@ class Broker:
             self._process.wait()
         self._process = None
 
-    def _write_settings(self, plain: int, sasl: int, tls: int, controller: int) -> None:
+    def _write_settings(self, listeners: dict[str, int], advertised: dict[str, int], controller: int, of: int) -> None:
         login = "org.apache.kafka.common.security"
+        leads = self.number == 1
         settings = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
+            "process.roles": "broker,controller" if leads else "broker",
+            "node.id": str(self.number),
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": ",".join(
-                f"{name}://127.0.0.1:{port}"
-                for name, port in {"PLAINTEXT": plain, "SASL": sasl, "TLS": tls, "CONTROLLER": controller}.items()
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listeners": written(listeners | ({"CONTROLLER": controller} if leads else {})),
+            "advertised.listeners": written(advertised),
+            "listener.security.protocol.map": (
+                "PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,LINK:PLAINTEXT,CONTROLLER:PLAINTEXT"
             ),
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,TLS:SSL,CONTROLLER:PLAINTEXT",
             "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
             "listener.name.sasl.plain.sasl.jaas.config": (
                 f'{login}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
@@ -136,10 +160,12 @@ class Broker:
             "ssl.keystore.location": str(self._store),
             "ssl.keystore.password": STORE_PASSWORD,
             "log.dirs": str(self._home / "data"),
-            # One broker is a cluster of one, and tests are in a hurry.
-            "offsets.topic.replication.factor": "1",
+            # Tests are in a hurry: who has gone is missed soon, and who comes back leads again soon.
+            "leader.imbalance.check.interval.seconds": "1",
+            "replica.lag.time.max.ms": "2000",
+            "offsets.topic.replication.factor": str(of),
             "offsets.topic.num.partitions": "2",
-            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.replication.factor": str(of),
             "transaction.state.log.min.isr": "1",
             "transaction.state.log.num.partitions": "2",
             "share.coordinator.state.topic.replication.factor": "1",
@@ -166,10 +192,29 @@ class Broker:
         """The storage of a new cluster, with the SCRAM user in it."""
         users = [
             part
-            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
+            for mechanism in (("SCRAM-SHA-256", "SCRAM-SHA-512") if self.number == 1 else ())
             for part in ("--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]")
         ]
         run_java(self._jars, "kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self._settings), *users)
+
+
+def written(listeners: dict[str, int]) -> str:
+    return ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items())
+
+
+@contextmanager
+def cluster(linked: int, also_linked: int) -> Iterator[tuple[Broker, Broker]]:
+    """Two brokers; the first is the controller, too. They are reached by others at these ports."""
+    with ExitStack() as own:
+        first = Broker(linked, of=2)
+        own.callback(first.close)
+        second = Broker(also_linked, first, of=2)
+        own.callback(second.close)
+        for broker in (first, second):
+            broker.launch()
+        for broker in (first, second):
+            broker.wait_until_it_answers()
+        yield first, second
 
 
 def jars() -> Path:
