@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -48,6 +49,13 @@ def serve(settings: Settings, sources: Sequence[Source] | None = None) -> None:
         engine.close()
 
 
+def raise_file_limit() -> None:
+    """As many open files as may be: each job has one, each reader too, and many a system begins with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def serve_until_told(app: web.Application) -> None:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -64,6 +72,7 @@ async def open_door(app: web.Application) -> AsyncIterator[Door]:
     """The application, listening; when left, it stops gracefully. The engine stays open."""
     shared = app[SHARED]
     check_reach(shared.settings.server)
+    raise_file_limit()
     stop_within = shared.settings.server.stop_within
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=stop_within, access_log=None)
     await runner.setup()

@@ -46,7 +46,7 @@ class Books:
                 self.earlier, self.newest = added(self.earlier, left_over(ledger, goes_on)), {}
             with suppress(OSError):
                 told = added(self.earlier, left_over(self.newest, goes_on))
-                replace_file(self._ledger_path, json.dumps(told).encode())
+                replace_file(self._ledger_path, json.dumps(told).encode(), synced=at_end)
                 if ledger.get("late", 0) != self._late_seen:
                     self._keep_late(late(LATE_MAX))
                     self._late_seen = ledger["late"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +22,7 @@ from server.books import Books
 from server.deadletters import DeadLogs
 from server.delivery import Delivery
 from server.groups import Groups
-from server.job_run import LEAVE_S, LEFT, Outcome, Run, nothing
+from server.job_run import LEAVE_S, LEFT, Outcome, Run
 from server.job_spec import ALIVE, TRANSITIONS, Spec, has_episodes
 from server.outline import Outline, forget_outline, read_outline
 from server.programs.run import PythonRun
@@ -29,6 +30,7 @@ from server.resultlog import Keep, Length, LogReading, ResultLog
 from server.silences import SILENCED
 from server.sinks import deliveries
 from server.store import StoredJob
+from server.turns import Turn, Turns, Waits
 
 if TYPE_CHECKING:
     from server.jobs import Jobs
@@ -42,7 +44,7 @@ STEADY_S = 300.0
 
 
 class Job:
-    """One job and its log. Its thread is there while it runs, or waits to run again."""
+    """One job and its log. It has a turn while it runs, or waits to run again."""
 
     def __init__(self, jobs: Jobs, stored: StoredJob) -> None:
         self.jobs = jobs
@@ -68,11 +70,9 @@ class Job:
         if self.spec.guarantee == "exactly_once":
             last = self.checkpoints.newest()
             self.log.commit(Length(*last.notes["log"]) if last is not None else Length())
-        self.ring: Callable[[], None] = nothing
         self.sinks: tuple[Delivery, ...] = ()
         self._told: str | None = None
-        self._bell = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._turn: Turn | None = None
         self._guard = threading.RLock()
 
     # --- what may be done ------------------------------------------------------------------------------
@@ -98,12 +98,12 @@ class Job:
         with self._guard:
             self.check_is_still()
             self._told = self.why = None
-            self._bell.clear()
             self.attempts = 0
             self._set("starting", None)
-            name = f"mql-job-{self.name}"
-            self._thread = threading.Thread(target=self._live, args=(adopted,), name=name, daemon=True)
-            self._thread.start()
+            # What a process gives and takes may have to be waited for: it has a thread of its own.
+            turns = self.jobs.turns if self.spec.artifact is None else Turns(1, f"mql-job-{self.name}")
+            self._turn = Turn(turns, self._live(adopted))
+            self._turn.begin()
 
     def halt(self, how: str) -> None:
         """Stops or pauses it, and waits until it has."""
@@ -155,8 +155,8 @@ class Job:
 
     @property
     def is_busy(self) -> bool:
-        """Its thread is there."""
-        return self._thread is not None and self._thread.is_alive()
+        """It runs, or waits to run again."""
+        return self._turn is not None and not self._turn.is_over
 
     def check_is_still(self) -> None:
         if self.is_busy:
@@ -165,8 +165,13 @@ class Job:
 
     def tell(self, what: str) -> None:
         self._told = what
-        self._bell.set()
         self.ring()
+
+    def ring(self) -> None:
+        """Something waits for it."""
+        turn = self._turn
+        if turn is not None:
+            turn.ring()
 
     def complete(self, why: str) -> None:
         """Its run is over, though its query is not."""
@@ -174,10 +179,6 @@ class Job:
             if self.state in ALIVE and self._told is None:
                 self.why = why
                 self.tell("complete")
-
-    def rest(self, timeout_s: float) -> None:
-        """Waits, but not when it is told something."""
-        self._bell.wait(timeout_s)
 
     def wait_for(self, what: str | None) -> None:
         """What it waits for before it can go on, to be seen by all who look; None when it goes on."""
@@ -200,9 +201,9 @@ class Job:
         return self.waits or own or self.silence
 
     def join(self) -> None:
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(LEAVE_S)
+        turn = self._turn
+        if turn is not None:
+            turn.join(LEAVE_S)
 
     def change(self, spec: Spec) -> None:
         """New labels, owner, restart policy or retention: at once, without a restart."""
@@ -288,12 +289,12 @@ class Job:
 
     # --- its life --------------------------------------------------------------------------------------
 
-    def _live(self, adopted: Running | None) -> None:
+    def _live(self, adopted: Running | None) -> Waits[None]:
         """Runs, and runs again after failures, until it is told to stop or there is nothing more to do."""
         while True:
             began_s = self.jobs.clock.monotonic_s()
             number = self._noted(lambda: self.jobs.store.begin_run(self.name))
-            outcome = self._run(adopted)
+            outcome = yield from self._run(adopted)
             adopted = None
             if number is not None:
                 self._end_run(number, outcome)
@@ -308,10 +309,11 @@ class Job:
                 return
             if self.jobs.clock.monotonic_s() - began_s > STEADY_S:
                 self.attempts = 0
-            if not self._waits_to_run_again(outcome):
+            runs_again = yield from self._wait_to_run_again(outcome)
+            if not runs_again:
                 return
 
-    def _waits_to_run_again(self, outcome: Outcome) -> bool:
+    def _wait_to_run_again(self, outcome: Outcome) -> Waits[bool]:
         """Whether it does, after a failure; when it does, the backoff is over."""
         self._say("error", f"failed: {outcome.reason}")
         gone = self.jobs.missing(self)
@@ -325,7 +327,9 @@ class Job:
         self.attempts += 1
         self._set("restarting", outcome.reason)
         self._say("info", f"runs again in {wait_s:g} s (attempt {self.attempts})")
-        self._bell.wait(wait_s)
+        until_s = time.monotonic() + wait_s
+        while self._told is None and (rest_s := until_s - time.monotonic()) > 0:
+            yield rest_s
         if self._told is not None:
             if self._told == "complete":
                 self._set("completed", self.why)
@@ -334,10 +338,10 @@ class Job:
             return False
         return True
 
-    def _run(self, adopted: Running | None) -> Outcome:
+    def _run(self, adopted: Running | None) -> Waits[Outcome]:
         """One run, from its start to its end, whatever that is."""
         try:
-            return (Run if self.spec.artifact is None else PythonRun)(self, adopted).go()
+            return (yield from (Run if self.spec.artifact is None else PythonRun)(self, adopted).go())
         except MqlError as error:
             return Outcome("failed", error.message + (f". {error.hint}" if error.hint else ""))
         except Exception as error:

@@ -24,6 +24,7 @@ from server.carrying import asked_of, known_by, taken_over
 from server.job_spec import Bound, has_episodes, scale_of
 from server.looks import ends_of, looks_of
 from server.resultlog import Length
+from server.turns import Waits
 
 if TYPE_CHECKING:
     from server.job import Job
@@ -32,6 +33,8 @@ T = TypeVar("T")
 log = logging.getLogger("server")
 
 LOOK_S = 0.5
+LOOKS_PER_S = 100.0
+"""So often do jobs look together, without anything that wakes them: where there are very many, less often each."""
 LOOK_LEAST_S = 0.01
 SYNC_S = 1.0
 SNAPSHOT_S = 20.0
@@ -76,21 +79,44 @@ class Run:
         self.rests_until_s = 0.0
         self.kept_s = 0.0
 
-    def go(self) -> Outcome:
-        job, spec = self.job, self.spec
-        bound = job.jobs.bound(spec)
-        options = Options(name=f"job {job.name}", linger_s=FOREVER_S, workers=spec.workers, priority=spec.priority)
-        if not spec.keeps_checkpoints:
+    def go(self) -> Waits[Outcome]:
+        job = self.job
+        if not self.spec.keeps_checkpoints:
             self._begin_anew()
-            running = self.adopted or job.jobs.engine.start(bound.query, bound.values, options)
+            running = self.adopted or (yield from self._elsewhere(self._start))
             for note in running.execution.plan.warnings:
                 job.say("info", note)
-            return self._read(running, None)
+            return (yield from self._read(running, None))
         last = job.checkpoints.newest()
         self._go_back(last)
         if last is not None and last.notes.get("done"):
             return Outcome("completed", "its input has ended")
         self.number = 0 if last is None else last.number
+        running, snapshot = yield from self._elsewhere(lambda: self._resume(last))
+        if last is not None and (self._is_anew(last) or last.notes.get("asked") != asked_of(self.spec)):
+            yield from self._write(snapshot, self.log.length)
+        return (yield from self._read(running, job.jobs.checkpointing, snapshot if last is None else None))
+
+    def _elsewhere(self, work: Callable[[], T]) -> Waits[T]:
+        """Done by another thread: it may take its time, for sources are asked where they end."""
+        done = self.job.jobs.starting.submit(work)
+        done.add_done_callback(lambda _: self.job.ring())
+        while not done.done():
+            yield LOOK_S
+        return done.result()
+
+    def _options(self) -> Options:
+        name = f"job {self.job.name}"
+        return Options(name=name, linger_s=FOREVER_S, workers=self.spec.workers, priority=self.spec.priority)
+
+    def _start(self) -> Running:
+        bound = self.job.jobs.bound(self.spec)
+        return self.job.jobs.engine.start(bound.query, bound.values, self._options())
+
+    def _resume(self, last: Checkpoint | None) -> tuple[Running, Snapshot]:
+        """The query, from its last checkpoint or from where it is to begin; and what it knew there."""
+        job, spec = self.job, self.spec
+        bound = job.jobs.bound(spec)
         snapshot = self._beginning(bound) if last is None else self._going_on(bound, last)
         assert self.looks is not None
         engine = job.jobs.engine
@@ -101,7 +127,7 @@ class Run:
             snapshot,
             bound.query,
             bound.values,
-            options,
+            self._options(),
             wait_for_readers=True,
             known=known,
             now_us=self.looks.get("began_us"),
@@ -109,7 +135,7 @@ class Run:
             together=spec.template is not None,
             from_now=last is None,
         )
-        return self._read(running, job.jobs.checkpointing, snapshot if last is None else None)
+        return running, snapshot
 
     def _begin_anew(self) -> None:
         """What was open in an earlier run is lost, and nobody read meanwhile: the log says so, in its place."""
@@ -129,15 +155,15 @@ class Run:
     def _going_on(self, bound: Bound, last: Checkpoint) -> Snapshot:
         """What it knew at its last checkpoint, for what is asked of it now."""
         anew = self.spec.anew
-        if anew is not None and last.number <= anew.after:
+        if anew is not None and self._is_anew(last):
             self.job.say("info", f"begins without what it knew, reading from: {anew.begin}")
-            snapshot = self._beginning(bound, anew.begin, last.snapshot)
-            self._write(snapshot, self.log.length)
-            return snapshot
+            return self._beginning(bound, anew.begin, last.snapshot)
         snapshot, self.looks = taken_over(self.job.jobs, last, self.spec)
-        if last.notes.get("asked") != asked_of(self.spec):
-            self._write(snapshot, self.log.length)
         return snapshot
+
+    def _is_anew(self, last: Checkpoint) -> bool:
+        """It was asked to begin without what it knew, and has not yet."""
+        return self.spec.anew is not None and last.number <= self.spec.anew.after
 
     def _beginning(self, bound: Bound, begin: str | None = None, last: Snapshot | None = None) -> Snapshot:
         """Where a job begins that knows nothing. `begin`: now, earliest, or where the `last` checkpoint stands; where
@@ -159,60 +185,65 @@ class Run:
 
     # --- reading ---------------------------------------------------------------------------------------
 
-    def _begun(self, running: Running, asked_for: Snapshot) -> None:
+    def _begun(self, running: Running, asked_for: Snapshot) -> Waits[None]:
         """Its first checkpoint: it is to begin there again. Who joins siblings that read already begins where they
         are, which may be behind what was asked for."""
         execution, snapshot = running.execution, asked_for
         if isinstance(execution, Member):
-            while not execution.is_in.wait(LOOK_S):
+            execution.on_in = self.job.ring
+            while not execution.is_in:
                 if execution.over or self.job.told is not None:
                     return
+                yield LOOK_S
             snapshot = replace(asked_for, positions={**asked_for.positions, **execution.positions})
-        self._write(snapshot, self.log.length)
+        yield from self._write(snapshot, self.log.length)
 
-    def _read(self, running: Running, pool: ThreadPoolExecutor | None, begins_at: Snapshot | None = None) -> Outcome:
+    def _read(
+        self, running: Running, pool: ThreadPoolExecutor | None, begins_at: Snapshot | None = None
+    ) -> Waits[Outcome]:
         """Results into the log, checkpoints in between, until the query ends or somebody tells to."""
         job = self.job
-        subscription = running.subscribe(on_lag="drop")
-        job.running, job.ring = running, subscription.ring
+        subscription = running.subscribe(on_lag="drop", progress=False)
+        job.running = running
+        subscription.on_ready(job.ring)
         self.has_episodes = has_episodes(running.execution.plan)
         leaving_s: float | None = None
         try:
             if begins_at is not None:
-                self._begun(running, begins_at)
+                yield from self._begun(running, begins_at)
             job.runs()
             self.due_s = self.clock.monotonic_s() + self._pace_s(running)
             while True:
                 rests_s = self.rests_until_s - self.clock.monotonic_s()
                 frames = subscription.take() if rests_s <= 0 or job.told is not None else ()
-                ended = self._put(frames)
+                ended = yield from self._put(frames)
                 if isinstance(ended, Failed):
-                    return self._end(running, ended)
+                    return (yield from self._end(running, ended))
                 self._keep_books(running)
-                self._settle(subscription, pool is None)
+                yield from self._settle(subscription, pool is None)
                 if ended is not None:
-                    return self._end(running, ended)
+                    return (yield from self._end(running, ended))
                 now_s = self.clock.monotonic_s()
                 if job.told is not None and leaving_s is None:
                     leaving_s, self.due_s = now_s, now_s
                 waits = pool is not None and self.asked is None and now_s >= self.due_s
                 if waits and pool is not None:
                     self.asked = self._ask(running, pool, leaving_s is not None)
-                    self.asked.add_done_callback(lambda _: subscription.ring())
+                    self.asked.add_done_callback(lambda _: job.ring())
                     self.due_s = FOREVER_S if leaving_s is not None else now_s + self._pace_s(running)
                 is_done = pool is None or (self.asked is None and self.due_s == FOREVER_S)
                 if leaving_s is not None and (is_done or now_s - leaving_s > LEAVE_S / 2):
                     return Outcome(LEFT[job.told or "stop"], job.why)
                 if rests_s > 0 and job.told is None:
-                    job.rest(min(LOOK_S, rests_s))
+                    yield min(LOOK_S, rests_s)
                 elif not frames:
-                    subscription.wait(max(LOOK_LEAST_S, min(LOOK_S, self.due_s - now_s)))
+                    look_s = max(LOOK_S, running.execution.sharing / LOOKS_PER_S)
+                    yield max(LOOK_LEAST_S, min(look_s, self.due_s - now_s))
         except GivenUp:
             return Outcome(LEFT[job.told or "stop"], job.why)
         except OverLimit as over:
             return Outcome("failed", over.message, is_final=True)
         finally:
-            job.ring = nothing
             self._keep_books(running, at_end=True)
             subscription.close()
             running.cancel("stopped")
@@ -230,36 +261,38 @@ class Run:
         """How long to the next checkpoint: where very many share a plan, they take turns."""
         return max(self.spec.checkpoint_every, running.execution.sharing / CHECKPOINTS_PER_S)
 
-    def _put(self, frames: Sequence[Frame]) -> Ended | Failed | None:
+    def _put(self, frames: Sequence[Frame]) -> Waits[Ended | Failed | None]:
         """Frames into the log; gives the last one. A gap breaks the promise of a job with a guarantee."""
         for frame in frames:
             match frame:
                 case RowsFrame(table, cursor):
-                    self._mark(cursor, self._appended(self._silenced(table)))
+                    length = yield from self._appended(self._silenced(table))
+                    self._mark(cursor, length)
                     self._count(table.num_rows)
                 case Seal(data, cursor):
-                    self._mark(cursor, self._noted("seal", data))
+                    length = yield from self._noted("seal", data)
+                    self._mark(cursor, length)
                 case Gap(data) if self.spec.keeps_checkpoints:
                     raise MqlError(f"results were lost on the way to the log: {data.get('why')}", code="lost-results")
                 case Gap(data):
-                    self._noted("gap", data)
+                    yield from self._noted("gap", data)
                 case Warn(data):
-                    self._noted("warn", data)
+                    yield from self._noted("warn", data)
                 case Phase(data):
-                    self._noted("phase", data)
+                    yield from self._noted("phase", data)
                 case Ended() | Failed():
                     return frame
                 case _:
                     pass
         return None
 
-    def _appended(self, rows: pa.Table) -> Length:
+    def _appended(self, rows: pa.Table) -> Waits[Length]:
         return self._stored(lambda: self.log.append(rows))
 
-    def _noted(self, event: str, data: Mapping[str, Any]) -> Length:
+    def _noted(self, event: str, data: Mapping[str, Any]) -> Waits[Length]:
         return self._stored(lambda: self.log.note(event, data))
 
-    def _stored(self, work: Callable[[], T]) -> T:
+    def _stored(self, work: Callable[[], T]) -> Waits[T]:
         """What goes to disk. Where that is full or away the job waits, says why, and goes on by itself."""
         job = self.job
         while True:
@@ -269,7 +302,7 @@ class Run:
                 if job.told is not None:
                     raise GivenUp from error
                 job.wait_for(f"it cannot write: {error.strerror or error}")
-                job.rest(LOOK_S)
+                yield LOOK_S
                 continue
             job.wait_for(None)
             return result
@@ -283,7 +316,7 @@ class Run:
     def _keep_books(self, running: Running, *, at_end: bool = False) -> None:
         """What became of events, and the late ones, are kept for those who ask later."""
         now_s = self.clock.monotonic_s()
-        if at_end or now_s - self.kept_s >= BOOKS_S:
+        if at_end or now_s - self.kept_s >= max(BOOKS_S, running.execution.sharing / CHECKPOINTS_PER_S):
             self.kept_s = now_s
             goes_on = self.spec.keeps_checkpoints
             self.job.books.keep(running.ledger(), running.late, at_end=at_end, goes_on=goes_on)
@@ -301,14 +334,14 @@ class Run:
             assert at is not None
             self.marks.append((at.number, length))
 
-    def _settle(self, subscription: Subscription, everything: bool) -> None:
+    def _settle(self, subscription: Subscription, everything: bool) -> Waits[None]:
         """Lets readers see what they may; writes the checkpoint once all that was told before it is in the log."""
         if self.spec.guarantee != "exactly_once" and self.log.committed != self.log.length:
             self.log.commit()
         now_s = self.clock.monotonic_s()
         if everything and now_s - self.synced_s >= SYNC_S:
             self.synced_s = now_s
-            self._stored(self.log.sync)
+            yield from self._stored(self.log.sync)
         if self.asked is None or not self.asked.done():
             return
         snapshot, barrier_at = self.asked.result()
@@ -318,8 +351,8 @@ class Run:
         while self.marks and self.marks[0][0] <= barrier_at:
             self.marked = self.marks.popleft()[1]
         self._check_size(snapshot)
-        self._stored(self.log.sync)
-        self._write(snapshot, self.marked)
+        yield from self._stored(self.log.sync)
+        yield from self._write(snapshot, self.marked)
         if self.spec.guarantee == "exactly_once":
             self.log.commit(self.marked)
 
@@ -329,12 +362,12 @@ class Run:
         if most is not None and entries > most:
             raise OverLimit(f"its state has {entries:,} panes and keys; {most:,} are allowed")
 
-    def _write(self, snapshot: Snapshot, length: Length, *, done: bool = False) -> None:
+    def _write(self, snapshot: Snapshot, length: Length, *, done: bool = False) -> Waits[None]:
         self.number += 1
         notes = {"log": [length.number, length.rows], "at_us": self.clock.now_us(), "done": done, "looks": self.looks}
         notes["asked"] = asked_of(self.spec)
         checkpoint = Checkpoint(self.number, snapshot, notes)
-        size = self._stored(lambda: self.job.checkpoints.write(checkpoint))
+        size = yield from self._stored(lambda: self.job.checkpoints.write(checkpoint))
         if self.job.spec.limits.state is not None and size > self.job.spec.limits.state:
             raise OverLimit(f"its state is {size:,} bytes; {self.job.spec.limits.state:,} are allowed")
         positions = {str(split): at for split, at in snapshot.positions.items()}
@@ -342,7 +375,7 @@ class Run:
             "at_us": notes["at_us"]
         }
 
-    def _end(self, running: Running, last: Ended | Failed) -> Outcome:
+    def _end(self, running: Running, last: Ended | Failed) -> Waits[Outcome]:
         """The query has ended by itself, or somebody ended it."""
         match last:
             case Failed(data):
@@ -350,7 +383,7 @@ class Run:
             case Ended("done" | "limit" | "timeout" as reason):
                 self.log.sync()
                 if self.spec.keeps_checkpoints:
-                    self._write(Snapshot(), self.log.length, done=True)
+                    yield from self._write(Snapshot(), self.log.length, done=True)
                 self.log.commit()
                 return Outcome("completed", REASONS[reason])
             case Ended(reason):
@@ -372,10 +405,6 @@ def entries_of(snapshot: Snapshot) -> int:
     """Panes and keys: the longest table of each operator."""
     states = [state for operators in snapshot.tasks.values() for state in operators.values()]
     return sum(max((table.num_rows for table in state.values()), default=0) for state in states)
-
-
-def nothing() -> None:
-    """Nobody waits."""
 
 
 LEFT: Mapping[str, str] = {

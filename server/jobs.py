@@ -1,8 +1,8 @@
 """Jobs: queries that run for months. Kept in the store, told into result logs, brought back after a crash.
 
-A job (job.py) is a thread that reads its query's results into its log, run after run (job_run.py). With a guarantee it
-reads the source for itself and takes a checkpoint every so often: positions, state and the log's length as of one
-barrier. After a crash it goes back there.
+A job (job.py) reads its query's results into its log, run after run (job_run.py), in turn with all others (turns.py).
+With a guarantee it reads the source for itself and takes a checkpoint every so often: positions, state and the log's
+length as of one barrier. After a crash it goes back there.
 """
 
 from __future__ import annotations
@@ -32,13 +32,18 @@ from server.programs.shelf import Shelf
 from server.sinks import check_sinks
 from server.store import Store
 from server.templates import parse_template, values_of
+from server.turns import Turns
 from server.upkeep import Upkeep
 
 log = logging.getLogger("server")
 
-JOBS_MAX = 1_000
+JOBS_MAX = 10_000
 CHECKPOINTING = 16
 """So many checkpoints are taken at a time."""
+STARTING = 32
+"""So many jobs begin a run at a time: a source that does not answer keeps one that long."""
+TURNING = 4
+"""So many threads write what comes of all jobs."""
 
 
 class Jobs:
@@ -51,6 +56,8 @@ class Jobs:
         self.silences = keeper.silences(self.clock)
         self.shelf = Shelf(keeper.data_dir / "artifacts")
         self.checkpointing = ThreadPoolExecutor(CHECKPOINTING, "mql-checkpoint")
+        self.starting = ThreadPoolExecutor(STARTING, "mql-job-start")
+        self.turns = Turns(TURNING, "mql-jobs")
         self._jobs: dict[str, Job] = {}
         self._guard = threading.RLock()
         self._closed = False
@@ -107,7 +114,8 @@ class Jobs:
             job.close_sinks()
             job.log.close()
             job.dead.close()
-        self.checkpointing.shutdown(wait=False, cancel_futures=True)
+        for pool in (self.checkpointing, self.starting):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # --- what may be done ------------------------------------------------------------------------------
 
@@ -117,7 +125,7 @@ class Jobs:
             if self._closed:
                 raise MqlError("the server is stopping", code="stopping")
             if len(self._jobs) >= JOBS_MAX:
-                raise MqlError(f"there are {JOBS_MAX} jobs already", hint="Delete one.", code="too-many-queries")
+                raise MqlError(f"there are {JOBS_MAX:,} jobs already", hint="Delete one.", code="too-many-queries")
             outline = self.allowed(name, spec)
             stored = self.store.add_job(name, spec.model_dump(mode="json"), "starting" if start else "stopped")
             shutil.rmtree(self.directory(name), ignore_errors=True)

@@ -192,7 +192,7 @@ class ResultLog:
         """What was written survives a loss of power."""
         with self._guard:
             if self._out is not None and self._is_unsaved:
-                os.fsync(self._out)
+                os.fdatasync(self._out)
                 self._is_unsaved = False
 
     def commit(self, length: Length | None = None) -> None:

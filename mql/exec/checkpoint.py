@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mql.exec.files import replace_file
+from mql.exec.files import overwrite_file
 from mql.exec.state import BadState, Snapshot, snapshot_bytes, snapshot_from_bytes
 
 MAGIC = b"MQLCHECK1\n"
 DIGEST_BYTES = 32
 LENGTH_BYTES = 8
+NOTES_BYTES_MAX = 64 << 20
 KEPT = 3
 ENDING = ".checkpoint"
 
@@ -53,40 +54,45 @@ def checkpoint_from_bytes(data: bytes) -> Checkpoint:
 
 
 class Checkpoints:
-    """A job's checkpoints in a directory. One owner."""
+    """A job's checkpoints in a directory. One owner.
+
+    They are written over each other in turn, in place: no name is made or taken away, so one costs one sync. Torn in a
+    crash can only be the one that is written, and that takes the place of the oldest.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, checkpoint: Checkpoint) -> int:
-        """Writes it and lets go of the oldest; gives its size in bytes."""
+        """Writes it over the oldest; gives its size in bytes."""
         data = checkpoint_bytes(checkpoint)
-        replace_file(self.directory / f"{checkpoint.number:012d}{ENDING}", data)
-        for path in self._paths()[KEPT:]:
-            path.unlink(missing_ok=True)
+        overwrite_file(self.directory / f"{checkpoint.number % KEPT}{ENDING}", data)
         return len(data)
 
     def newest(self) -> Checkpoint | None:
-        """The newest that is whole; None where there is none. Damaged ones are set aside, for somebody to look at."""
-        for path in self._paths():
-            try:
-                return checkpoint_from_bytes(path.read_bytes())
-            except BadState:
-                path.replace(path.with_suffix(".damaged"))
-        return None
+        """The newest that is whole; None where there is none."""
+        return next((checkpoint for checkpoint, _ in self.whole()), None)
 
     def whole(self) -> Iterator[tuple[Checkpoint, int]]:
         """Those that are kept and whole, the newest first, with their sizes in bytes."""
-        for path in self._paths():
+        for path in self._paths()[:KEPT]:
             with suppress(BadState, FileNotFoundError):
                 data = path.read_bytes()
                 yield checkpoint_from_bytes(data), len(data)
 
-    def clear(self) -> None:
-        for path in self._paths():
-            path.unlink(missing_ok=True)
-
     def _paths(self) -> list[Path]:
-        """The newest first."""
-        return sorted(self.directory.glob(f"*{ENDING}"), reverse=True)
+        """Those that can be read so far as to their number; the newest first."""
+        found = [(number_in(path), path) for path in self.directory.glob(f"*{ENDING}")]
+        return [path for number, path in sorted(found, reverse=True) if number]
+
+
+def number_in(path: Path) -> int:
+    """The number that a checkpoint's file says it has; 0 where that cannot be read."""
+    start = len(MAGIC) + DIGEST_BYTES
+    with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
+        head = file.read(start + LENGTH_BYTES)
+        length = int.from_bytes(head[start:], "big")
+        if head.startswith(MAGIC) and length <= NOTES_BYTES_MAX:
+            return int(json.loads(file.read(length))["number"])
+    return 0

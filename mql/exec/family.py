@@ -312,7 +312,7 @@ class Fan(Results):
         turns = -(-len(members) // TOLD_AT_ONCE)
         self._turn += 1
         for member in members[self._turn % turns :: turns] if turns else ():
-            if member.results.readers:
+            if member.results.wants_progress:
                 member.results.progress(member.numbers())
 
     def finish(self, frame: Ended | Failed) -> None:
@@ -331,15 +331,16 @@ class Member:
         self.plan = plan
         self.options = options
         self.private = family.reads_from is not None
-        self.results = Results(f"{family.epoch}{number:x}", keep_all=self.private)
+        self.results = Results(f"{family.epoch}{number:x}", keep_all=self.private, once=self.private)
         self.results.on_room = family.make_room
         self.askers: tuple[Running, ...] = ()
         self.started_us = family.clock.now_us()
         self.ended_us: int | None = None
         self.state = "running"
         self.positions: dict[int, int] = {}
-        self.is_in = threading.Event()
+        self.is_in = False
         """It gets all that is read: `positions` tell from where."""
+        self.on_in: Callable[[], None] = lambda: None
         self.on_over: Callable[[Member], None] = lambda member: None
         wanted = [one for one in (sibling.limit, options.max_rows) if one is not None]
         self._rows_left = min(wanted) if wanted else None
@@ -368,7 +369,8 @@ class Member:
         self.positions.update(positions)
         self._before[share] = replace(tally)
         if len(self._before) == len(self.family.core.feeds[0].channels):
-            self.is_in.set()
+            self.is_in = True
+            self.on_in()
 
     def take(self, table: pa.Table, start: int, end: int, starts: Ints | None, size: int) -> int:
         """Its rows of a table; gives the number of their frame. With the last that it wants it ends."""

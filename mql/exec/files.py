@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Files that survive what happens while they are written."""
 
 from __future__ import annotations
 
@@ -6,15 +6,30 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Written beside, synced, renamed over: who reads sees all of the old or all of the new."""
+def replace_file(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Written beside, synced, renamed over: who reads sees all of the old or all of the new. Not `synced`, a loss of
+    power may bring back the old."""
     draft = path.with_name(f".{path.name}.draft")
     with draft.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
     draft.replace(path)
-    sync_directory(path.parent)
+    if synced:
+        sync_directory(path.parent)
+
+
+def overwrite_file(path: Path, data: bytes) -> None:
+    """Written in place, and synced: what a crash leaves may be neither the old nor the new."""
+    is_new = not path.exists()
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as file:
+        file.write(data)
+        file.truncate()
+        file.flush()
+        os.fdatasync(file.fileno())
+    if is_new:
+        sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:

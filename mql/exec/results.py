@@ -97,7 +97,8 @@ class Results:
     """The ring. Written by the query's last tasks, read by any number of subscriptions. Thread-safe.
 
     While `keep_all` holds (a bounded query, the history before a live one), `full` asks the writers to wait for the
-    slowest reader instead of letting go of what it has not had. `on_room` is called when there is room again.
+    slowest reader instead of letting go of what it has not had. `on_room` is called when there is room again. Of what
+    all have read half of the bounds is kept for those who come back; nothing, where it is read `once`.
     """
 
     def __init__(
@@ -105,11 +106,13 @@ class Results:
         epoch: str,
         *,
         keep_all: bool = False,
+        once: bool = False,
         rows_max: int | None = None,
         bytes_max: int | None = None,
     ) -> None:
         self.epoch = epoch
         self.keep_all = keep_all
+        self._once = once
         self.on_room: Callable[[], None] = lambda: None
         self.rows = 0
         self._rows_max = rows_max or ROWS_MAX
@@ -178,7 +181,9 @@ class Results:
                 return
             self._progress = Progress(data)
             self._progress_number += 1
-        self._wake()
+        for reading in self._readers:
+            if reading.wants_progress:
+                reading.ring()
 
     def finish(self, frame: Ended | Failed) -> None:
         """The last frame; the first one that comes counts."""
@@ -209,6 +214,11 @@ class Results:
     def readers(self) -> int:
         return len(self._readers)
 
+    @property
+    def wants_progress(self) -> bool:
+        """Somebody reads how it goes."""
+        return any(reading.wants_progress for reading in self._readers)
+
     def _append(self, frame: Frame | Part, rows: int, size: int, starts: Starts | None) -> None:
         self._entries[self._next] = Entry(frame, rows, size, self.rows, starts)
         self._next += 1
@@ -221,7 +231,7 @@ class Results:
         """Of the oldest frames what the bounds do not hold; under `keep_all`, of what every reader has had, half."""
         rows_max, bytes_max, last = self._rows_max, self._bytes_max, self._next - 1
         if self.keep_all:
-            rows_max, bytes_max = rows_max // 2, bytes_max // 2
+            rows_max, bytes_max = (-1, -1) if self._once else (rows_max // 2, bytes_max // 2)
             last = min((reading.number for reading in self._readers), default=self._first)
         elif self._kept_rows <= rows_max and self._kept_bytes <= bytes_max and last - self._first < ENTRIES_MAX:
             return
@@ -250,11 +260,13 @@ class Results:
         on_lag: str,
         not_before_us: int = MIN_US,
         on_close: Callable[[Reading], None] = lambda reading: None,
+        progress: bool = True,
     ) -> Reading:
-        """A new reader that begins at a place; rows of windows that start earlier than `not_before_us` are not its."""
+        """A new reader that begins at a place; rows of windows that start earlier than `not_before_us` are not its.
+        `progress`: it is told how it goes."""
         assert on_lag in POLICIES, on_lag
         with self._guard:
-            reading = Reading(self, meta, at, on_lag, not_before_us, on_close)
+            reading = Reading(self, meta, at, on_lag, not_before_us, on_close, progress)
             self._readers = (*self._readers, reading)
         return reading
 
@@ -283,7 +295,8 @@ class Results:
 
     def has_for(self, reading: Reading) -> bool:
         with self._guard:
-            waits = reading.number < self._next or reading.progress < self._progress_number
+            news = reading.wants_progress and reading.progress < self._progress_number
+            waits = reading.number < self._next or news
             return not reading.ended and (waits or self._last is not None)
 
     def leave(self, reading: Reading) -> None:
@@ -326,7 +339,7 @@ class Results:
     def _newest(self, reading: Reading) -> list[Frame]:
         """Behind all rows: the newest progress, and the end."""
         found: list[Frame] = []
-        if self._progress is not None and reading.progress < self._progress_number:
+        if reading.wants_progress and self._progress is not None and reading.progress < self._progress_number:
             reading.progress = self._progress_number
             found.append(self._progress)
         if self._last is not None and not reading.ended:
@@ -346,7 +359,9 @@ class Reading:
         on_lag: str,
         not_before_us: int,
         on_close: Callable[[Reading], None],
+        wants_progress: bool,
     ) -> None:
+        self.wants_progress = wants_progress
         self.number = at.number
         self.rows = at.rows
         self.progress = 0

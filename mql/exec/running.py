@@ -491,13 +491,19 @@ class Running:
         """The ids of the others who share its execution, the newest of them where there are very many."""
         return tuple(other.id for other in self.execution.fellows(SHOWN_MAX) if other is not self)
 
-    def subscribe(self, cursor: str | None = None, on_lag: str | None = None) -> Subscription:
-        """A reader of the results: from a cursor on, else from where this asker began."""
+    def subscribe(self, cursor: str | None = None, on_lag: str | None = None, *, progress: bool = True) -> Subscription:
+        """A reader of the results: from a cursor on, else from where this asker began. `progress`: it is told how it
+        goes, too."""
         policy = on_lag or self._options.on_lag or ("conflate" if self.execution.plan.result.keyed else "drop")
         results = self.execution.results
         at, gap = self._place(cursor)
         reading = results.read(
-            Meta(self._meta()), at, on_lag=policy, not_before_us=self._not_before_us, on_close=self._read_no_more
+            Meta(self._meta()),
+            at,
+            on_lag=policy,
+            not_before_us=self._not_before_us,
+            on_close=self._read_no_more,
+            progress=progress,
         )
         with self._guard:
             self._readings.add(reading)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mql.exec.engine import Options, Running
+from mql.exec.engine import Running
 from mql.exec.frames import Ended, Failed, Frame, Gap, Phase, RowsFrame, Warn
-from server.job_run import FOREVER_S, Outcome, Run
+from server.job_run import Outcome, Run
 from server.programs.manifest import function_params, query_values
 from server.programs.worker import Worker
+from server.turns import Waits
 
 if TYPE_CHECKING:
     from server.job import Job
@@ -25,26 +27,22 @@ class PythonRun(Run):
         self.program = self.kept.read().program
         self.worker: Worker | None = None
 
-    def go(self) -> Outcome:
+    def go(self) -> Waits[Outcome]:
         job, spec, program = self.job, self.spec, self.program
         self._begin_anew()
         params = function_params(program, spec.params)
         place = job.jobs.directory(job.name) / "process"
         worker = self.worker = Worker(program, self.kept.path, params, place, job.say)
         try:
-            options = Options(name=f"job {job.name}", linger_s=FOREVER_S, workers=spec.workers, priority=spec.priority)
-            running = job.jobs.engine.start(program.query, query_values(program, spec.params), options)
-            worker.ring = self._ring
-            return self._read(running, None)
+            running = job.jobs.engine.start(program.query, query_values(program, spec.params), self._options())
+            worker.ring = self.job.ring
+            return (yield from self._read(running, None))
         finally:
             worker.close()
             self._drain()
             self.log.commit()
 
-    def _ring(self) -> None:
-        self.job.ring()
-
-    def _put(self, frames: Sequence[Frame]) -> Ended | Failed | None:
+    def _put(self, frames: Sequence[Frame]) -> Waits[Ended | Failed | None]:
         worker = self.worker
         assert worker is not None
         for frame in frames:
@@ -52,11 +50,11 @@ class PythonRun(Run):
                 case RowsFrame(table):
                     worker.give(table, self._drain, self._is_told)
                 case Gap(data):
-                    self._noted("gap", data)
+                    yield from self._noted("gap", data)
                 case Warn(data):
-                    self._noted("warn", data)
+                    yield from self._noted("warn", data)
                 case Phase(data):
-                    self._noted("phase", data)
+                    yield from self._noted("phase", data)
                 case Ended("done" | "limit" | "timeout"):
                     worker.finish(self._drain, self._is_told)
                     return frame
@@ -71,7 +69,8 @@ class PythonRun(Run):
     def _drain(self) -> None:
         assert self.worker is not None
         for table in self.worker.take():
-            self._appended(table)
+            for wait_s in self._appended(table):
+                time.sleep(wait_s)
             self._count(table.num_rows)
         if self.log.committed != self.log.length:
             self.log.commit()

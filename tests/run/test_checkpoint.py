@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mql.exec.checkpoint import Checkpoint, Checkpoints, checkpoint_bytes, checkpoint_from_bytes
+from mql.exec.checkpoint import Checkpoint, Checkpoints, checkpoint_bytes, checkpoint_from_bytes, number_in
 from mql.exec.state import BadState, Snapshot
 
 FLIPS = int(os.environ.get("MQL_FLIPS", "2000"))
@@ -47,13 +47,30 @@ def test_the_one_before_is_taken_where_the_newest_is_damaged(tmp_path: Path) -> 
     kept = Checkpoints(tmp_path)
     for number in range(1, 6):
         kept.write(checkpoint(number))
-    assert len(list(tmp_path.glob("*.checkpoint"))) == 3
-    newest = max(tmp_path.glob("*.checkpoint"))
+    assert numbers_in(kept) == [5, 4, 3]
+    paths = list(tmp_path.glob("*.checkpoint"))
+    newest = max(paths, key=number_in)
     newest.write_bytes(newest.read_bytes()[:-1])
     found = kept.newest()
     assert found is not None
-    assert found.number == 4
-    assert [path.suffix for path in sorted(tmp_path.iterdir())] == [".checkpoint", ".checkpoint", ".damaged"]
+    assert (len(paths), found.number) == (3, 4)
+    kept.write(checkpoint(5))
+    assert numbers_in(kept) == [5, 4, 3]
+
+
+def test_a_write_that_is_torn_anywhere_leaves_the_two_before(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path)
+    for number in range(1, 4):
+        kept.write(checkpoint(number))
+    (oldest,) = (path for path in tmp_path.glob("*.checkpoint") if number_in(path) == 1)
+    before, data = oldest.read_bytes(), checkpoint_bytes(checkpoint(4))
+    for length in range(1, len(data)):
+        oldest.write_bytes(data[:length] + before[length:])
+        assert [number for number in numbers_in(kept) if number in (2, 3)] == [3, 2], length
+
+
+def numbers_in(kept: Checkpoints) -> list[int]:
+    return [found.number for found, _ in kept.whole()]
 
 
 def test_a_half_written_draft_is_no_checkpoint(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,21 @@ def test_after_a_crash_before_its_first_checkpoint_a_job_begins_where_it_was_mad
     assert [told(jobs, at) for at in range(DEVICES)] == [want(at, 10, 60) for at in range(DEVICES)]
 
 
+def test_many_jobs_are_few_threads(tmp_path: Path, engine: Engine, source: MemorySource) -> None:
+    before = threading.active_count()
+    jobs = jobs_in(tmp_path, engine)
+    for at in range(100):
+        spec = Spec(template="per-device", params={"device": f"d{at}"}, guarantee="at_least_once")
+        jobs.create(f"j{at}", spec)
+    await_true(lambda: all(is_in(jobs, at) for at in range(100)))
+    threads = [thread.name for thread in threading.enumerate()]
+    starting = sum(name.startswith("mql-job-start") for name in threads)
+    assert threading.active_count() - before - starting < 30, threads
+    source.push(0, events(0, 30))
+    await_true(lambda: all(jobs.job(f"j{at}").log.length.rows == 2 for at in range(DEVICES)))
+    jobs.close()
+
+
 class BusySource(MemorySource):
     """More comes, and is read by those who read already, while somebody asks for its end."""
 
@@ -217,5 +233,9 @@ def test_what_comes_while_a_job_joins_is_told_alike_before_and_after_a_crash(tmp
 
     await_true(has_told_again)
     assert rows_told(jobs, "new") == first + first
-    jobs.close()
+    closing = threading.Thread(target=jobs.close)
+    closing.start()
+    while closing.is_alive():  # they leave with a last checkpoint, for which siblings wait a moment
+        clock.advance(20_000)
+        closing.join(0.01)
     engine.close()
