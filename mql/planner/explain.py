@@ -15,6 +15,7 @@ from mql.planner.joins import sides_of
 from mql.planner.logical import (
     Derived,
     Detect,
+    Frame,
     Input,
     Joined,
     Logical,
@@ -279,7 +280,7 @@ def _over_state(over: Over) -> list[str]:
         return ["keeps rows until all that are looked at together are there"]
     rows = max((rows_back(call) or 0) + (rows_after(call) or 0) for call in over.calls)
     spans = [call.frame for call in over.calls if call.frame is not None and call.frame.unit == "range"]
-    reach = max((int((frame.end or 0) - (frame.start or 0)) for frame in spans), default=0)
+    reach = max((int(span_of(frame)) for frame in spans), default=0)
     lines = [f"keeps about {32 + 16 * len(over.calls)} bytes for each partition"]
     if rows:
         lines.append(f"and the last {rows:,} rows of each")
@@ -288,6 +289,13 @@ def _over_state(over: Over) -> list[str]:
     if any(call.forgets for call in over.calls):
         lines.append(f"a partition that is silent for {show_us(over.ttl_us)} is forgotten")
     return lines
+
+
+def span_of(frame: Frame) -> int | float:
+    """How far a frame of time reaches from its row; from the first row on it is the rows that are not in it yet."""
+    end = frame.end or 0
+    start = min(0, end) if frame.start is None else frame.start
+    return max(0, end) - min(0, start)
 
 
 def joins_estimate(node: Input) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from mql.planner import grouping as g
 from mql.planner import over_sql
-from mql.planner.expressions import Bound
+from mql.planner.expressions import Aggregate, Bound, Constant, Output
 from mql.planner.flow import Flow
-from mql.planner.logical import Arrange, Group
+from mql.planner.logical import Arrange, Frame, Group, Over, OverCall
 from mql.planner.over_sql import added_sql, numbers_of
 from mql.planner.parts import Parts
 from mql.planner.physical import OperatorSpec, SelectRows
@@ -23,8 +26,12 @@ from mql.planner.told import (
     projected_sql,
     window_place,
 )
+from mql.schema import BIGINT
 
 PLACED = ('"__place"',)
+LAST = "last_value"
+ZERO_OF_NOTHING = ("count", "count_if", "sum", "regr_count")
+"""Aggregates that are 0 over no rows; the others are null."""
 
 
 # --- of events ----------------------------------------------------------------------------------------
@@ -171,10 +178,35 @@ def _running(parts: Parts, parted: bool = False) -> tuple[OperatorSpec, ...]:
     over = parts.over
     assert over is not None
     numbers = numbers_of(over, "run")
+    over, first = in_two_steps(over, numbers)
     later = tuple(i for i in numbers if over_sql.reaches_ahead(over.calls[i]))
     before = tuple(i for i in numbers if i not in later)
-    found: tuple[OperatorSpec, ...] = (over_sql.running(over, before, parted),) if before else ()
+    behind = tuple(i for i in before if first and over.calls[i].call.name == LAST)
+    steps = ((*(i for i in before if i not in behind), *first), behind)
+    found: tuple[OperatorSpec, ...] = tuple(over_sql.running(over, step, parted) for step in steps if step)
     return (*found, over_sql.ahead(over, later)) if later else found
+
+
+def in_two_steps(over: Over, numbers: Sequence[int]) -> tuple[Over, tuple[int, ...]]:
+    """The same with each call over all rows up to another row than its own as two: over all up to the row itself, and
+    what that says at the last row of the frame. And the numbers of those that come first, behind the others."""
+    calls, first = list(over.calls), []
+    for i in numbers:
+        call = over.calls[i]
+        if not reaches_elsewhere(call):
+            continue
+        first.append(len(calls))
+        calls.append(replace(call, frame=Frame("rows", None, 0)))
+        empty = (Constant(0, BIGINT),) if call.call.name in ZERO_OF_NOTHING else ()
+        at_last = Aggregate(LAST, (Output(f"w{first[-1]}", call.call.type),), call.call.type, extra=empty)
+        calls[i] = replace(call, call=at_last)
+    return replace(over, calls=tuple(calls)), tuple(first)
+
+
+def reaches_elsewhere(call: OverCall) -> bool:
+    """Whether it is taken over all rows from the first on, but not up to its own."""
+    frame = call.frame
+    return frame is not None and frame.start is None and frame.end != 0 and call.call.name != LAST
 
 
 def _arrange(parts: Parts) -> Arrange:

@@ -151,11 +151,9 @@ def _filled(call: OverCall, args: Sequence[str]) -> str:
 def _edge_sql(call: OverCall, value: str, partition: str, ties: Sequence[str]) -> str:
     """first_value or last_value. Rows that are equal in what RANGE orders by are told apart by their place."""
     assert call.frame is not None
-    name = call.call.name
-    if call.frame.unit == "rows":
-        return f"{name}({value}) OVER {_window(call, partition, ties)}"
-    placed = ", ".join([*_keys_sql(call.order), *ties])
-    return f"{name}({value} ORDER BY {placed}) OVER {_window(call, partition, ties)}"
+    placed = "" if call.frame.unit == "rows" else f" ORDER BY {', '.join([*_keys_sql(call.order), *ties])}"
+    found = f"{call.call.name}({value}{placed}) OVER {_window(call, partition, ties)}"
+    return f"coalesce({found}, {constant_sql(call.call.extra[0])})" if call.call.extra else found
 
 
 def _window(call: OverCall, partition: str, ties: Sequence[str]) -> str:
@@ -444,17 +442,11 @@ def _keep_sql(over: Over, calls: Sequence[OverCall], lanes: Sequence[Lane], chai
         lane = _lane(lanes, call)
         rows = rows_back(call)
         if rows is None:
-            assert call.frame is not None
-            assert call.frame.start is not None
-            needed.append(f"{TIME} >= $until + {min(0, call.frame.start)}")
+            needed.append(_since_sql(over, call, lane))
         elif rows:
             number = f"row_number() OVER ({lane.by_keys}ORDER BY {', '.join(f'{name} DESC' for name in PLACE)})"
             one = f"{number} <= {rows}"
-            if call.forgets:
-                j = lane.number
-                one += f" AND z{j} = max(z{j}) OVER ({lane.by_keys.rstrip()})"
-                one += f" AND max({TIME}) OVER ({lane.by_keys.rstrip()}) + {over.ttl_us} >= $until"
-            needed.append(one)
+            needed.append(one + _remembered_sql(over, call, lane))
     later = f"SELECT * FROM held WHERE {TIME} >= $until"
     if not needed:
         return later
@@ -462,6 +454,27 @@ def _keep_sql(over: Over, calls: Sequence[OverCall], lanes: Sequence[Lane], chai
     told = f"SELECT {_PLACE} FROM (SELECT {_PLACE}, {reached} AS reached FROM {last}) WHERE reached"
     earlier = f"SELECT h.* FROM held h SEMI JOIN told USING ({_PLACE})"
     return f"WITH {', '.join(chain)}, told AS ({told}) {later} UNION ALL {earlier}"
+
+
+def _since_sql(over: Over, call: OverCall, lane: Lane) -> str:
+    """The rows that a frame of time still reaches; and where it begins with the first row, the last before them."""
+    frame = call.frame
+    assert frame is not None
+    if frame.start is not None:
+        return f"{TIME} >= $until + {min(0, frame.start)}"
+    assert frame.end is not None
+    since = f"{TIME} >= $until + {frame.end}"
+    by = ", ".join([*lane.keys, since])
+    last = f"row_number() OVER (PARTITION BY {by} ORDER BY {', '.join(f'{name} DESC' for name in PLACE)}) = 1"
+    return f"{since} OR ({last}{_remembered_sql(over, call, lane)})"
+
+
+def _remembered_sql(over: Over, call: OverCall, lane: Lane) -> str:
+    """Only rows of partitions that are remembered, where silence ends them."""
+    if not call.forgets:
+        return ""
+    j, by = lane.number, lane.by_keys.rstrip()
+    return f" AND z{j} = max(z{j}) OVER ({by}) AND max({TIME}) OVER ({by}) + {over.ttl_us} >= $until"
 
 
 def ahead(over: Over, numbers: Sequence[int]) -> Ahead:
@@ -500,10 +513,9 @@ def _needed_sql(over: Over, call: OverCall, lane: Lane) -> str:
     back, after = rows_back(call), rows_after(call)
     if back is None or after is None:
         assert call.frame is not None
-        assert call.frame.start is not None
         assert call.frame.end is not None
         first = f"least($until - {call.frame.end}, coalesce(min({TIME}) FILTER (WHERE NOT is_told) OVER (), $until))"
-        return f"{TIME} >= {first} + {min(0, call.frame.start)}"
+        return f"{TIME} >= {first} + {min(0, call.frame.start or 0)}"
     near = f"ROWS BETWEEN {after} PRECEDING AND {back} FOLLOWING"
     needed = f"bool_or(NOT is_told) OVER ({lane.by_keys}ORDER BY {_PLACE} {near})"
     if not back:
@@ -525,6 +537,7 @@ def rows_back(call: OverCall) -> int | None:
     """How many rows of its partition before a row a call looks at; None where it goes by time."""
     if call.frame is None:
         return int(str(call.call.extra[0].value)) if call.call.name == "lag" else 0
-    if call.frame.start is None:
+    reach = min(0, call.frame.end or 0) if call.frame.start is None else call.frame.start
+    if call.frame.start is None and not reach:
         return 0
-    return max(0, int(-call.frame.start)) if call.frame.unit == "rows" else None
+    return max(0, int(-reach)) if call.frame.unit == "rows" else None

@@ -45,7 +45,6 @@ CARRIED = frozenset(
 """Aggregates that go on from what came before without its rows."""
 OVER_ANOMALY = "Judge in one query what another in FROM computes."
 _NAMED = re.compile(r"w\d+")
-FROM_THE_FIRST = "up to another row than its own, from the first on"
 WINDOW_TIMES = ("window_start", "window_end")
 
 
@@ -350,8 +349,6 @@ def _scope(call: OverCall, row: OverRow | None, node: syntax.Call, over: syntax.
         hint = "Add a WINDOW, or ask a stretch of history: SINCE '-1h' UNTIL NOW."
         raise MqlError(f'"{node.name}" can not go on {why}', node.span, hint)
     hint = "Give it a frame, such as ROWS 100 PRECEDING or RANGE 5m PRECEDING, or ask a stretch of history."
-    if why == FROM_THE_FIRST:
-        hint = "Go on up to the row itself in a query in FROM, and take lag(…) or lead(…) of that outside."
     raise MqlError(f'"{node.name}" can not go on {why}', node.span, hint)
 
 
@@ -366,8 +363,6 @@ def _why_not_on(call: OverCall, row: OverRow | None) -> str | None:
         return "up to a row that never comes"
     if frame.start is not None:
         return None
-    if frame.end != 0 and not (row is not None and row.name == "last_value"):
-        return FROM_THE_FIRST
     if row is None and (call.call.name not in CARRIED or call.call.distinct):
         return "without keeping every row"
     return None

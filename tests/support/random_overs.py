@@ -63,7 +63,9 @@ def _call(rng: random.Random, by: str, lane: list[tuple[str, str]], at: int) -> 
     keys = [sql for _, sql in lane]
     parted, whole = _parted(keys, at, True), _parted(keys, at, False)
     time = rng.choice(("event_time()", "event_time"))
-    name = rng.choice(("number", "rank", "lag", "sum", "fold", "rows", "range", "first", "last", "lead", "around"))
+    name = rng.choice(
+        ("number", "rank", "lag", "sum", "fold", "rows", "range", "first", "last", "lead", "around", "far")
+    )
     match name:
         case "number":
             return f"row_number() over ({by}order by {time})", f"row_number() OVER ({parted}ORDER BY {_PLACE})"
@@ -102,6 +104,20 @@ def _call(rng: random.Random, by: str, lane: list[tuple[str, str]], at: int) -> 
             frame = f"RANGE BETWEEN {n * SECOND} PRECEDING AND {m * SECOND} FOLLOWING"
             text = f"max(n) over ({by}order by {time} range between {n}s preceding and {m}s following)"
             return text, f"max(n) OVER ({whole}ORDER BY t {frame})"
+        case "far":
+            folds = ("count(*)", "sum(n)", "min(n)", "avg(n)", "bool_or(n > 3)", "first_value(n)", "last_value(n)")
+            fold, n, side = rng.choice(folds), rng.randint(1, 4), rng.choice(("preceding", "following"))
+            sql = fold
+            if rng.random() < 0.5:
+                frame = f"rows between unbounded preceding and {n} {side}"
+                over, shown = f"({parted}ORDER BY {_PLACE} {frame})", frame
+            else:
+                frame = f"RANGE BETWEEN UNBOUNDED PRECEDING AND {n * SECOND} {side}"
+                over, shown = f"({parted}ORDER BY t {frame})", f"range between unbounded preceding and {n}s {side}"
+                if fold.endswith("_value(n)"):
+                    sql = f"{fold[:-3]}(n ORDER BY {_PLACE})"
+            sql = f"coalesce({sql} OVER {over}, 0)" if fold == "sum(n)" else f"{sql} OVER {over}"
+            return f"{fold} over ({by}order by {time} {shown})", sql
         case "first":
             return f"first_value(n) over ({by}order by {time})", f"first_value(n) OVER ({parted}ORDER BY {_PLACE})"
         case _:
