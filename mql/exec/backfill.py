@@ -60,6 +60,7 @@ class Backfill:
     ) -> None:
         self.events = 0
         self.malformed = 0
+        self.letters = DeadLetters()
         self.skipped = 0
         self.decoded = 0
         self.filtered = 0
@@ -422,10 +423,11 @@ class Backfill:
             if self.stopping:
                 raise Stopped
             found = decoder.decode((raw,))
-            self._letters.add(found.malformed)
+            for letters in (self._letters, self.letters):
+                letters.add(found.malformed, found.unreadable)
             with self._guard:
                 self.events += found.seen
-                self.malformed += len(found.malformed)
+                self.malformed += found.unreadable
                 self.skipped += found.skipped
                 self.decoded += found.table.num_rows
                 self._covered.saw(part, raw)

@@ -21,8 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mql.errors import MqlError
+from mql.exec.aside import Aside, Late, aside_of, renamed_late, unread_mark
 from mql.exec.clock import Clock
 from mql.exec.collect import WINDOW_START, Collector, Sealing, digest_sql, seal_of, visible
+from mql.exec.deadletters import Marks
 from mql.exec.frames import Ended, Failed, Gap, Phase, Warn
 from mql.exec.graph import Graph
 from mql.exec.hub import NEEDLES_MAX, Tally
@@ -32,7 +34,7 @@ from mql.exec.operators.base import number_state
 from mql.exec.operators.expand import ExpandOperator
 from mql.exec.operators.final import FinalOperator
 from mql.exec.results import KEY, Results
-from mql.exec.running import PRIORITIES, Execution, Options, numbers_of, problem_of, renamed_late
+from mql.exec.running import PRIORITIES, Execution, Options, numbers_of, problem_of
 from mql.exec.runtimes import Runtime
 from mql.exec.state import Snapshot
 from mql.exec.tallies import Ints, PerQuery
@@ -53,6 +55,8 @@ SNAPSHOT_S = 20.0
 NOW_MS = 2_000.0
 """One that lags by less reads what comes now."""
 NUMBER = "query"
+OWN_LATE = "late of its own"
+"""A mark: how many rows of one query were late."""
 TOLD_AT_ONCE = 2_000
 """So many of them are told each second how it goes; where there are more, they take turns."""
 
@@ -77,6 +81,9 @@ class Family:
         self.core = Execution(sharing.family_plan(skeleton), runtime, clock, Fan(self), options)
         self.not_before = PerQuery(MIN_US)
         self.members: dict[int, Member] = {}
+        self.core.on_late = self.on_late
+        self.late_of: dict[int, PerQuery] = {}
+        """How many rows of each query were late at the last barrier, by operator."""
         self.places: dict[int, int] = {}
         self.crowded: list[Results] = []
         self.expands: tuple[ExpandOperator, ...] = ()
@@ -219,6 +226,8 @@ class Family:
                 cutter = Cutter(self.core.snapshot(SNAPSHOT_S), self.core.plan)
                 for member, answer in asked:
                     cut = cutter.cut(member.number, self.not_before.get(member.number))
+                    late = sum(counts.get(member.number) for counts in self.late_of.values())
+                    cut = replace(cut, marks={**cut.marks, OWN_LATE: late})
                     answer.set_result((cut, self.places.get(member.number, 0)))
             except MqlError:  # it took too long, or the family is over: whoever asked waits for the next
                 with self._asking:
@@ -233,6 +242,12 @@ class Family:
                 if not answer.done():
                     answer.set_exception(MqlError("the query ended", code="no-snapshot"))
             self._asked = []
+
+    def on_late(self, late: Sequence[Late]) -> None:
+        """How many rows of each query were late at a barrier, in one of the tasks."""
+        for expand in self.expands:
+            if any(one.rows is expand.late for one in late):
+                self.late_of[id(expand)] = expand.late_of.copy()
 
     def on_barrier(self, epoch: int) -> None:
         """What was told before the barrier ends here, for each query."""
@@ -437,7 +452,7 @@ class Member:
         for expand in self.family.expands:
             taken += expand.taken(self.number)
             matched += expand.matched.get(self.number)
-            late += expand.late.get(self.number)
+            late += expand.late_of.get(self.number)
             sampled += expand.sampled(self.number)
         for final in self.family.finals:
             held += final.held.get(self.number)
@@ -476,12 +491,37 @@ class Member:
 
     def late(self, n: int) -> pa.Table:
         """The newest late rows that are kept."""
-        found = [rows for expand in self.family.expands if (rows := expand.late_rows()) is not None]
+        found = [rows for expand in self.family.expands if (rows := self._own(expand.late.between())) is not None]
         if not found:
             return pa.table({})
         rows = pa.concat_tables(found, promote_options="default")
+        return renamed_late(rows.slice(max(0, rows.num_rows - n)))
+
+    def marks(self) -> Marks:
+        """How many events have been set aside until now."""
+        late = sum(expand.late_of.get(self.number) for expand in self.family.expands)
+        return {**self.family.core.marks(), OWN_LATE: late}
+
+    def aside(self, since: Marks, until: Marks) -> Sequence[Aside]:
+        """The events that were set aside between these, as far as they are kept."""
+        core = self.family.core
+        (feed,) = core.feeds
+        unread = []
+        for share in range(len(feed.tallies)):
+            mark = unread_mark(0, share)
+            end = until.get(mark, 0)
+            first = since.get(mark, self._before[share].malformed if share in self._before else end)
+            unread.append((feed.unread(share, first, end), end - first))
+        late = [self._own(one.rows.between(since.get(one.mark, 0), until.get(one.mark, 0))) for one in core.late_rows()]
+        count = until.get(OWN_LATE, 0) - since.get(OWN_LATE, 0)
+        return [aside_of(self.plan.scan.source, unread, [*((rows, 0) for rows in late), (None, count)])]
+
+    def _own(self, rows: pa.Table | None) -> pa.Table | None:
+        """Its rows among those of all."""
+        if rows is None:
+            return None
         rows = rows.filter(pc.equal(rows.column(QUERY), self.number)).drop_columns([QUERY])
-        return renamed_late(rows.slice(max(0, rows.num_rows - n))) if rows.num_rows else pa.table({})
+        return rows if rows.num_rows else None
 
     def _since(self) -> Tally:
         """What has been handed on since it came."""
@@ -514,7 +554,7 @@ class Cutter:
             }
             for task, operators in self._whole.tasks.items()
         }
-        return Snapshot(tasks, self._whole.splits, self._whole.positions)
+        return Snapshot(tasks, self._whole.splits, self._whole.positions, self._whole.marks)
 
     def _state(self, task: str, at: int, state: State, number: int) -> State:
         spec = self._specs[int(task.partition(".")[0])][at]

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from mql.catalog import SourceInfo
 from mql.exec.clock import Clock, SystemClock
-from mql.exec.deadletters import DeadLetters
+from mql.exec.deadletters import DeadLetter, DeadLetters
 from mql.exec.exchange import Channel
 from mql.exec.feed import From, Reader, Source
 from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Barrier, Batch, End, Item, Raw, Watermark
@@ -72,8 +72,9 @@ class Feed:
     where the last barrier went in, by split. A feed that may not drop makes the hub wait for it, as long as it takes.
     `others`: how far the query's other sources have come, where it has several; `aside_us`: up to where this one, of
     which nothing had come yet, let them go on without it. `rank`: the hub waits for feeds of the highest
-    rank alone. `on_border`: asked at each border of a share, with the event time before which it has been handing on,
-    for what is to go in there.
+    rank alone. `letters`: by share, the letters of what could not be read, and how many there were before it attached;
+    `set_aside`: how many of its events could not be read when the last barrier went in. `on_border`: asked at each
+    border of a share, with the event time before which it has been handing on, for what is to go in there.
     """
 
     scan: Scan
@@ -96,6 +97,8 @@ class Feed:
     others: Callable[[], int] | None = None
     aside_us: int = MIN_US
     passed: dict[int, int] = field(default_factory=dict)
+    letters: dict[int, tuple[DeadLetters, int]] = field(default_factory=dict)
+    set_aside: dict[int, int] = field(default_factory=dict)
     reached: dict[int, pa.Table] = field(default_factory=dict)
     _barriers: dict[int, int] = field(default_factory=dict)
     _sent: dict[int, int] = field(default_factory=dict)
@@ -120,6 +123,11 @@ class Feed:
     @property
     def dropped(self) -> int:
         return sum(tally.dropped for tally in self.tallies)
+
+    def unread(self, share: int, first: int, end: int) -> Sequence[DeadLetter]:
+        """Letters of its events that could not be read, by their numbers among these."""
+        letters, before = self.letters.get(share, (None, 0))
+        return () if letters is None else letters.between(before + first, before + end)
 
     def join(self, positions: Mapping[int, int]) -> None:
         """One more share has attached it, from these positions on."""
@@ -155,6 +163,7 @@ class Feed:
             epoch = self._barriers.pop(share, None) if self.held is None else None
             if epoch is not None:
                 self.passed.update(positions)
+                self.set_aside[share] = self.tallies[share].malformed
                 self.reached[share] = splits.snapshot(only=positions, least_us=self.aside_us)
                 self.channels[share].put(Barrier(epoch))
 
@@ -378,6 +387,7 @@ class Share:
         self._row_bytes = 200.0
         self._decoder: Decoder | None = None
         self._known_splits = frozenset(reader.splits)
+        self.letters = DeadLetters()
         self.thread = threading.Thread(target=self._run, name=f"mql-hub-{hub.info.name}-{number}", daemon=True)
 
     def ask(self, feed: Feed) -> None:
@@ -458,14 +468,15 @@ class Share:
             decoder.widen(wanted.items())
         self._filter(decoder, feeds)
         decoded = decoder.decode(raws)
-        self.hub.letters.add(decoded.malformed)
+        for letters in (self.hub.letters, self.letters):
+            letters.add(decoded.malformed, decoded.unreadable)
         rows = decoded.table.num_rows
         self._row_bytes = max(20.0, sum(bytes_of(raw) for raw in raws) / max(1, decoded.seen))
         self._note_newest(decoded.table)
         frontier = self.hub.splits.frontier(self.hub.clock.now_us())
         self.hub.events += decoded.seen
         for feed in feeds:
-            feed.tallies[self.number].malformed += len(decoded.malformed)
+            feed.tallies[self.number].malformed += decoded.unreadable
             feed.tallies[self.number].skipped += decoded.skipped
             if rows or feed.held is None:
                 feed.give(self.number, decoded.table, frontier)
@@ -507,6 +518,7 @@ class Share:
             asked, self._asked = self._asked, []
             self._feeds = (*self._feeds, *(feed for feed in asked if feed not in self._feeds))
         for feed in asked:
+            feed.letters[self.number] = self.letters, self.letters.total - feed.tallies[self.number].malformed
             feed.join(self.positions)
             if hub.first_told and feed.from_now:
                 feed.on_joined(hub.newest_us)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from mql.errors import MqlError
+from mql.exec.aside import Aside, Late, aside_of, late_between, late_rows, renamed_late, unread_mark
 from mql.exec.backfill import SEAM, Backfill, Stopped
 from mql.exec.clock import Clock
 from mql.exec.collect import Collector
+from mql.exec.deadletters import DeadLetter, Marks
 from mql.exec.drift import Drift
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Warn
 from mql.exec.graph import Graph
@@ -102,6 +104,9 @@ class Execution:
         self._runtime = runtime
         self._epoch = SEAM
         self._states: dict[str, Mapping[int, State]] = {}
+        self._late_marks: dict[str, int] = {}
+        self.on_late: Callable[[Sequence[Late]], None] = lambda late: None
+        """Called at a barrier with a task's late rows."""
         self._whole = threading.Event()
         self._snapshots = threading.Lock()
         self._paced = any(
@@ -233,10 +238,19 @@ class Execution:
                 for scan, feed in enumerate(self.feeds)
                 for split, offset in feed.passed.items()
             }
-            return Snapshot(dict(self._states), splits, positions)
+            unread = {
+                unread_mark(scan, share): count
+                for scan, feed in enumerate(self.feeds)
+                for share, count in feed.set_aside.items()
+            }
+            return Snapshot(dict(self._states), splits, positions, unread | self._late_marks)
 
     def on_snapshot(self, task: str, epoch: int, states: Mapping[int, State]) -> None:
+        """What a task knows at a barrier, on its thread."""
         if epoch == self._epoch:
+            late = [one for one in self.late_rows() if one.task == task]
+            self._late_marks |= {one.mark: one.rows.total for one in late}
+            self.on_late(late)
             self._states[task] = states
             self._look_whether_whole()
 
@@ -372,17 +386,43 @@ class Execution:
 
     def late(self, n: int) -> pa.Table:
         """The newest late rows that are kept."""
-        tables = []
-        for task in self.graph.tasks if self.graph is not None else ():
-            for operator in task.operators:
-                late_rows = getattr(operator, "late_rows", None)
-                found = late_rows() if late_rows is not None else None
-                if found is not None:
-                    tables.append(found)
+        tables = [found for one in self.late_rows() if (found := one.rows.between()) is not None]
         if not tables:
             return pa.table({})
         rows = pa.concat_tables(tables, promote_options="default")
         return renamed_late(rows.slice(max(0, rows.num_rows - n)))
+
+    def late_rows(self) -> Iterator[Late]:
+        """Where late rows are set aside."""
+        return late_rows(self.plan, self.graph)
+
+    def marks(self) -> Marks:
+        """How many events have been set aside until now."""
+        unread = {
+            unread_mark(scan, share): tally.malformed
+            for scan, feed in enumerate(self.feeds)
+            for share, tally in enumerate(feed.tallies)
+        }
+        history = {f"history.{scan}": backfill.letters.total for scan, backfill in enumerate(self.backfills)}
+        return unread | history | {one.mark: one.rows.total for one in self.late_rows()}
+
+    def aside(self, since: Marks, until: Marks) -> Sequence[Aside]:
+        """The events that were set aside between these, as far as they are kept, for each source."""
+        late = [(one.scan, found) for one in self.late_rows() if (found := late_between(one, since, until)) is not None]
+        return [
+            aside_of(scan.source, tuple(self._unread(number, since, until)), [of for at, of in late if at == number])
+            for number, scan in enumerate(self.plan.scans)
+        ]
+
+    def _unread(self, scan: int, since: Marks, until: Marks) -> Iterator[tuple[Sequence[DeadLetter], int]]:
+        """Letters, and how many events they are of, of each of a source's shares."""
+        for share in range(len(self.feeds[scan].tallies) if self.feeds else 0):
+            mark = unread_mark(scan, share)
+            first, end = since.get(mark, 0), until.get(mark, 0)
+            yield self.feeds[scan].unread(share, first, end), end - first
+        if self.backfills:
+            first, end = (marks.get(f"history.{scan}", 0) for marks in (since, until))
+            yield self.backfills[scan].letters.between(first, end), end - first
 
     def _first_tasks(self, graph: Graph) -> Iterator[Task]:
         """The tasks that take events in: of each scan's stages the first with operators."""
@@ -596,12 +636,6 @@ def problem_of(error: Exception) -> Mapping[str, Any]:
         return {"code": error.code, "detail": error.message, "hint": error.hint, "retryable": False}
     detail = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return {"code": "query-failed", "detail": detail, "hint": None, "retryable": True}
-
-
-def renamed_late(rows: pa.Table) -> pa.Table:
-    """Late rows by the names that people know."""
-    shown = {"__t": "event_time_us", "__s": "split", "__o": "offset", "__a": "arrival_us", "__m": "reached_us"}
-    return rows.rename_columns([shown.get(name, name.lstrip("/") or "event") for name in rows.column_names])
 
 
 def is_joinable(plan: Plan) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 import numpy as np
@@ -40,6 +40,8 @@ DEPTH_MAX = 500  # no text shorter than twice this can be nested deeper
 FIRST_US = -62_135_596_800_000_000  # year 1
 LAST_US = 253_402_300_799_999_999  # year 9999
 INT32_MAX = 2**31 - 1
+WARY_BATCHES = 50
+"""For so long texts are looked at first, after one of them was no JSON."""
 CAREFUL_BATCHES = 50
 """For so long events' times are read as texts, after one of them was no plain number."""
 _EMPTY = {"__i": pa.int64()}
@@ -59,12 +61,14 @@ class Decoded:
     """`table`: the events that could be read, with `__t __s __o __a __m` and a column per path, in the order they came.
 
     `seen` = rows of the table + malformed + `skipped` (lines that the prefilter left undecoded).
+    `malformed` are letters of those that could not be read, of a bounded number of them; `unreadable` counts all.
     """
 
     table: pa.Table
     malformed: tuple[DeadLetter, ...]
     seen: int
     skipped: int
+    unreadable: int
 
 
 class Decoder:
@@ -104,37 +108,34 @@ class Decoder:
         self._json = json_statement(self._columns, self._time, self._envelope)
         self._swift = swift_statement(self._columns, self._time, self._envelope)
         self._careful = 0
+        self._wary = 0
         self._nothing: pa.Table | None = None
 
     def decode(self, raws: Sequence[Raw]) -> Decoded:
         """What the raws hold. Offsets of a split must rise within a call and from call to call."""
-        parts = [self._part(raw) for raw in raws]
-        letters = tuple(letter for part in parts for letter in part.malformed)
+        unread = Unread()
+        parts = [self._part(raw, unread) for raw in raws]
         skipped = sum(part.skipped for part in parts)
         runs = alike([part for part in parts if part.rows])
-        found = [self._decoded(run) for run in runs] or [self._decoded(())]
-        table = found[0][0] if len(found) == 1 else pa.concat_tables(one for one, _ in found)
-        letters += tuple(letter for _, unreadable in found for letter in unreadable)
-        return Decoded(table, letters, table.num_rows + len(letters) + skipped, skipped)
+        found = [self._decoded(run, unread) for run in runs] or [self._empty()]
+        table = found[0] if len(found) == 1 else pa.concat_tables(found)
+        seen = table.num_rows + unread.count + skipped
+        return Decoded(table, tuple(unread.letters), seen, skipped, unread.count)
 
-    def _part(self, raw: Raw) -> Part:
+    def _part(self, raw: Raw, unread: Unread) -> Part:
         match raw:
             case Chunk():
                 assert self._encoding == "json"
-                return cut_chunk(raw, self.prefilter)
+                return cut_chunk(raw, unread, self.prefilter)
             case Rows() if self._encoding == "json":
-                rows, letters = without_unread(raw)
-                part = cut_rows(rows, self.prefilter)
-                return replace(part, malformed=letters + part.malformed) if letters else part
+                return cut_rows(without_unread(raw, unread), unread, self.prefilter)
             case Rows():
-                rows, letters = without_unread(raw)
-                return Part(rows.split, rows.arrival_us, _ints(rows.table.column("_offset")), None, rows.table, letters)
+                rows = without_unread(raw, unread)
+                return Part(rows.split, rows.arrival_us, _ints(rows.table.column("_offset")), None, rows.table)
             case _:
                 assert_never(raw)
 
-    def _decoded(self, parts: Sequence[Part]) -> tuple[pa.Table, tuple[DeadLetter, ...]]:
-        if not parts:
-            return self._empty(), ()
+    def _decoded(self, parts: Sequence[Part], unread: Unread) -> pa.Table:
         given = _joined(parts, self._columns, self._json.names if self._encoding == "json" else None)
         placed = Placed.of(parts)
         found = self._run_json(given) if self._encoding == "json" else self._run_columns(given)
@@ -142,10 +143,10 @@ class Decoder:
             placed = replace(placed, times=_ints(found.columns[TIME]))
         good = found.parsed & found.timed
         if good.all():
-            return self._table(found.columns, placed), ()
-        letters = tuple(self._letter(given, found, placed, row) for row in np.flatnonzero(~good).tolist())
+            return self._table(found.columns, placed)
+        unread.add(np.flatnonzero(~good), lambda row: self._letter(given, found, placed, row))
         kept = {name: column.filter(pa.array(good)) for name, column in found.columns.items()}
-        return self._table(kept, placed.only(good)), letters
+        return self._table(kept, placed.only(good))
 
     def _run_json(self, given: pa.Table) -> _Found:
         """The properties, out of the texts. Where the swift statement is not sure of a time, the other one tells."""
@@ -158,8 +159,9 @@ class Decoder:
         return self._run(self._json, given)
 
     def _run(self, statement: JsonStatement, given: pa.Table) -> _Found:
-        decoded = _in_order(self._session.run(statement.sql, {"raw": given}))
+        decoded = _in_order(self._session.run(statement.wary if self._wary else statement.sql, {"raw": given}))
         parsed = _mask(decoded.column("__j"))
+        self._wary = max(0, self._wary - 1) if parsed.all() else WARY_BATCHES
         timed = _mask(decoded.column("__timed")) if statement.timed else parsed
         columns = {name: decoded.column(name) for name in decoded.column_names if name not in ("__i", "__j", "__timed")}
         return _Found(columns, parsed, timed | ~parsed)
@@ -246,12 +248,23 @@ class JsonStatement:
     """Decodes texts: `sql` over the table `raw` with the columns `names` and `__i` (the row's number).
 
     It gives `__i`, `__j` (whether the text is JSON), a column per path and, where the event tells its time (`timed`),
-    `__t` and `__timed` (whether it could be read).
+    `__t` and `__timed` (whether it could be read). `wary` gives the same: it costs a sixth more where all texts are
+    JSON, and a sixth of the time where one in a thousand is not, for then `try` goes through them one by one.
     """
 
     sql: str
+    wary: str
     names: tuple[str, ...]
     timed: bool
+
+
+def parsed(structure: str, *, wary: bool = False) -> str:
+    """The texts with what is in them as `j`, null where they are no JSON."""
+    texts = """SELECT *, rtrim("_raw", chr(13) || chr(10)) AS "__raw" FROM raw"""
+    inside = f'try(json_transform("_raw", {structure}))'
+    if wary:
+        inside = f'CASE WHEN json_valid("_raw") THEN {inside} END'
+    return f"SELECT *, {inside} AS j FROM ({texts})"
 
 
 def json_statement(columns: Columns, time: TimeRule, envelope: frozenset[str]) -> JsonStatement:
@@ -268,12 +281,12 @@ def json_statement(columns: Columns, time: TimeRule, envelope: frozenset[str]) -
     if time.path is not None:
         items.append(f'{time_text or spelled[column_name(time.path)]} AS "__x"')
     structure = quote_string(decode_template(decoded.items()))
-    texts = """SELECT *, rtrim("_raw", chr(13) || chr(10)) AS "__raw" FROM raw"""
-    parsed = f'SELECT *, try(json_transform("_raw", {structure})) AS j FROM ({texts})'
-    sql = "SELECT " + ", ".join(['"__i"', 'j IS NOT NULL AS "__j"', *items]) + f" FROM ({parsed})"
-    sql = sql if time.path is None else with_time(sql, time.unit)
+    select = "SELECT " + ", ".join(['"__i"', 'j IS NOT NULL AS "__j"', *items])
+    sql, wary = (f"{select} FROM ({parsed(structure, wary=one)})" for one in (False, True))
+    if time.path is not None:
+        sql, wary = with_time(sql, time.unit), with_time(wary, time.unit)
     used = {path[0] for path in (*beside, *([time.path] if time.path else ())) if path[0] in envelope}
-    return JsonStatement(sql, ("_raw", *sorted(used)), time.path is not None)
+    return JsonStatement(sql, wary, ("_raw", *sorted(used)), time.path is not None)
 
 
 def swift_statement(columns: Columns, time: TimeRule, envelope: frozenset[str]) -> JsonStatement | None:
@@ -285,11 +298,12 @@ def swift_statement(columns: Columns, time: TimeRule, envelope: frozenset[str]) 
     if decoded is None:
         return None
     structure = quote_string(decode_template(decoded.items()))
-    texts = """SELECT *, rtrim("_raw", chr(13) || chr(10)) AS "__raw" FROM raw"""
-    parsed = f'SELECT *, try(json_transform("_raw", {structure})) AS j FROM ({texts})'
-    sql = swift_sql(columns, decoded, time, envelope, ('"__i"', 'j IS NOT NULL AS "__j"'), parsed)
+    first = ('"__i"', 'j IS NOT NULL AS "__j"')
+    sql, wary = (
+        swift_sql(columns, decoded, time, envelope, first, parsed(structure, wary=one)) for one in (False, True)
+    )
     used = {path[0] for path, _ in columns if path and path[0] in envelope}
-    return JsonStatement(sql, ("_raw", *sorted(used)), timed=True)
+    return JsonStatement(sql, wary, ("_raw", *sorted(used)), timed=True)
 
 
 def swift_columns(columns: Columns, time: TimeRule, envelope: frozenset[str]) -> dict[Path, DataType] | None:
@@ -497,6 +511,23 @@ def fits(arrow: pa.DataType, type: DataType) -> bool:
             return False
 
 
+LETTERS_MAX = 200
+"""Letters that are written of one batch; of more events that cannot be read, the others are counted."""
+
+
+@dataclass(slots=True)
+class Unread:
+    """What cannot be read of one batch: how many events, and letters of the first of them."""
+
+    letters: list[DeadLetter] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, rows: Ints, letter: Callable[[int], DeadLetter]) -> None:
+        """These rows, of which `letter` writes one."""
+        self.letters += [letter(row) for row in rows[: LETTERS_MAX - len(self.letters)].tolist()]
+        self.count += len(rows)
+
+
 # --- cutting -----------------------------------------------------------------------------------------------
 
 
@@ -509,7 +540,6 @@ class Part:
     offsets: Ints
     texts: pa.Array | None
     beside: pa.RecordBatch | None = None
-    malformed: tuple[DeadLetter, ...] = ()
     skipped: int = 0
 
     @property
@@ -570,44 +600,46 @@ def _schema(part: Part) -> tuple[pa.Schema, object] | None:
     return schema, tuple((field.name, str(field.metadata)) for field in schema)
 
 
-def without_unread(rows: Rows) -> tuple[Rows, tuple[DeadLetter, ...]]:
-    """The events that the source could read, and the others with its reasons."""
+def without_unread(rows: Rows, unread: Unread) -> Rows:
+    """The events that the source could read; of the others letters with its reasons."""
     at = rows.table.schema.get_field_index("_reason")
     if at < 0:
-        return rows, ()
+        return rows
     reasons = rows.table.column(at)
     offsets, texts = rows.table.column("_offset"), rows.table.column("_unread")
-    letters = tuple(
-        dead_letter(reasons[row].as_py(), rows.split, int(offsets[row].as_py()), rows.arrival_us, _bytes_of(texts[row]))
-        for row in np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False)).tolist()
-    )
+
+    def letter(row: int) -> DeadLetter:
+        offset = int(offsets[row].as_py())
+        return dead_letter(reasons[row].as_py(), rows.split, offset, rows.arrival_us, _bytes_of(texts[row]))
+
+    unread.add(np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False)), letter)
     kept = np.flatnonzero(reasons.is_null().to_numpy(zero_copy_only=False))
     table = rows.table.drop_columns(["_reason", "_unread"]).take(pa.array(kept))
-    return replace(rows, table=table), letters
+    return replace(rows, table=table)
 
 
-def cut_chunk(chunk: Chunk, prefilter: Prefilter | None = None) -> Part:
+def cut_chunk(chunk: Chunk, unread: Unread, prefilter: Prefilter | None = None) -> Part:
     """The lines of a chunk. Blank lines are no events; a last line without an end is one like the others."""
     hits = prefilter.lines(chunk.data) if prefilter else None
     if hits is not None:
-        return _hit_lines(chunk, hits)
+        return _hit_lines(chunk, hits, unread)
     data = np.frombuffer(chunk.data, np.uint8)
     ends = np.flatnonzero(data == NEWLINE) + 1
     if len(data) and (len(ends) == 0 or ends[-1] != len(data)):
         ends = np.append(ends, len(data))
     bounds = np.concatenate([[0], ends]).astype(np.int64)
-    return _part(chunk.split, chunk.arrival_us, chunk.data, bounds, bounds[:-1] + chunk.base, None)
+    return _part(chunk.split, chunk.arrival_us, chunk.data, bounds, bounds[:-1] + chunk.base, None, unread)
 
 
-def _hit_lines(chunk: Chunk, hits: Hits) -> Part:
+def _hit_lines(chunk: Chunk, hits: Hits, unread: Unread) -> Part:
     pieces = [chunk.data[start:end] for start, end in zip(hits.starts.tolist(), hits.ends.tolist(), strict=True)]
     bounds = np.concatenate([[0], np.cumsum(hits.ends - hits.starts)]).astype(np.int64)
     offsets = hits.starts + chunk.base
-    part = _part(chunk.split, chunk.arrival_us, b"".join(pieces), bounds, offsets, None)
+    part = _part(chunk.split, chunk.arrival_us, b"".join(pieces), bounds, offsets, None, unread)
     return replace(part, skipped=hits.events - len(pieces))
 
 
-def cut_rows(rows: Rows, prefilter: Prefilter | None = None) -> Part:
+def cut_rows(rows: Rows, unread: Unread, prefilter: Prefilter | None = None) -> Part:
     """The texts of a batch; a null is an empty one."""
     table = rows.table
     skipped = 0
@@ -618,7 +650,7 @@ def cut_rows(rows: Rows, prefilter: Prefilter | None = None) -> Part:
             skipped = table.num_rows - len(hits)
             table = table.take(pa.array(hits)) if skipped else table
     buffer, bounds = texts_of(table)
-    part = _part(rows.split, rows.arrival_us, buffer, bounds, _ints(table.column("_offset")), table)
+    part = _part(rows.split, rows.arrival_us, buffer, bounds, _ints(table.column("_offset")), table, unread)
     return replace(part, skipped=skipped)
 
 
@@ -634,24 +666,46 @@ def texts_of(table: pa.RecordBatch) -> tuple[Any, Ints]:
     return (b"" if data is None else memoryview(data)), found.astype(np.int64)
 
 
-def _part(split: int, arrival_us: int, buffer: Any, bounds: Ints, offsets: Ints, beside: pa.RecordBatch | None) -> Part:
+def _part(
+    split: int,
+    arrival_us: int,
+    buffer: Any,
+    bounds: Ints,
+    offsets: Ints,
+    beside: pa.RecordBatch | None,
+    unread: Unread,
+) -> Part:
     """The texts between the bounds, without blank lines and without what is malformed at first sight."""
     data = np.frombuffer(buffer, np.uint8)
     texts = text_array(buffer, bounds)
     odd = odd_texts(texts, data, bounds)
     if not odd.any():
         return Part(split, arrival_us, offsets, texts, beside)
-    letters: list[DeadLetter] = []
-    kept = np.ones(len(texts), np.bool_)
-    for row in np.flatnonzero(odd).tolist():
+
+    def letter(row: int) -> DeadLetter:
         text = data[bounds[row] : bounds[row + 1]].tobytes()
         reason = wrong_at_sight(text)
+        assert reason is not None
+        return dead_letter(reason, split, int(offsets[row]), arrival_us, text.rstrip(b"\r\n"))
+
+    wrong = odd & surely_no_object(data, bounds)
+    kept = ~wrong
+    for row in np.flatnonzero(odd & kept).tolist():
+        reason = wrong_at_sight(data[bounds[row] : bounds[row + 1]].tobytes())
         kept[row] = reason is None
-        if reason is not None and (reason != BLANK or beside is not None):
-            letters.append(dead_letter(reason, split, int(offsets[row]), arrival_us, text.rstrip(b"\r\n")))
+        wrong[row] = reason is not None and (reason != BLANK or beside is not None)
+    unread.add(np.flatnonzero(wrong), letter)
     mask = pa.array(kept)
     rest = None if beside is None else beside.filter(mask)
-    return Part(split, arrival_us, offsets[kept], texts.filter(mask), rest, tuple(letters))
+    return Part(split, arrival_us, offsets[kept], texts.filter(mask), rest)
+
+
+def surely_no_object(data: Bytes, bounds: Ints) -> Mask:
+    """Texts that begin with neither a brace nor a blank, so that a flood of them costs no look at each."""
+    if len(data) == 0:
+        return np.zeros(len(bounds) - 1, np.bool_)
+    found: Mask = (np.diff(bounds) > 0) & ~np.isin(data[np.minimum(bounds[:-1], len(data) - 1)], FIRST)
+    return found
 
 
 def odd_texts(texts: pa.Array, data: Bytes, bounds: Ints) -> Mask:
@@ -682,6 +736,7 @@ ASCII_MAX = 127
 BLANK = "empty"
 NEWLINE = 10
 BRACE = 0x7B
+FIRST = np.frombuffer(b"{ \t\r\n", np.uint8)
 
 
 def wrong_at_sight(text: bytes) -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from mql.exec.deadletters import Marks
 from mql.exec.items import State
 from mql.planner.physical import SPLITS_MAX
 
@@ -29,11 +30,13 @@ class BadState(Exception):
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What a plan knew at a barrier: the operators' states by task name and operator number, how far its splits had
-    come, and the next offset of each. The splits of the scan n are numbered from n * SPLITS_MAX on."""
+    come, and the next offset of each. The splits of the scan n are numbered from n * SPLITS_MAX on. `marks`: how many
+    events had been set aside; whoever keeps the snapshot keeps these first, and of its bytes they are no part."""
 
     tasks: Mapping[str, Mapping[int, State]] = field(default_factory=dict)
     splits: pa.Table | None = None
     positions: Mapping[int, int] = field(default_factory=dict)
+    marks: Marks = field(default_factory=dict, compare=False)
 
     def of_scan(self, scan: int) -> Snapshot:
         """What belongs to the splits of one of the plan's scans, with the numbers that these have there."""

@@ -47,6 +47,11 @@ class PerQuery:
     def clear(self) -> None:
         self._values = np.full(len(self._values), self._other, np.int64)
 
+    def copy(self) -> PerQuery:
+        found = PerQuery(self._other)
+        found._values = self._values.copy()
+        return found
+
     def _reach(self, query: int) -> None:
         if query >= len(self._values):
             more = np.full(max(query + 1, 2 * len(self._values)) - len(self._values), self._other, np.int64)

@@ -7,15 +7,15 @@ from mql.exec.deadletters import OVERHEAD_BYTES, DeadLetters, dead_letter
 
 def test_the_newest_come_first_and_the_oldest_go_first() -> None:
     letters = DeadLetters(count_max=3)
-    letters.add(dead_letter("not JSON", 0, offset, 0, b"x") for offset in range(5))
+    letters.add([dead_letter("not JSON", 0, offset, 0, b"x") for offset in range(5)])
     assert [letter.offset for letter in letters.newest()] == [4, 3, 2]
     assert [letter.offset for letter in letters.newest(1)] == [4]
-    assert (letters.total, letters.counts) == (5, {"not JSON": 5})
+    assert letters.total == 5
 
 
 def test_bytes_are_bounded_too() -> None:
     letters = DeadLetters(bytes_max=2 * (OVERHEAD_BYTES + 10))
-    letters.add(dead_letter("not JSON", 0, offset, 0, b"0123456789") for offset in range(5))
+    letters.add([dead_letter("not JSON", 0, offset, 0, b"0123456789") for offset in range(5)])
     assert len(letters.newest()) == 2
 
 

@@ -8,11 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mql.exec.deadletters import LateRows
 from mql.exec.items import EARLIER, TIME, Batch, Counts, End, Item, Roster, State, Tick, Watermark
 from mql.exec.kernel import Session
-
-LATE_KEPT_MAX = 10_000
-"""Late rows that an operator keeps to show; all are counted."""
 
 
 class Base:
@@ -72,8 +70,7 @@ class Intake:
         self._late = late
         self._lateness_us = lateness_us
         self._only = " AND ".join(f"({condition})" for condition in (sampling, predicate) if condition) or "true"
-        self._kept: list[pa.Table] = []
-        self._kept_rows = 0
+        self.late = LateRows()
 
     def take(self, table: pa.Table) -> pa.Table:
         """The batch without the matching rows that are late.
@@ -89,7 +86,7 @@ class Intake:
         if not late.num_rows:
             return table
         self._counts.late += late.num_rows
-        self._keep(late)
+        self.late.add(late)
         return self._session.run(f"SELECT * FROM batch WHERE ({matching}) IS NOT TRUE", {"batch": table})
 
     def matched(self, table: pa.Table, rows: int) -> None:
@@ -106,16 +103,6 @@ class Intake:
         """How many rows of the batch match, where the result does not tell."""
         sql = f"SELECT count(*) AS n FROM batch WHERE {self._only}"
         return int(self._session.run(sql, {"batch": table}).column("n")[0].as_py())
-
-    def late_rows(self) -> pa.Table | None:
-        """The late rows that are kept, newest last."""
-        return pa.concat_tables(self._kept, promote_options="default") if self._kept else None
-
-    def _keep(self, late: pa.Table) -> None:
-        self._kept.append(late)
-        self._kept_rows += late.num_rows
-        while self._kept_rows > LATE_KEPT_MAX and len(self._kept) > 1:
-            self._kept_rows -= self._kept.pop(0).num_rows
 
 
 def is_suspicious(table: pa.Table, lateness_us: int) -> bool:

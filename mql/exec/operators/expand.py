@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 
+from mql.exec.deadletters import LateRows
 from mql.exec.items import Batch, Item, Roster, State
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, is_suspicious
@@ -17,7 +18,6 @@ from mql.planner.sharing import QUERY
 ROWS_MAX = 1_000_000
 """About so many rows come out of one statement at most."""
 EASE = 8.0
-LATE_KEPT_MAX = 10_000
 
 
 class ExpandOperator(Base):
@@ -29,7 +29,9 @@ class ExpandOperator(Base):
     def __init__(self, spec: Expand, session: Session) -> None:
         super().__init__(session)
         self.matched = PerQuery()
-        self.late = PerQuery()
+        self.late = LateRows()
+        """Each with the number of its query."""
+        self.late_of = PerQuery()
         self.seen_before = PerQuery(-1)
         """What this operator had seen, and sampled out, when a query came."""
         self.sampled_before = PerQuery()
@@ -37,8 +39,6 @@ class ExpandOperator(Base):
         self._roster: pa.Table | None = None
         self._newest = -1
         self._each = 1.0
-        self._kept: list[pa.Table] = []
-        self._kept_rows = 0
 
     def on_roster(self, roster: Roster) -> Iterable[Item]:
         numbers = roster.table.column(QUERY).to_numpy()
@@ -66,10 +66,6 @@ class ExpandOperator(Base):
 
     def restore(self, state: State) -> None:
         """A query's number is its family's affair; the roster comes anew."""
-
-    def late_rows(self) -> pa.Table | None:
-        """The late rows that are kept, newest last, each with the number of its query."""
-        return pa.concat_tables(self._kept, promote_options="default") if self._kept else None
 
     def taken(self, query: int) -> int:
         """How many events have been looked at since the query came."""
@@ -104,13 +100,7 @@ class ExpandOperator(Base):
         if not gone.num_rows:
             return table
         missed = self._session.run(self._spec.late_sql, {"batch": gone, "roster": roster})
-        self.late.add(missed.column(QUERY).to_numpy())
+        self.late_of.add(missed.column(QUERY).to_numpy())
         self.counts.late += missed.num_rows
-        self._keep(missed)
+        self.late.add(missed)
         return self.rows(f"SELECT * FROM batch WHERE ({late}) IS NOT TRUE", table)
-
-    def _keep(self, missed: pa.Table) -> None:
-        self._kept.append(missed)
-        self._kept_rows += missed.num_rows
-        while self._kept_rows > LATE_KEPT_MAX and len(self._kept) > 1:
-            self._kept_rows -= self._kept.pop(0).num_rows

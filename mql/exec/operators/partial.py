@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
+from mql.exec.deadletters import LateRows
 from mql.exec.items import Batch, Item
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Intake
@@ -34,5 +34,6 @@ class PartialOperator(Base):
             yield Batch(self.rows(sql, table), f"bag{number}")
         yield Batch(main)
 
-    def late_rows(self) -> pa.Table | None:
-        return self._intake.late_rows()
+    @property
+    def late(self) -> LateRows:
+        return self._intake.late

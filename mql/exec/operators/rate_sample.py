@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mql.exec.deadletters import LateRows
 from mql.exec.items import MAX_US, TIME, Batch, End, Item, State, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Intake, Pile
@@ -68,8 +69,9 @@ class RateSampleOperator(Base):
         if "held" in state:
             self._held.add(state["held"])
 
-    def late_rows(self) -> pa.Table | None:
-        return self._intake.late_rows()
+    @property
+    def late(self) -> LateRows:
+        return self._intake.late
 
     def _release(self, us: int) -> Iterable[Item]:
         table = self._held.table()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import pyarrow as pa
-
+from mql.exec.deadletters import LateRows
 from mql.exec.items import Batch, Item
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Intake
@@ -29,5 +28,6 @@ class SelectRowsOperator(Base):
         if found.num_rows:
             yield Batch(found)
 
-    def late_rows(self) -> pa.Table | None:
-        return self._intake.late_rows()
+    @property
+    def late(self) -> LateRows:
+        return self._intake.late
