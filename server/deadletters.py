@@ -17,7 +17,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mql.exec.aside import Aside
 from mql.exec.clock import Clock
 from mql.exec.files import replace_file
 from server import encode
@@ -37,6 +38,9 @@ PAYLOAD_BYTES = 4_096
 WHOLE_BYTES = 64 << 10
 """A row that is larger is not kept whole beside its reason: the job's results have it for as long as they are kept."""
 SEGMENT_BYTES = 2 << 20
+LATE_MAX = 1_000
+"""Late rows that are kept of those that come between two checkpoints; all are counted."""
+LATE = "its windows had closed"
 LOOK_BACK = 256
 ROW_MAX = 2**62
 EVENT = "event"
@@ -111,6 +115,7 @@ class DeadLog:
         self._guard = threading.RLock()
         self._log: ResultLog | None = None
         self._total = 0
+        self._uncounted = 0
         self._fates = Fates()
         if directory.exists():
             self._opened()
@@ -119,11 +124,13 @@ class DeadLog:
 
     def append(self, letters: pa.Table, left_out: int = 0) -> None:
         """Letters of events, in the columns of SCHEMA. Seen once they are committed."""
+        rows = letters.num_rows
         with self._guard:
-            log = self._opened()
-            rows = letters.num_rows
+            left_out += self._uncounted
+            self._uncounted = 0 if rows else left_out
             if not rows:
                 return
+            log = self._opened()
             totals = np.arange(rows, dtype=np.int64) + (self._total + left_out + 1)
             numbers = {"left_out": np.concatenate([[left_out], np.zeros(rows - 1, np.int64)]), "total": totals}
             for name, values in numbers.items():
@@ -137,6 +144,24 @@ class DeadLog:
             self._keep = keep
             if self._log is not None:
                 self._log.keep = keep
+
+    def keep_unreadable(self, aside: Aside) -> None:
+        """Events of a source that could not be read."""
+        letters = aside.unreadable
+        columns = {name: [getattr(one, name) for one in letters] for name in ("reason", "split", "offset")}
+        texts = [one.text for one in letters]
+        found = letters_of(len(letters), self._clock.now_us(), **columns, source=aside.source, payload=texts)
+        self.append(found, aside.unreadable_left_out)
+
+    def keep_late(self, aside: Aside) -> None:
+        """Events of a source that came too late for their windows: the newest of them."""
+        if aside.late is None:
+            return
+        rows = aside.late.slice(max(0, aside.late.num_rows - LATE_MAX))
+        left_out = aside.late_left_out + aside.late.num_rows - rows.num_rows
+        columns = {name: rows.column(name) for name in ("split", "offset") if name in rows.column_names}
+        letters = letters_of(rows.num_rows, self._clock.now_us(), **columns, reason=LATE, source=aside.source)
+        self.append(with_events(letters, rows), left_out)
 
     def settle(self) -> Place:
         """What was written survives a loss of power; gives how long the log is."""
@@ -173,13 +198,13 @@ class DeadLog:
 
     def bury_text(self, text: str, reason: str) -> None:
         """What was refused where it is no row: an alert."""
-        self._write(letters_of(1, self._clock.now_us(), reason, payload=[text[:PAYLOAD_BYTES]]))
+        self._write(letters_of(1, self._clock.now_us(), reason=reason, payload=text[:PAYLOAD_BYTES]))
 
     def _bury(self, rows: pa.Table, places: Ints, reason: str, *, whole: bool) -> None:
         columns: dict[str, Any] = {"row": places}
         if not whole:
             columns["payload"] = [cut(encode.dumps(row)) for row in encode.rows_of(rows)]
-        letters = letters_of(rows.num_rows, self._clock.now_us(), reason, **columns)
+        letters = letters_of(rows.num_rows, self._clock.now_us(), reason=reason, **columns)
         self._write(with_events(letters, rows) if whole else letters)
 
     def _write(self, letters: pa.Table) -> None:
@@ -344,6 +369,21 @@ class DeadLogs:
         for log in self.chosen():
             log.keep_for(keep)
 
+    def places(self) -> dict[str, list[int]]:
+        """How long the logs of events are, for a checkpoint; what is in them survives a loss of power."""
+        return {log.name: list(astuple(log.settle())) for log in (self.unreadable, self.late)}
+
+    def go_back(self, places: Mapping[str, Sequence[int]] | None) -> None:
+        """To where a checkpoint stands: letters of events behind it come again. None: it says nothing of them."""
+        if places is not None:
+            for log in (self.unreadable, self.late):
+                log.go_back(Place(*places.get(log.name, ())))
+
+    def commit(self) -> None:
+        """Readers may see all letters of events."""
+        for log in (self.unreadable, self.late):
+            log.commit()
+
     def page(
         self, logs: Sequence[DeadLog], before: Mapping[str, int], n: int
     ) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -367,11 +407,11 @@ class DeadLogs:
             log.close()
 
 
-def letters_of(count: int, at_us: int, reason: str, **columns: Any) -> pa.Table:
-    """So many letters of one reason; what is not said is null."""
-    given = {"at_us": [at_us] * count, "reason": [reason] * count, "left_out": [0] * count, "total": [0] * count}
-    given |= columns
-    return pa.table({one.name: pa.array(given.get(one.name, [None] * count), one.type) for one in SCHEMA})
+def letters_of(count: int, at_us: int, **columns: Any) -> pa.Table:
+    """So many letters; what is said once is the same for all, what is not said is null."""
+    given = {"at_us": at_us, "left_out": 0, "total": 0} | columns
+    whole = {name: [said] * count if isinstance(said, str | int) else said for name, said in given.items()}
+    return pa.table({one.name: whole.get(one.name, [None] * count) for one in SCHEMA}, schema=SCHEMA)
 
 
 def with_events(letters: pa.Table, events: pa.Table) -> pa.Table:

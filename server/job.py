@@ -67,9 +67,11 @@ class Job:
         self.waits: str | None = None
         self.why: str | None = None
         self.next_us: int | None = None
+        last = self.checkpoints.newest() if self.spec.keeps_checkpoints else None
         if self.spec.guarantee == "exactly_once":
-            last = self.checkpoints.newest()
             self.log.commit(Length(*last.notes["log"]) if last is not None else Length())
+        if self.spec.keeps_checkpoints:
+            self.dead.go_back({} if last is None else last.notes.get("dead"))
         self.sinks: tuple[Delivery, ...] = ()
         self._told: str | None = None
         self._turn: Turn | None = None

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoint
+from mql.exec.deadletters import Marks
 from mql.exec.engine import Options, Running, Subscription
 from mql.exec.family import Member
 from mql.exec.frames import Ended, Failed, Frame, Gap, Phase, RowsFrame, Seal, Warn
@@ -78,12 +80,15 @@ class Run:
         self.synced_s = 0.0
         self.rests_until_s = 0.0
         self.kept_s = 0.0
+        self.aside: Marks = {}
+        """Which events that were set aside are dead letters already."""
 
     def go(self) -> Waits[Outcome]:
         job = self.job
         if not self.spec.keeps_checkpoints:
             self._begin_anew()
             running = self.adopted or (yield from self._elsewhere(self._start))
+            self.aside = {} if len(running.execution.askers) == 1 else running.marks()
             for note in running.execution.plan.warnings:
                 job.say("info", note)
             return (yield from self._read(running, None))
@@ -151,6 +156,7 @@ class Run:
             self.log.truncate(told)
             self.job.say("info", f"went back to checkpoint {last.number if last else 0}; {again} rows come again")
         self.marked = self.log.length
+        self.job.dead.go_back({} if last is None else last.notes.get("dead"))
 
     def _going_on(self, bound: Bound, last: Checkpoint) -> Snapshot:
         """What it knew at its last checkpoint, for what is asked of it now."""
@@ -220,7 +226,7 @@ class Run:
                 if isinstance(ended, Failed):
                     return (yield from self._end(running, ended))
                 self._keep_books(running)
-                yield from self._settle(subscription, pool is None)
+                yield from self._settle(running, subscription, pool is None)
                 if ended is not None:
                     return (yield from self._end(running, ended))
                 now_s = self.clock.monotonic_s()
@@ -245,6 +251,8 @@ class Run:
             return Outcome("failed", over.message, is_final=True)
         finally:
             self._keep_books(running, at_end=True)
+            if pool is None:
+                self._bury_last(running)
             subscription.close()
             running.cancel("stopped")
             with suppress(OSError):  # whoever goes on from a checkpoint has synced what is before it
@@ -334,7 +342,7 @@ class Run:
             assert at is not None
             self.marks.append((at.number, length))
 
-    def _settle(self, subscription: Subscription, everything: bool) -> Waits[None]:
+    def _settle(self, running: Running, subscription: Subscription, everything: bool) -> Waits[None]:
         """Lets readers see what they may; writes the checkpoint once all that was told before it is in the log."""
         if self.spec.guarantee != "exactly_once" and self.log.committed != self.log.length:
             self.log.commit()
@@ -342,6 +350,8 @@ class Run:
         if everything and now_s - self.synced_s >= SYNC_S:
             self.synced_s = now_s
             yield from self._stored(self.log.sync)
+            yield from self._bury(running, running.marks())
+            self.job.dead.commit()
         if self.asked is None or not self.asked.done():
             return
         snapshot, barrier_at = self.asked.result()
@@ -352,9 +362,26 @@ class Run:
             self.marked = self.marks.popleft()[1]
         self._check_size(snapshot)
         yield from self._stored(self.log.sync)
+        yield from self._bury(running, snapshot.marks)
         yield from self._write(snapshot, self.marked)
+        self.job.dead.commit()
         if self.spec.guarantee == "exactly_once":
             self.log.commit(self.marked)
+
+    def _bury(self, running: Running, until: Marks) -> Waits[None]:
+        """What was set aside until then becomes dead letters, which nobody sees before they are committed."""
+        dead = self.job.dead
+        for one in running.aside(self.aside, until):
+            yield from self._stored(partial(dead.unreadable.keep_unreadable, one))
+            yield from self._stored(partial(dead.late.keep_late, one))
+        self.aside = {**self.aside, **until}
+
+    def _bury_last(self, running: Running) -> None:
+        """As a run without checkpoints ends: on a disk that is full these are lost, like all of its last second."""
+        with suppress(OSError, GivenUp):
+            for wait_s in self._bury(running, running.marks()):
+                raise GivenUp(wait_s)
+        self.job.dead.commit()
 
     def _check_size(self, snapshot: Snapshot) -> None:
         most = self.job.spec.limits.entries
@@ -366,6 +393,7 @@ class Run:
         self.number += 1
         notes = {"log": [length.number, length.rows], "at_us": self.clock.now_us(), "done": done, "looks": self.looks}
         notes["asked"] = asked_of(self.spec)
+        notes["dead"] = yield from self._stored(self.job.dead.places)
         checkpoint = Checkpoint(self.number, snapshot, notes)
         size = yield from self._stored(lambda: self.job.checkpoints.write(checkpoint))
         if self.job.spec.limits.state is not None and size > self.job.spec.limits.state:
@@ -382,9 +410,11 @@ class Run:
                 return Outcome("failed", str(data.get("detail")))
             case Ended("done" | "limit" | "timeout" as reason):
                 self.log.sync()
+                yield from self._bury(running, running.marks())
                 if self.spec.keeps_checkpoints:
                     yield from self._write(Snapshot(), self.log.length, done=True)
                 self.log.commit()
+                self.job.dead.commit()
                 return Outcome("completed", REASONS[reason])
             case Ended(reason):
                 told = self.job.told or ("leave" if reason == "server stopping" else None)

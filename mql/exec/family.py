@@ -512,8 +512,9 @@ class Member:
             end = until.get(mark, 0)
             first = since.get(mark, self._before[share].malformed if share in self._before else end)
             unread.append((feed.unread(share, first, end), end - first))
-        late = [self._own(one.rows.between(since.get(one.mark, 0), until.get(one.mark, 0))) for one in core.late_rows()]
         count = until.get(OWN_LATE, 0) - since.get(OWN_LATE, 0)
+        places = core.late_rows() if count else ()
+        late = [self._own(one.rows.between(since.get(one.mark, 0), until.get(one.mark, 0))) for one in places]
         return [aside_of(self.plan.scan.source, unread, [*((rows, 0) for rows in late), (None, count)])]
 
     def _own(self, rows: pa.Table | None) -> pa.Table | None:

@@ -567,6 +567,14 @@ class Running:
     def late(self, n: int = 100) -> pa.Table:
         return self.execution.late(n)
 
+    def marks(self) -> Marks:
+        """How many events have been set aside until now."""
+        return self.execution.marks()
+
+    def aside(self, since: Marks, until: Marks) -> Sequence[Aside]:
+        """The events that were set aside between these, as far as they are kept, for each source."""
+        return self.execution.aside(since, until)
+
     def detector(self) -> Mapping[str, int]:
         """How the detector of its ANOMALY clause does: see `Execution.detector`."""
         return self.execution.detector() if isinstance(self.execution, Execution) else {}

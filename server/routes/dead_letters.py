@@ -17,6 +17,7 @@ from server.problems import Refusal, of_query, refuse
 from server.routes.asking import choice, count, number_in
 from server.routes.asking import one_of as word
 from server.routes.hidden import check_may_read_all
+from server.routes.job_views import LetterCounts
 from server.routes.jobs import ONE, Said, body_of, job_of
 from server.routes.queries import json_answer
 from server.routes.route import JSON, Answer, Parameter, Route
@@ -26,17 +27,6 @@ IDS_MAX = 10_000
 NOTED_MAX = 100
 WAIT_S = 2.0
 Id = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_-]+:[0-9]{1,18}$")]
-
-
-class LetterCounts(BaseModel):
-    """The letters of one kind, or of one sink. `total`: all there ever were, those that were only counted among them;
-    `open`: those that are kept, and neither sent again (`sent`) nor `discarded`; `bytes`: what they take on disk."""
-
-    total: int
-    open: int
-    sent: int
-    discarded: int
-    bytes: int
 
 
 class LettersTold(BaseModel):

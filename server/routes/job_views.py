@@ -24,13 +24,26 @@ from server.routes.tables import table_answer
 from server.shared import shared_of
 
 
+class LetterCounts(BaseModel):
+    """The letters of one kind, or of one sink. `total`: all there ever were, those that were only counted among them;
+    `open`: those that are kept, and neither sent again (`sent`) nor `discarded`; `bytes`: what they take on disk."""
+
+    total: int
+    open: int
+    sent: int
+    discarded: int
+    bytes: int
+
+
 class LedgerTold(BaseModel):
     """What became of events: `run` in the run under way, `total` in all runs. `events` are all classes together.
 
-    Events that come again after a crash count again in `total`."""
+    Events that come again after a crash count again in `total`. `dead_letters`: those of unreadable and of late events,
+    and of rows that sinks refused, where there are any."""
 
     run: dict[str, int] | None
     total: dict[str, int]
+    dead_letters: dict[str, LetterCounts]
 
 
 class CheckpointTold(BaseModel):
@@ -102,7 +115,8 @@ async def job_ledger(request: web.Request) -> web.Response:
     def ledger() -> dict[str, Any]:
         running = job.running
         run = None if running is None else {kind: running.ledger()[kind] for kind in ("events", *CLASSES)}
-        return {"run": run, "total": added(job.books.earlier, run or {})}
+        letters = job.dead.numbers()
+        return {"run": run, "total": added(job.books.earlier, run or {}), "dead_letters": letters}
 
     return json_answer(await shared_of(request).call(ledger))
 
