@@ -378,10 +378,12 @@ class Run:
 
     def _bury_last(self, running: Running) -> None:
         """As a run without checkpoints ends: on a disk that is full these are lost, like all of its last second."""
-        with suppress(OSError, GivenUp):
-            for wait_s in self._bury(running, running.marks()):
-                raise GivenUp(wait_s)
-        self.job.dead.commit()
+        dead = self.job.dead
+        with suppress(OSError):
+            for one in running.aside(self.aside, running.marks()):
+                dead.unreadable.keep_unreadable(one)
+                dead.late.keep_late(one)
+        dead.commit()
 
     def _check_size(self, snapshot: Snapshot) -> None:
         most = self.job.spec.limits.entries
