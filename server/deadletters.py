@@ -221,9 +221,19 @@ class DeadLog:
             oldest, end = self._log.oldest.rows, self._log.committed.rows
             self._fates.cut(oldest, end)
             count = self._fates.add((row for row in rows if oldest <= row < end), fate)
-            told = {"ranges": self._fates.ranges, "counts": self._fates.counts}
-            replace_file(self.directory / "fates.json", json.dumps(told).encode())
+            self._write_down()
             return count
+
+    def expire(self) -> None:
+        """Lets go of what is older than letters are kept, though no new ones come."""
+        with self._guard:
+            if self._log is not None and self._log.expire():
+                self._write_down()
+
+    def _write_down(self) -> None:
+        """What is not in the letters that are kept."""
+        told = {"ranges": self._fates.ranges, "counts": self._fates.counts, "total": self._total}
+        replace_file(self.directory / "fates.json", json.dumps(told).encode())
 
     def close(self) -> None:
         with self._guard:
@@ -248,6 +258,23 @@ class DeadLog:
             found += [letter for letter in reversed(told) if letter["at_us"] >= since_us]
             end = start
         return found[:n]
+
+    def following(self, after: int, n: int) -> list[dict[str, Any]]:
+        """The oldest letters that are open from a number on."""
+        found: list[dict[str, Any]] = []
+        with self._guard:
+            log = self._log
+        for first, part in log.parts(range(after, ROW_MAX)) if log is not None else ():
+            found += self._told(first, part)
+            if len(found) >= n:
+                break
+        return found[:n]
+
+    @property
+    def end(self) -> int:
+        """The number of the letter that comes next."""
+        with self._guard:
+            return 0 if self._log is None else self._log.committed.rows
 
     def letters(self, rows: Iterable[int]) -> Iterator[tuple[Ints, pa.Table]]:
         """The open letters of these numbers, record by record, each with their numbers."""
@@ -317,10 +344,13 @@ class DeadLog:
                 self._log = ResultLog(self.directory, self._keep, self._clock)
                 rows = self._log.length.rows
                 last = [part for _, part in self._log.parts(range(max(0, rows - 1), rows))]
-                self._total = int(last[-1].column("total")[-1].as_py()) if last else rows
+                self._total = rows
                 with suppress(OSError, ValueError, KeyError):
                     told = json.loads((self.directory / "fates.json").read_bytes())
                     self._fates = Fates([(int(a), int(b)) for a, b in told["ranges"]], dict(told["counts"]))
+                    self._total = max(rows, int(told["total"]))
+                if last:
+                    self._total = int(last[-1].column("total")[-1].as_py())
             return self._log
 
 
@@ -397,6 +427,23 @@ class DeadLogs:
             name, _, number = letter["id"].rpartition(":")
             following[name] = int(number)
         return shown, following if rest else {}
+
+    def following(
+        self, logs: Sequence[DeadLog], after: Mapping[str, int], n: int
+    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """What has come to these logs since those numbers, the oldest first; and the numbers behind it."""
+        ends = {log.name: log.end for log in logs}
+        found = [log.following(min(after.get(log.name, 0), ends[log.name]), n) for log in logs]
+        shown = list(heapq.merge(*found, key=lambda letter: int(letter["at_us"])))[:n]
+        reached = dict(after) if len(shown) == n else ends
+        for letter in shown if len(shown) == n else ():
+            name, _, number = letter["id"].rpartition(":")
+            reached[name] = int(number) + 1
+        return shown, reached
+
+    def expire(self) -> None:
+        for log in self.chosen():
+            log.expire()
 
     def numbers(self) -> dict[str, dict[str, int]]:
         """Of each log that has letters, by its name."""

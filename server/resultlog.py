@@ -180,13 +180,34 @@ class ResultLog:
         sizes = [segment.path.stat().st_size if segment.path.exists() else 0 for segment in self.segments]
         while len(self.segments) > 1:
             oldest, following = self.segments[0], self.segments[1]
-            age_us = now_us - int(oldest.path.stat().st_mtime_ns // 1000) if oldest.path.exists() else 0
-            if sum(sizes) <= self.keep.bytes and age_us <= self.keep.age_s * 1e6:
+            if sum(sizes) <= self.keep.bytes and self._age_us(oldest, now_us) <= self.keep.age_s * 1e6:
                 return
             if following.number > self.committed.number:
                 return
             oldest.path.unlink(missing_ok=True)
             del self.segments[0], sizes[0]
+
+    def expire(self) -> bool:
+        """Deletes what is older than it is kept, though nothing new comes; whether that was all there is."""
+        with self._guard:
+            if not self.segments or self.committed != self.length:
+                return False
+            now_us, last = self.clock.now_us(), self.segments[-1]
+            is_over = last.number < self.length.number and self._age_us(last, now_us) > self.keep.age_s * 1e6
+            if is_over:
+                if self._out is not None:
+                    os.close(self._out)
+                    self._out = None
+                last = Segment(self.directory / name_of(self.length), self.length.number, self.length.rows)
+                os.close(os.open(last.path, os.O_WRONLY | os.O_CREAT, 0o644))
+                self.segments.append(last)
+                self._out_since_us = now_us
+            self._forget(now_us)
+            return is_over
+
+    def _age_us(self, segment: Segment, now_us: int) -> int:
+        """How long ago something was written into it."""
+        return now_us - int(segment.path.stat().st_mtime_ns // 1000) if segment.path.exists() else 0
 
     def sync(self) -> None:
         """What was written survives a loss of power."""

@@ -10,6 +10,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ log = logging.getLogger("server")
 LOOK_S = 1.0
 TEMPLATES_S = 5.0
 STEADY_S = 300.0
+EXPIRE_S = 60.0
+"""How often dead letters that are too old are let go of."""
 
 
 @dataclass(slots=True)
@@ -39,6 +42,7 @@ class Watch:
     read_s: float | None = None
     counted: dict[str, int] = field(default_factory=dict)
     heard_s: dict[str, float] = field(default_factory=dict)
+    expires_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -95,6 +99,10 @@ class Upkeep:
         if watch is None:
             watch = self._watches[job.name] = Watch(self._last_fired_us(job))
         now_s = self._clock.monotonic_s()
+        if now_s >= watch.expires_s:
+            watch.expires_s = now_s + EXPIRE_S
+            with suppress(OSError):
+                job.dead.expire()
         self._run_by_the_clock(job, watch)
         if job.state not in ALIVE:
             watch.began_s = watch.read_s = None

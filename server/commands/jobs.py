@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ JOBS_AT = click.option(
     "--server", envvar="MQL_SERVER", default="http://127.0.0.1:8642", metavar="URL", help="The server [this machine's]."
 )
 ACTIONS = ("start", "stop", "pause", "resume", "restart", "delete")
-
+KINDS = ("unreadable", "late", "refused")
+FOLLOW_S = 1.0
 
 VIEWS = ("ledger", "metrics", "topology", "checkpoints", "runs", "late")
 
@@ -287,3 +289,59 @@ def logs(name: str, server: str, lines: int) -> None:
         return 0
 
     exit_by(work)
+
+
+@job.command("dead-letters")
+@click.argument("name")
+@click.argument("ids", nargs=-1)
+@JOBS_AT
+@click.option("--kind", type=click.Choice(KINDS), help="Of this kind alone.")
+@click.option("--sink", metavar="N", help="Of this sink alone, by its number.")
+@click.option("-n", "count", default=20, show_default=True, type=click.IntRange(1, 1_000), help="The newest N letters.")
+@click.option("--follow", is_flag=True, help="Then those that come, until it is ended by Ctrl+C.")
+@click.option("--retry", "act", flag_value="retry", help="Send them again to the sink that refused them.")
+@click.option("--discard", "act", flag_value="discard", help="Let go of them.")
+def dead_letters(
+    name: str,
+    ids: Sequence[str],
+    server: str,
+    kind: str | None,
+    sink: str | None,
+    count: int,
+    follow: bool,
+    act: str | None,
+) -> None:
+    """Tell what a job could not read, what came too late, and what its sinks refused, the newest last.
+
+    One JSON object a line. With --retry or --discard: what is done with these IDS, or with all of a kind or a sink."""
+    chosen = {key: said for key, said in (("ids", list(ids)), ("kind", kind), ("sink", sink)) if said}
+    if act is not None and not chosen:
+        raise click.UsageError("Say which: IDS, --kind or --sink.")
+    if act is None and ids:
+        raise click.UsageError("Say what is to become of them: --retry or --discard.")
+
+    def work() -> int:
+        from server.remote import call
+
+        path = f"/v1/jobs/{name}/dead-letters"
+        if act is not None:
+            told = call(server, "POST", f"{path}:{act}", chosen)
+            click.echo(", ".join(f"{number} {what}" for what, number in told.items()))
+            return 0 if not told.get("refused") else 1
+        wanted = [(key, str(said)) for key, said in (("kind", kind), ("sink", sink), ("n", count)) if said]
+        page = call(server, "GET", path, params=wanted)
+        say_letters(reversed(page["letters"]))
+        while follow:
+            time.sleep(FOLLOW_S)
+            page = call(server, "GET", path, params=[*wanted, ("after", page["after"])])
+            say_letters(page["letters"])
+        return 0
+
+    exit_by(work)
+
+
+def say_letters(letters: Iterable[Any]) -> None:
+    import json
+
+    for letter in letters:
+        click.echo(json.dumps(letter))

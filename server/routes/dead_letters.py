@@ -32,10 +32,12 @@ Id = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_-]+:[0-9]{1,18}$
 class LettersTold(BaseModel):
     """Dead letters, the newest first: id, kind, at_us, reason, payload (the row, or the first 4 KiB of what it was),
     and where it was: source, split and offset of an event; sink and row (its number among the job's results) of a row.
-    `left_out`: so many before it were counted and not kept. `before`: for the next page; null on the last."""
+    `left_out`: so many before it were counted and not kept. `before`: for the next page; null on the last. `after`: for
+    those that come later, the oldest first."""
 
     letters: list[dict[str, Any]]
     before: str | None
+    after: str
     counts: dict[str, LetterCounts]
 
 
@@ -68,7 +70,7 @@ async def job_dead_letters(request: web.Request) -> web.Response:
     n = number_in(request, "n", 100, 1, 1_000)
     kind = word(request, "kind", KINDS)
     sink = request.query.get("sink")
-    before = places_of(request.query.get("before", ""))
+    before, after = places_in(request, "before"), places_in(request, "after")
     job = await job_of(request)
     kinds = KINDS if kind is None else (kind,)
     if sink is None and kinds != ("refused",):
@@ -76,9 +78,13 @@ async def job_dead_letters(request: web.Request) -> web.Response:
 
     def page() -> dict[str, Any]:
         logs = job.dead.chosen(kinds, sink)
-        letters, following = job.dead.page(logs, before, n)
         counts = {log.name: told for log in logs if (told := log.numbers())["total"]}
-        return {"letters": letters, "before": text_of(following), "counts": counts}
+        if after is not None:
+            letters, reached = job.dead.following(logs, after, n)
+            return {"letters": letters, "before": None, "after": text_of(reached), "counts": counts}
+        reached = {log.name: log.end for log in logs}
+        letters, rest = job.dead.page(logs, before or {}, n)
+        return {"letters": letters, "before": text_of(rest) or None, "after": text_of(reached), "counts": counts}
 
     return json_answer(await shared_of(request).call(page))
 
@@ -153,19 +159,22 @@ def note(job: Job, action: str, said: Chosen, letters: int) -> None:
     job.jobs.store.acted(job.name, action, {**detail, "letters": letters})
 
 
-def places_of(text: str) -> dict[str, int]:
-    """Where the page before ended, by log."""
+def places_in(request: web.Request, parameter: str) -> dict[str, int] | None:
+    """Where an earlier page ended, by log; None where that is not said."""
+    text = request.query.get(parameter)
+    if text is None:
+        return None
     found: dict[str, int] = {}
     for part in text.split("~") if text else ():
         name, _, number = part.rpartition(":")
         if not name or not (number.isascii() and number.isdigit() and len(number) < 19):
-            raise refuse(422, "invalid-parameter", '"before" is what the page before said')
+            raise refuse(422, "invalid-parameter", f'"{parameter}" is what an earlier page said')
         found[name] = int(number)
     return found
 
 
-def text_of(places: dict[str, int]) -> str | None:
-    return "~".join(f"{name}:{number}" for name, number in sorted(places.items())) or None
+def text_of(places: dict[str, int]) -> str:
+    return "~".join(f"{name}:{number}" for name, number in sorted(places.items()))
 
 
 STATUS = {"unknown-letters": 404, "unknown-sink": 409, "not-a-row": 409, "too-many-retries": 429, "cannot-write": 507}
@@ -191,6 +200,7 @@ ROUTES = (
             Parameter("sink", "Of this sink alone, by its number.", {"type": "string", "maxLength": 200}),
             count("n", "At most so many.", 1, 1_000),
             Parameter("before", "The page behind the one that said it.", {"type": "string", "maxLength": 4_096}),
+            Parameter("after", "What has come since a page that said it.", {"type": "string", "maxLength": 4_096}),
         ),
         problems=(404, 422),
         path_notes=ONE,

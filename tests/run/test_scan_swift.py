@@ -1,5 +1,6 @@
 """Times that are plain numbers are read by a swifter statement, which must never tell another time."""
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -55,3 +56,50 @@ def test_a_time_that_is_asked_for_as_text_is_read_as_text() -> None:
     assert swift_statement(((("t", "x"), BIGINT),), TimeRule(("t",), "ms"), frozenset()) is None
     assert swift_statement((), TimeRule(("t",), "iso"), frozenset()) is None
     assert json_statement((), TimeRule(("t",), "iso"), frozenset()).timed
+
+
+PIECES = (
+    "{",
+    "}",
+    "[",
+    "]",
+    '"',
+    ":",
+    ",",
+    "1",
+    "-",
+    ".5",
+    "e9",
+    "null",
+    "true",
+    "NaN",
+    "a",
+    "\\",
+    " ",
+    "\t",
+    "\x01",
+    "é",
+)
+
+
+def test_texts_are_no_json_to_a_wary_statement_where_they_are_none_to_the_other(session: Session) -> None:
+    """Broken texts make it wary from then on, which must not change what is an event."""
+    dice = random.Random(5)
+    lines = [b'{"a":"b","t":1}']
+    for _ in range(3_000):
+        text = list('{"a":"x","t":%d,"b":[1,{"c":null}]}' % dice.randrange(9))
+        for _ in range(dice.randrange(4)):
+            at = dice.randrange(len(text) + 1)
+            text[at : at + dice.randrange(2)] = [dice.choice(PIECES)]
+        lines.append("".join(text).encode())
+    data = b"\n".join(lines) + b"\n"
+    columns = [(("a",), VARCHAR), (("b",), VARCHAR)]
+    decoder = Decoder(session, "json", TimeRule(("t",), "s"), columns)
+    swift = decoder.decode([Chunk(0, data, 0, 5)])
+    assert decoder._wary
+    assert 500 < swift.unreadable < 2_900
+    assert decoder.decode([Chunk(0, data, 0, 5)]) == swift
+    one_by_one = Decoder(session, "json", TimeRule(("t",), "s"), columns)
+    for _ in range(2):
+        found = one_by_one.decode([Chunk(0, b'{"a":"b","t":1}\n' * 5_000, 0, 5)])
+        assert (found.unreadable, one_by_one._wary) == (0, 0)

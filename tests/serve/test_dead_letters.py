@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from support.receiver import LOOPBACK, receiver
 from support.serving import Served, served
 from support.waiting import wait_for, wait_for_state
 
 from mql.exec.clock import ManualClock
+from server.cli import main
 from server.deadletters import DeadLog, DeadLogs
 from server.delivery import Delivery
 from server.resultlog import Keep, ResultLog
@@ -227,6 +230,41 @@ def test_letters_are_kept_by_size_and_age(tmp_path: Path) -> None:
     assert payloads(letters) == []
 
 
+def test_what_has_come_since_is_told_the_oldest_first(tmp_path: Path) -> None:
+    clock = ManualClock()
+    logs = DeadLogs(tmp_path, Keep(), clock)
+    reached: dict[str, int] = {}
+    found: list[int] = []
+    for n in range(12):
+        clock.advance(1)
+        logs.of_sink(str(n % 2)).bury(pa.table({"n": [n]}), np.array([n]), "no")
+        if n % 4 == 3:
+            for most in (3, 100):
+                letters, reached = logs.following(logs.chosen(), reached, most)
+                found += [letter["payload"]["n"] for letter in letters]
+    assert found == list(range(12))
+    assert logs.following(logs.chosen(), reached, 10)[0] == []
+
+
+def test_letters_that_are_too_old_go_though_no_others_come(tmp_path: Path) -> None:
+    clock = ManualClock(time.time_ns() // 1_000)
+    logs = DeadLogs(tmp_path, Keep(age_s=100), clock)
+    logs.of_sink("0").bury(pa.table({"n": [1]}), np.array([1]), "no")
+    clock.advance(90_000_000)
+    logs.expire()
+    assert logs.of_sink("0").numbers()["open"] == 1
+    clock.advance(20_000_000)
+    logs.expire()
+    counts = {"total": 1, "open": 0, "sent": 0, "discarded": 0, "bytes": 0}
+    assert logs.of_sink("0").numbers() == counts
+    logs.close()
+    again = DeadLogs(tmp_path, Keep(age_s=100), clock)
+    assert again.of_sink("0").numbers() == counts
+    again.of_sink("0").bury(pa.table({"n": [2]}), np.array([2]), "no")
+    assert again.of_sink("0").numbers()["total"] == 2
+    assert payloads(again.of_sink("0")) == [2]
+
+
 # --- of a job ------------------------------------------------------------------------------------------------
 
 
@@ -261,7 +299,17 @@ def test_what_a_table_refuses_is_told_mended_and_sent_again(tmp_path: Path) -> N
         with duckdb.connect(str(home / "out.duckdb")) as connection:
             connection.execute("CREATE TABLE u AS FROM t; DROP TABLE t; ALTER TABLE u RENAME TO t")
         newest = letters_of(server)[0]["id"]
-        assert server.post("/v1/jobs/j/dead-letters:retry", {"ids": [newest]}).json()["sent"] == 1
+        assert b'mql_job_dead_letters{job="j"} 2.0' in server.get("/metrics").body
+
+        def mql(*words: str) -> str:
+            done = CliRunner().invoke(main, ["job", "dead-letters", "j", *words, "--server", server_url])
+            assert done.exit_code == 0, done.output
+            return done.output
+
+        server_url = f"http://127.0.0.1:{server.port}"
+        assert mql(newest, "--retry") == "1 sent, 0 refused, 0 gone, 0 waiting\n"
+        (line,) = mql("--kind", "refused").splitlines()
+        assert json.loads(line)["payload"] == {"n": 200}
         assert server.post("/v1/jobs/j/dead-letters:discard", {"kind": "refused"}).json() == {"discarded": 1}
         answer = server.get("/v1/jobs/j/dead-letters").json()
         assert answer["letters"] == []
