@@ -58,28 +58,7 @@ def test_a_time_that_is_asked_for_as_text_is_read_as_text() -> None:
     assert json_statement((), TimeRule(("t",), "iso"), frozenset()).timed
 
 
-PIECES = (
-    "{",
-    "}",
-    "[",
-    "]",
-    '"',
-    ":",
-    ",",
-    "1",
-    "-",
-    ".5",
-    "e9",
-    "null",
-    "true",
-    "NaN",
-    "a",
-    "\\",
-    " ",
-    "\t",
-    "\x01",
-    "é",
-)
+PIECES = (*'{}[]":,1-a\\ \t\x01é', ".5", "e9", "null", "true", "NaN")
 
 
 def test_texts_are_no_json_to_a_wary_statement_where_they_are_none_to_the_other(session: Session) -> None:
@@ -87,7 +66,7 @@ def test_texts_are_no_json_to_a_wary_statement_where_they_are_none_to_the_other(
     dice = random.Random(5)
     lines = [b'{"a":"b","t":1}']
     for _ in range(3_000):
-        text = list('{"a":"x","t":%d,"b":[1,{"c":null}]}' % dice.randrange(9))
+        text = list('{"a":"x","t":1,"b":[1,{"c":null}]}')
         for _ in range(dice.randrange(4)):
             at = dice.randrange(len(text) + 1)
             text[at : at + dice.randrange(2)] = [dice.choice(PIECES)]
