@@ -49,6 +49,10 @@ class Leaving(Protocol):
     def leave(self) -> None: ...
 
 
+def unheard(why: str) -> None:
+    """Nobody asks."""
+
+
 @dataclass(slots=True)
 class Again:
     """Letters that are to be sent again, by their numbers, and what became of them. `gone`: neither the letter nor the
@@ -95,6 +99,7 @@ class Delivery:
         self._say = say
         self._closing = closing
         self._for_good = False
+        self._is_shut_out = False
         self._tried = 0
         self._place = 0
         self._buried: set[int] = set()
@@ -103,9 +108,17 @@ class Delivery:
         self._has_said = False
         self._asked: deque[Again] = deque()
         self._reading: LogReading | None = None
-        self._thread = threading.Thread(target=self._run, name=f"mql-sink-{name}", daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, shut_out: Callable[[str], None] = unheard) -> None:
+        """Begins, also again after somebody else had taken its place. `shut_out` is told why when somebody does; from
+        then on it stands still."""
+        if self._thread is not None:
+            if not self._is_shut_out:
+                return
+            self._thread.join(JOIN_S)
+        self._is_shut_out, self._tried = False, 0
+        self._thread = threading.Thread(target=self._run, args=(shut_out,), name=f"mql-sink-{self.name}", daemon=True)
         self._thread.start()
 
     def ask_to_close(self) -> None:
@@ -129,7 +142,7 @@ class Delivery:
         """`for_good`: the job is deleted; what is to be said of that is said."""
         self._for_good = for_good
         self.ask_to_close()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(JOIN_S)
 
     def told(self) -> Mapping[str, Any]:
@@ -140,7 +153,7 @@ class Delivery:
 
     # --- its life --------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, shut_out: Callable[[str], None]) -> None:
         while not self._closing.is_set():
             try:
                 self._hand_over(self.sink.open())
@@ -148,7 +161,7 @@ class Delivery:
                 return
             except Fenced as fenced:
                 self._trouble(str(fenced))
-                return
+                self._is_shut_out = True
             except Away as away:
                 self._trouble(str(away))
             except Exception as error:  # an error of ours must not keep the rows from being tried again
@@ -157,6 +170,9 @@ class Delivery:
             finally:
                 self._leave()
                 self.sink.close()
+            if self._is_shut_out:
+                shut_out(f"sink {self.about.get('kind')}: {self.trouble}")
+                return
             wait_s = WAITS_S[min(self._tried, len(WAITS_S) - 1)] * random.uniform(0.5, 1.5)
             self._tried += 1
             self._closing.wait(wait_s)

@@ -66,6 +66,7 @@ class Job:
         self.silence: str | None = None
         self.waits: str | None = None
         self.why: str | None = None
+        self.fault: str | None = None
         self.next_us: int | None = None
         last = self.checkpoints.newest() if self.spec.keeps_checkpoints else None
         if self.spec.guarantee == "exactly_once":
@@ -200,7 +201,8 @@ class Job:
         """Why less comes of it than was to be expected."""
         running = self.running
         own = None if running is None else running.status().get("trouble")
-        return self.waits or own or self.silence
+        sinks = (f"sink {sink.about['kind']}: {sink.trouble}" for sink in self.sinks if sink.trouble)
+        return self.waits or own or self.silence or next(sinks, None)
 
     def join(self) -> None:
         turn = self._turn
@@ -267,8 +269,18 @@ class Job:
             self.sinks = tuple(found)
         except MqlError as error:  # what was allowed when it was made may not be any more: the job goes on without
             self.say("error", f"its sinks cannot be opened: {error.message}")
+        self._start_sinks()
+
+    def _start_sinks(self) -> None:
+        """Those that have not begun, and those that somebody else had shut out."""
         for sink in self.sinks:
-            sink.start()
+            sink.start(self._shut_out)
+
+    def _shut_out(self, why: str) -> None:
+        """Somebody else writes to where a sink of this job does: its run fails, and begins again with the sink as it
+        does after other failures."""
+        self.fault = why
+        self.ring()
 
     @cached_property
     def outline(self) -> Outline:
@@ -294,6 +306,8 @@ class Job:
     def _live(self, adopted: Running | None) -> Waits[None]:
         """Runs, and runs again after failures, until it is told to stop or there is nothing more to do."""
         while True:
+            self.fault = None
+            self._start_sinks()
             began_s = self.jobs.clock.monotonic_s()
             number = self._noted(lambda: self.jobs.store.begin_run(self.name))
             outcome = yield from self._run(adopted)

@@ -223,6 +223,8 @@ class Run:
                 rests_s = self.rests_until_s - self.clock.monotonic_s()
                 frames = subscription.take() if rests_s <= 0 or job.told is not None else ()
                 ended = yield from self._put(frames)
+                if job.fault is not None and job.told is None:
+                    return Outcome("failed", job.fault)
                 if isinstance(ended, Failed):
                     return (yield from self._end(running, ended))
                 self._keep_books(running)

@@ -254,4 +254,8 @@ def demo(port: int, rate: float) -> None:
 def log_to_stderr() -> None:
     import logging
 
+    from server.seldom import Seldom
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Seldom())

@@ -10,17 +10,21 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from sources.kafka.settings import KafkaSettings, password_of
 
 T = TypeVar("T")
 
 CLOSE_S = 5.0
+NARROWER = 8
 
 
-async def started(kafka: KafkaSettings, **more: Any) -> AIOKafkaConsumer:
-    """A consumer that is connected, holds no partition yet, commits nothing and resets nothing by itself."""
+async def started(kafka: KafkaSettings, slowness: int = 0, **more: Any) -> AIOKafkaConsumer:
+    """A consumer that is connected, holds no partition yet, commits nothing and resets nothing by itself.
+
+    `slowness`: how slow the way has shown to be, in steps. With each it fetches less at once and waits for longer."""
+    narrower = NARROWER**slowness
     consumer = AIOKafkaConsumer(
         bootstrap_servers=kafka.bootstrap_servers,
         client_id=kafka.client_id,
@@ -28,9 +32,9 @@ async def started(kafka: KafkaSettings, **more: Any) -> AIOKafkaConsumer:
         auto_offset_reset="none",
         isolation_level=kafka.isolation_level,
         fetch_max_wait_ms=kafka.fetch_wait_ms,
-        fetch_max_bytes=kafka.fetch_bytes,
-        max_partition_fetch_bytes=kafka.partition_bytes,
-        request_timeout_ms=round(kafka.request_timeout_s * 1000),
+        fetch_max_bytes=max(1, kafka.fetch_bytes // narrower),
+        max_partition_fetch_bytes=max(1, kafka.partition_bytes // narrower),
+        request_timeout_ms=round(patience_s(kafka, slowness) * 1000),
         metadata_max_age_ms=round(kafka.metadata_refresh_s * 1000),
         retry_backoff_ms=200,
         security_protocol=kafka.security_protocol,
@@ -46,6 +50,11 @@ async def started(kafka: KafkaSettings, **more: Any) -> AIOKafkaConsumer:
         await stopped(consumer)
         raise
     return consumer
+
+
+def patience_s(kafka: KafkaSettings, slowness: int) -> float:
+    """How long a request may take: twice as long with each step."""
+    return kafka.request_timeout_s * (1 << slowness)
 
 
 async def stopped(consumer: AIOKafkaConsumer) -> None:
@@ -73,7 +82,13 @@ def tls_of(kafka: KafkaSettings) -> ssl.SSLContext | None:
 
 
 def away(kafka: KafkaSettings, error: BaseException, doing: str) -> str:
-    said = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    match error:
+        case TimeoutError():
+            said = "no answer in time"
+        case KafkaConnectionError() if "bootstrap" in str(error):  # which lists addresses in Python's own words
+            said = "none of the brokers can be reached"
+        case _:
+            said = str(error) or type(error).__name__
     return f"Kafka at {kafka.bootstrap_servers}, {doing}: {said}"
 
 

@@ -12,12 +12,16 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, ConsumerRecord
 from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from mql.exec.feed import From
-from sources.kafka.connection import CLOSE_S, away, ended, now_s, started, stopped
+from sources.kafka.connection import CLOSE_S, away, ended, now_s, patience_s, started, stopped
 from sources.kafka.directory import Directory, Offsets, Partition, Share
 from sources.kafka.settings import KafkaAway, KafkaSettings
+from sources.kafka.silence import Silence
 
 SILENT_S = 3.0  # a broker answers an idle fetch every half second; after so long it counts as away
-RENEW_S = 20.0  # and after so long the consumer is made anew: whatever it waits for may never come
+RENEW_LEAST_S = 4.0
+RENEW_TIMEOUTS = 2  # and after so many requests' time the consumer is made anew: what it waits for may never come
+SLOWNESS_MAX = 3
+FASTER_S = 300.0  # what has come over a slow way for so long may come faster by now
 NOTICE_S = 30.0  # how long a loss by retention stays in `trouble`
 RETRY_S = 2.0  # between attempts to connect, after some quicker ones
 COMMIT_S = 5.0
@@ -98,8 +102,8 @@ class Reading:
         self._away: str | None = None
         self._notice: tuple[float, str] | None = None
         self._lost = 0
-        self._heard: tuple[int | None, ...] = ()
-        self._heard_s = 0.0
+        self._silence = Silence(0.0)
+        self._slowness = 0
         self._committed_s = 0.0
         self._committed: Offsets = {}
         self._one_commit = asyncio.Lock()
@@ -162,7 +166,7 @@ class Reading:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, RETRY_S)
         self._away = None
-        self._heard, self._heard_s = (), now_s()
+        self._silence = Silence(now_s())
         self._tried.set()
 
     async def _assign(self) -> AIOKafkaConsumer:
@@ -173,7 +177,7 @@ class Reading:
             mine = tuple(self._share.of(dict.fromkeys(partitions), self._kafka.topics))
             if not self._positions:
                 self._positions = await self._directory.starts(self._start, mine)
-        consumer = await started(self._kafka)
+        consumer = await started(self._kafka, self._slowness)
         self._hold(consumer)
         return consumer
 
@@ -181,6 +185,7 @@ class Reading:
         await self._directory.partitions()
         consumer = await started(
             self._kafka,
+            self._slowness,
             group_id=self._kafka.group,
             session_timeout_ms=round(self._kafka.session_timeout_s * 1000),
             heartbeat_interval_ms=round(self._kafka.session_timeout_s * 300),
@@ -248,7 +253,7 @@ class Reading:
         fetching = self._fetching
         await asyncio.wait({fetching}, timeout=timeout_s)
         if self._fetching is not fetching or not fetching.done():
-            await self._mind_silence(consumer)
+            await self._mind_silence(consumer, ())
             return ()
         self._fetching = None
         try:
@@ -264,8 +269,7 @@ class Reading:
             await asyncio.sleep(min(timeout_s, 0.25))
             return ()
         got = await self._hand_over(consumer, fetched)
-        if not got:
-            await self._mind_silence(consumer)
+        await self._mind_silence(consumer, got)
         if tails is not None:
             consumer.pause(*tails.reached(self._positions))
             tails.see(self._positions, self._answers(consumer))
@@ -291,7 +295,6 @@ class Reading:
             records = got[0].records
             size = sum(max(0, one.serialized_value_size) for one in records[:100]) / min(100, len(records))
             self._record_bytes = max(1.0, 0.8 * self._record_bytes + 0.2 * size)
-            self._away, self._heard_s = None, now_s()
         return got
 
     async def _take_new_partitions(self, consumer: AIOKafkaConsumer) -> None:
@@ -342,16 +345,18 @@ class Reading:
         held = sorted(consumer.assignment())
         return tuple(consumer.last_poll_timestamp(one) for one in held if one not in consumer.paused())
 
-    async def _mind_silence(self, consumer: AIOKafkaConsumer) -> None:
-        heard = self._answers(consumer)
-        if heard != self._heard or not heard:
-            self._heard, self._heard_s = heard, now_s()
-            self._away = None
-            return
-        silent_s = now_s() - self._heard_s
-        if silent_s > SILENT_S:
-            self._away = f"Kafka at {self._kafka.bootstrap_servers} has not answered for {silent_s:.0f} s; still trying"
-        if silent_s > RENEW_S:
+    async def _mind_silence(self, consumer: AIOKafkaConsumer, got: Sequence[Got]) -> None:
+        """Says which partitions are not answered for, and makes the consumer anew where none is for long. One that is
+        connected and never hears anything asks for more than comes in time on a slow way."""
+        silence = self._silence
+        silence.look(consumer, [one.partition for one in got], now_s())
+        self._away = silence.told(self._kafka.bootstrap_servers, SILENT_S)
+        if silence.least_s() > max(RENEW_LEAST_S, RENEW_TIMEOUTS * patience_s(self._kafka, self._slowness)):
+            if not silence.answered:
+                self._slowness = min(SLOWNESS_MAX, self._slowness + 1)
+            await self._drop()
+        elif self._slowness and now_s() - silence.made_s > FASTER_S:
+            self._slowness -= 1
             await self._drop()
 
     # the group

@@ -3,6 +3,8 @@
 One transaction holds a portion of rows and the place behind them: the place is committed as the offset of a consumer
 group that nobody joins. A sink that is opened takes over the transactional id:
 Kafka then ends what an earlier holder left undone, and refuses that holder from then on.
+
+Portions fit the way to the broker: one that takes too long comes again in smaller ones.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from aiokafka.errors import (
 )
 
 from mql.exec.files import replace_file
-from sources.kafka.connection import CLOSE_S, LoopThread, started, stopped, tls_of
+from sources.kafka.connection import CLOSE_S, LoopThread, away, started, stopped, tls_of
 from sources.kafka.settings import KafkaSettings, password_of
 from sources.sinks.contract import Away, Fenced, Portion, Refused
 
@@ -34,11 +36,17 @@ T = TypeVar("T")
 log = logging.getLogger("sources")
 
 ROWS_MAX = 20_000
-TRANSACTION_MS = 60_000
+ROWS_LEAST = 50
+BATCH_BYTES = 256 << 10
+BATCH_BYTES_LEAST = 16 << 10
+TRANSACTION_S = 60.0
 MESSAGE_BYTES_MAX = 1 << 20
 """A message is no larger, with its key and what the client adds."""
 OVERHEAD_BYTES = 128
 INVALID_RECORD = 87
+NARROWER = 4
+GROWTH = 4
+NAMED_MAX = 3
 WRITE_TIMEOUTS = 3
 """A portion takes no longer than so many requests may; then the broker counts as away."""
 
@@ -58,10 +66,10 @@ class KafkaSink:
     """`id`: what the transactional id and the group of places are called; the same for whoever writes for this job.
 
     `texts`: rows as JSON texts. `beside`: a file for the place, too: Kafka forgets the offsets of a group that has
-    committed nothing for a week.
+    committed nothing for a week. `transaction_s`: so long after its beginning Kafka gives up a transaction; what a
+    server has left open holds back readers of what is committed until then, or until the sink is opened again.
     """
 
-    rows_max = ROWS_MAX
     whole_frames = False
 
     def __init__(
@@ -71,12 +79,15 @@ class KafkaSink:
         id: str,
         texts: Callable[[pa.Table], Sequence[bytes]],
         beside: Path | None = None,
+        transaction_s: float = TRANSACTION_S,
     ) -> None:
         self.kafka = kafka
         self.target = target
         self.id = id
         self.texts = texts
         self.beside = beside
+        self.transaction_s = transaction_s
+        self.rows_max = ROWS_MAX
         self._at = 0
         self._loop: LoopThread | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -89,6 +100,7 @@ class KafkaSink:
 
     def write(self, portion: Portion) -> None:
         self._run("writing", self._write(portion))
+        self.rows_max = min(ROWS_MAX, self.rows_max + self.rows_max // GROWTH)
         self._at = portion.end
         if self.beside is not None:
             replace_file(self.beside, str(self._at).encode())
@@ -112,23 +124,35 @@ class KafkaSink:
         loop.close()
 
     def _run(self, doing: str, work: Coroutine[Any, Any, T]) -> T:
+        """What the client raises is the world's, also where it is an assertion of its own about the brokers."""
         assert self._loop is not None, "it is not open"
         try:
             return self._loop.run(work)
-        except (ProducerFenced, InvalidProducerEpoch):
-            raise self._taken_over() from None
-        except (KafkaError, OSError, TimeoutError) as error:
-            said = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-            raise Away(f"Kafka at {self.kafka.bootstrap_servers}, {doing}: {said}") from error
+        except (KafkaError, OSError, TimeoutError, AssertionError) as error:
+            raise Away(f"{away(self.kafka, error, doing)}{self._lacking()}") from error
 
     def _noted(self) -> int:
         return int(self.beside.read_text()) if self.beside is not None and self.beside.exists() else 0
 
-    def _taken_over(self) -> Away | Fenced:
-        """Somebody else has written since; else it was Kafka that gave up a transaction which took too long."""
-        if self._run("asking for its place", self._place()) != self._at:
-            return Fenced("another server writes for this job now")
-        return Away("Kafka has given up a transaction that took too long")
+    async def _taken_over(self) -> Away | Fenced:
+        """Somebody else has written since. Else Kafka gave up a transaction which took too long, or has heard late of
+        an earlier attempt of ours to take over, or somebody else has, and may write yet."""
+        if await self._place() != self._at:
+            return Fenced(f'another server writes for this job now: it has taken over "{self.id}" in Kafka')
+        return Away(f"Kafka at {self.kafka.bootstrap_servers} has given up the transaction")
+
+    def _lacking(self) -> str:
+        """What the brokers have told of the topic that explains why they don't answer."""
+        if self._producer is None:
+            return ""
+        topic, cluster = self.target.topic, self._producer.client.cluster
+        numbers = cluster.partitions_for_topic(topic)
+        if not numbers:
+            return f'; it has told of no topic "{topic}"'
+        orphans = [
+            one for one in sorted(numbers) if cluster.leader_for_partition(TopicPartition(topic, one)) in (None, -1)
+        ]
+        return f"; without a leader: {', '.join(f'{topic}-{one}' for one in orphans[:NAMED_MAX])}" if orphans else ""
 
     async def _started(self) -> AIOKafkaProducer:
         """Connected, and the only one with its transactional id: what an earlier one left undone is undone."""
@@ -138,11 +162,11 @@ class KafkaSink:
             bootstrap_servers=kafka.bootstrap_servers,
             client_id=kafka.client_id,
             transactional_id=self.id,
-            transaction_timeout_ms=TRANSACTION_MS,
+            transaction_timeout_ms=round(self.transaction_s * 1000),
             enable_idempotence=True,
             acks="all",
             linger_ms=5,
-            max_batch_size=256 << 10,
+            max_batch_size=max(BATCH_BYTES_LEAST, BATCH_BYTES * self.rows_max // ROWS_MAX),
             max_request_size=MESSAGE_BYTES_MAX,
             compression_type=self.target.compression,
             request_timeout_ms=round(kafka.request_timeout_s * 1000),
@@ -175,7 +199,7 @@ class KafkaSink:
         return TopicPartition(self.target.topic, 0)
 
     async def _write(self, portion: Portion) -> None:
-        """What fails half-way is undone by the next `open`."""
+        """What fails half-way is undone by the next `open`. What takes too long will come in smaller portions."""
         producer = self._producer
         assert producer is not None
         keys, values = self._keys(portion.rows), self._values(portion.rows)
@@ -183,22 +207,33 @@ class KafkaSink:
         large = [row for row, size in enumerate(sizes) if size + OVERHEAD_BYTES > MESSAGE_BYTES_MAX]
         if large:
             raise Refused(f"a message of more than {MESSAGE_BYTES_MAX:,} bytes", large)
-        async with asyncio.timeout(min(WRITE_TIMEOUTS * self.kafka.request_timeout_s, TRANSACTION_MS / 1000)):
-            await producer.begin_transaction()
-            sent = []
-            try:
-                for key, value in zip(keys, values, strict=True):
-                    sent.append(await producer.send(self.target.topic, value=value, key=key))
-                    sent[-1].add_done_callback(looked_at)
-                await asyncio.gather(*sent)
-            except KafkaError as error:
-                if not is_of_rows(error):
-                    raise
-                await let_go(producer)  # its messages' numbers have a gap now: another begins anew
-                self._producer = await self._started()
-                raise Refused(f"the broker refuses it: {type(error).__name__}") from None
-            await producer.send_offsets_to_transaction({self._slot: portion.end}, self.id)
-            await producer.commit_transaction()
+        try:
+            async with asyncio.timeout(min(WRITE_TIMEOUTS * self.kafka.request_timeout_s, self.transaction_s)):
+                await self._transact(producer, keys, values, portion.end)
+        except TimeoutError:
+            self.rows_max = max(ROWS_LEAST, min(self.rows_max, len(values)) // NARROWER)
+            raise
+        except (ProducerFenced, InvalidProducerEpoch):
+            raise await self._taken_over() from None
+
+    async def _transact(
+        self, producer: AIOKafkaProducer, keys: Sequence[bytes | None], values: Sequence[bytes | None], end: int
+    ) -> None:
+        await producer.begin_transaction()
+        sent = []
+        try:
+            for key, value in zip(keys, values, strict=True):
+                sent.append(await producer.send(self.target.topic, value=value, key=key))
+                sent[-1].add_done_callback(looked_at)
+            await asyncio.gather(*sent)
+        except KafkaError as error:
+            if not is_of_rows(error):
+                raise
+            await let_go(producer)  # its messages' numbers have a gap now: another begins anew
+            self._producer = await self._started()
+            raise Refused(f"the broker refuses it: {type(error).__name__}") from None
+        await producer.send_offsets_to_transaction({self._slot: end}, self.id)
+        await producer.commit_transaction()
 
     def _keys(self, rows: pa.Table) -> Sequence[bytes | None]:
         name = self.target.key or ("_key" if "_key" in rows.column_names else None)
