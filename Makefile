@@ -28,6 +28,7 @@ soak: $(VENV)/.for-tests
 	@sh tests/support/install.sh
 	@MQL_QUERIES=20000 MQL_FUZZ=1000000 MQL_LAWS=300 $(PYTEST) -n 2 --timeout 0 tests/run/test_random_queries.py tests/language/test_fuzz.py tests/run/test_laws.py
 	@MQL_TEST_CUTS=1000 MQL_FLIPS=100000 $(PYTEST) --timeout 0 tests/serve/test_reader_kills.py tests/run/test_checkpoint.py
+	@MQL_LEDGERS=300 $(PYTEST) --timeout 0 tests/run/test_ledger_faults.py
 	@MQL_TEST_SINK_KILLS=200 MQL_TEST_SINK_EVENTS=1000000 $(PYTEST) --timeout 0 -s tests/serve/test_sink_kills.py
 	@MQL_TEST_BROKER_FAULTS=100 MQL_TEST_BROKER_EVENTS=10000 $(PYTEST) --timeout 0 -s tests/kafka
 

@@ -121,7 +121,7 @@ class Driver:
     def finish(self) -> Driven:
         """The input is over."""
         self._to_all(End())
-        self.out.late = sum(counts.late for task in self._graph.tasks for counts in task.event_counts)
+        self.out.late = sum(task.settled.late for task in self._graph.tasks)
         return self.out
 
     def close(self) -> None:

@@ -569,7 +569,7 @@ class Engine:
         self._connect(execution, [len(hub.shares) for hub in hubs], restored, family)
         assert execution.graph is not None
         for task in execution.graph.tasks if restored is not None else ():
-            task.in_state = task.pipeline.in_state(task.on_events)
+            task.recount()
         execution.carried = execution.graph.in_state
         join_at = execution.join_at if restored is None else goes_on
         feeds = []

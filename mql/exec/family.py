@@ -447,17 +447,19 @@ class Member:
 
     def ledger(self) -> Mapping[str, int]:
         """events = emitted_from + filtered + late + malformed + sampled + skipped + dropped + in_state."""
-        since = self._since()
         taken = matched = late = sampled = held = 0
+        # Counts go on while they are read: those of what comes later on an event's way are read first.
+        for final in self.family.finals:
+            held += final.held.get(self.number)
         for expand in self.family.expands:
-            taken += expand.taken(self.number)
             matched += expand.matched.get(self.number)
             late += expand.late_of.get(self.number)
             sampled += expand.sampled(self.number)
-        for final in self.family.finals:
-            held += final.held.get(self.number)
-        filtered = max(0, taken - matched - late - sampled)
-        in_state = held + max(0, since.seen - since.dropped - taken)
+            taken += expand.taken(self.number)
+        since = self._since()
+        taken = max(taken, matched + late + sampled)
+        filtered = taken - matched - late - sampled
+        in_state = min(held, matched) + max(0, since.seen - since.dropped - taken)
         gone = filtered + late + sampled + since.dropped + in_state
         return {
             "events": since.seen + since.malformed + since.skipped,
@@ -530,10 +532,10 @@ class Member:
         if self._before:
             for share, tally in enumerate(self.family.core.feeds[0].tallies):
                 before = self._before.get(share, tally)
+                found.dropped += tally.dropped - before.dropped  # the last that is counted of an event
                 found.seen += tally.seen - before.seen
                 found.malformed += tally.malformed - before.malformed
                 found.skipped += tally.skipped - before.skipped
-                found.dropped += tally.dropped - before.dropped
         return found
 
 

@@ -294,25 +294,28 @@ class Execution:
     def ledger(self) -> Mapping[str, int]:
         """events = emitted_from + filtered + late + malformed + sampled + skipped + dropped + in_state."""
         feeds, backfills = self.feeds, self.backfills
-        malformed = sum(feed.malformed for feed in feeds) + sum(backfill.malformed for backfill in backfills)
-        skipped = sum(feed.skipped for feed in feeds) + sum(backfill.skipped for backfill in backfills)
-        dropped = sum(feed.dropped for feed in feeds)
-        decoded = sum(feed.seen for feed in feeds) + sum(backfill.decoded for backfill in backfills)
+        # Counts go on while they are read: those of what comes later on an event's way are read first, so that nothing
+        # is counted behind a place that it has not been counted at.
         filtered = late = sampled = in_state = taken = 0
         if self.graph is not None:
-            for task in self.graph.tasks:
-                in_state += task.in_state
-                for counts in task.event_counts:
-                    filtered += counts.filtered
-                    late += counts.late
-                    sampled += counts.sampled
-            taken = sum(task.counts[0].seen for task in self._first_tasks(self.graph))
-            in_state += max(0, decoded - dropped - taken)
-            decoded += self.carried
-            in_state = min(in_state, max(0, decoded - filtered - late - sampled - dropped))
+            found = {id(task): task.settled for task in reversed(self.graph.tasks)}
+            for settled in found.values():
+                in_state += settled.in_state
+                filtered += settled.filtered
+                late += settled.late
+                sampled += settled.sampled
+            taken = sum(found[id(task)].taken for task in self._first_tasks(self.graph))
         else:
             filtered = sum(backfill.filtered for backfill in backfills)
             sampled = sum(backfill.sampled for backfill in backfills)
+        dropped = sum(feed.dropped for feed in feeds)
+        decoded = sum(feed.seen for feed in feeds) + sum(backfill.decoded for backfill in backfills)
+        malformed = sum(feed.malformed for feed in feeds) + sum(backfill.malformed for backfill in backfills)
+        skipped = sum(feed.skipped for feed in feeds) + sum(backfill.skipped for backfill in backfills)
+        if self.graph is not None:
+            in_state += max(0, decoded - dropped - taken)
+            decoded += self.carried
+            in_state = min(in_state, max(0, decoded - filtered - late - sampled - dropped))
         gone = filtered + late + sampled + dropped + in_state
         return {
             "events": decoded + malformed + skipped,

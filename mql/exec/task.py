@@ -37,6 +37,20 @@ class Input:
     ended: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of the events that a task took, at one moment."""
+
+    taken: int = 0
+    filtered: int = 0
+    late: int = 0
+    sampled: int = 0
+    in_state: int = 0
+
+
+NOTHING_YET = Settled()
+
+
 @dataclass(slots=True)
 class Task:
     """Runs on one thread at a time; `step` does one item and may be called whenever `ready` says so.
@@ -58,6 +72,8 @@ class Task:
     ended: bool = False
     stopped: bool = False
     in_state: int = 0
+    settled: Settled = NOTHING_YET
+    """What became of events, as of the last item."""
     wake: Callable[[], None] = nothing
     inputs: list[Input] = field(init=False)
     pipeline: Pipeline = field(init=False)
@@ -75,10 +91,21 @@ class Task:
     def counts(self) -> Sequence[Counts]:
         return tuple(operator.counts for operator in self.operators)
 
-    @property
-    def event_counts(self) -> Sequence[Counts]:
-        """What became of events."""
-        return self.counts[: self.on_events]
+    def recount(self) -> None:
+        """What it holds, after it was restored."""
+        self.in_state = self.pipeline.in_state(self.on_events)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Between two items all counts fit each other: so they are told."""
+        counts = [operator.counts for operator in self.operators[: self.on_events]]
+        self.settled = Settled(
+            self.operators[0].counts.seen if self.operators else 0,
+            sum(one.filtered for one in counts),
+            sum(one.late for one in counts),
+            sum(one.sampled for one in counts),
+            self.in_state,
+        )
 
     @property
     def ready(self) -> bool:
@@ -92,6 +119,7 @@ class Task:
         item = self.inputs[at].channel.take()
         if item is not None:
             self._do(self.inputs[at], item)
+            self._settle()
 
     def stop(self) -> None:
         """It will not be run again; who waits to write to it is let go."""
