@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from support.killing import call, start, wait_until_up
 from support.postgres import free_port
@@ -237,7 +238,7 @@ def test_who_may_not_read_all_of_the_events_reads_no_letters_of_them(tmp_path: P
 
 KILLS = int(os.environ.get("MQL_TEST_DEAD_KILLS", "2"))
 SEED = int(os.environ.get("MQL_TEST_SEED", "11"))
-EVENTS = 6_000
+EVENTS = 4_000
 CONFIG = """
 server: {port: %d, workers: 2}
 sources:
@@ -271,9 +272,16 @@ def test_each_letter_is_there_once_however_often_the_server_is_killed(tmp_path: 
     threading.Thread(target=write, daemon=True).start()
     process = start(tmp_path)
     wait_until_up(port, process)
+    table = tmp_path / ".mql" / "sinks" / "out.duckdb"
+    table.parent.mkdir()
+    with duckdb.connect(str(table)) as connection:
+        connection.execute("CREATE TABLE t (v BIGINT CHECK (v % 100 <> 53))")
+    said = {"guarantee": "exactly_once", "checkpoint_every": 0.1}
     query = "SELECT count(*) AS n, sum(v) AS v FROM events WINDOW TUMBLING 1s SINCE EARLIEST"
-    said = {"name": "j", "query": query, "guarantee": "exactly_once", "checkpoint_every": 0.1}
-    call(port, "POST", "/v1/jobs", said)
+    call(port, "POST", "/v1/jobs", {"name": "windowed", "query": query} | said)
+    query = "SELECT v FROM events WHERE v % 10 = 3 SINCE EARLIEST"
+    sinks = [{"kind": "duckdb", "path": "out.duckdb", "table": "t"}]
+    call(port, "POST", "/v1/jobs", {"name": "plain", "query": query, "sinks": sinks} | said)
     for _ in range(KILLS):
         time.sleep(0.3 + dice.random())
         process.send_signal(signal.SIGKILL)
@@ -284,22 +292,30 @@ def test_each_letter_is_there_once_however_often_the_server_is_killed(tmp_path: 
     broken = [at for at in range(EVENTS) if at % 40 == 7]
     late = [at for at in range(EVENTS) if at % 40 != 7 and at % 50 == 13 and at > 1_000]
 
-    def letters(kind: str) -> list[dict[str, Any]]:
+    matching = [at for at in range(EVENTS) if at % 40 != 7 and at % 10 == 3]
+    refused = [at for at in matching if at % 100 == 53]
+
+    def letters(kind: str, name: str = "windowed") -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         more: str | None = ""
         while more is not None:
             before = f"&before={more}" if more else ""
-            page = call(port, "GET", f"/v1/jobs/j/dead-letters?kind={kind}&n=1000{before}")
+            page = call(port, "GET", f"/v1/jobs/{name}/dead-letters?kind={kind}&n=1000{before}")
             found += page["letters"]
             more = page["before"]
         return found
 
     wait_for(lambda: len(letters("unreadable")) >= len(broken) and len(letters("late")) >= len(late), 60)
-    time.sleep(0.3)
+    wait_for(lambda: call(port, "GET", "/v1/jobs/plain")["sinks"][0]["behind"] == 0, 60)
+    wait_for(lambda: len(letters("refused", "plain")) >= len(refused), 60)
     found = sorted(int(one["payload"].split()[1]) for one in letters("unreadable"))
     assert found == broken, f"seed {SEED}"
     assert sorted(one["payload"]["v"] for one in letters("late")) == late, f"seed {SEED}"
-    counts = call(port, "GET", "/v1/jobs/j/ledger")["dead_letters"]
+    counts = call(port, "GET", "/v1/jobs/windowed/ledger")["dead_letters"]
     assert (counts["unreadable"]["total"], counts["late"]["total"]) == (len(broken), len(late))
+    assert sorted(one["payload"]["v"] for one in letters("refused", "plain")) == refused, f"seed {SEED}"
     process.terminate()
     process.wait(30)
+    with duckdb.connect(str(table)) as connection:
+        rows = [v for (v,) in connection.execute("SELECT v FROM t ORDER BY v").fetchall()]
+    assert rows == [v for v in matching if v not in refused], f"seed {SEED}"
