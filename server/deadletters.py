@@ -188,23 +188,24 @@ class DeadLog:
                 self._total = place.total
                 self._fates.cut(0, place.rows)
 
-    def bury(self, rows: pa.Table, places: Ints, reason: str) -> None:
+    def bury(self, rows: pa.Table, places: Ints, reasons: Sequence[str]) -> None:
         """Rows that a sink refused for good, with their numbers among the job's results. Written when it returns."""
         small = np.array([rows.slice(at, 1).nbytes <= WHOLE_BYTES for at in range(rows.num_rows)])
         for mask in (small, ~small):
             if mask.any():
                 at = pa.array(np.flatnonzero(mask))
-                self._bury(rows.take(at), places[mask], reason, whole=bool(mask is small))
+                whys = [why for why, is_it in zip(reasons, mask, strict=True) if is_it]
+                self._bury(rows.take(at), places[mask], whys, whole=bool(mask is small))
 
     def bury_text(self, text: str, reason: str) -> None:
         """What was refused where it is no row: an alert."""
         self._write(letters_of(1, self._clock.now_us(), reason=reason, payload=text[:PAYLOAD_BYTES]))
 
-    def _bury(self, rows: pa.Table, places: Ints, reason: str, *, whole: bool) -> None:
-        columns: dict[str, Any] = {"row": places}
+    def _bury(self, rows: pa.Table, places: Ints, reasons: Sequence[str], *, whole: bool) -> None:
+        columns: dict[str, Any] = {"row": places, "reason": reasons}
         if not whole:
             columns["payload"] = [cut(encode.dumps(row)) for row in encode.rows_of(rows)]
-        letters = letters_of(rows.num_rows, self._clock.now_us(), reason=reason, **columns)
+        letters = letters_of(rows.num_rows, self._clock.now_us(), **columns)
         self._write(with_events(letters, rows) if whole else letters)
 
     def _write(self, letters: pa.Table) -> None:

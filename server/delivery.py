@@ -313,22 +313,25 @@ class Delivery:
 
     def _take_apart(self, piece: Portion, rows: pa.Table, end: int, refused: Refused) -> None:
         """Sets aside what is refused, and hands over the rest: by halves where nobody knows which rows it is."""
-        known = refused.rows or ((0,) if piece.rows.num_rows == 1 else ())
+        if self._closing.is_set():
+            raise Closing
+        known = refused.rows or ({0: str(refused)} if piece.rows.num_rows == 1 else {})
         if known:
-            self.bury(piece.rows.take(pa.array(known)), piece.places[list(known)], str(refused))
+            at = list(known)
+            self.bury(piece.rows.take(pa.array(at)), piece.places[at], list(known.values()))
             self._write(rows, end)
             return
         half = rows.num_rows // 2
         self._write(rows.slice(0, half), end - rows.num_rows + half)
         self._write(rows.slice(half), end)
 
-    def bury(self, rows: pa.Table, places: Ints, why: str) -> None:
+    def bury(self, rows: pa.Table, places: Ints, whys: Sequence[str]) -> None:
         """Rows that are refused for good become dead letters, each once. On disk when it returns."""
         fresh = self._is_wanted(places)
         if not fresh.any():
             return
         try:
-            self.letters.bury(rows.filter(pa.array(fresh)), places[fresh], why)
+            self.letters.bury(rows.filter(pa.array(fresh)), places[fresh], np.array(whys, object)[fresh].tolist())
         except OSError as error:
             raise Away(f"a dead letter cannot be written: {error.strerror or error}") from error
         if not self._has_said:
@@ -346,7 +349,7 @@ class Delivery:
         if piece.rows.num_rows > 1 and not self.sink.whole_frames:
             self._careful_to, self._stumbled = piece.end, (piece.first, times - 1)
         else:
-            self.bury(piece.rows, piece.places, f"{OURS}: {type(error).__name__}")
+            self.bury(piece.rows, piece.places, [f"{OURS}: {type(error).__name__}"] * piece.rows.num_rows)
 
     # --- letters that are sent again -------------------------------------------------------------------
 

@@ -244,8 +244,7 @@ class WebhookSink:
             refused = tuple(self._refused(portion, rows))
             self._settled.add(rows.start)
             if refused:
-                why = refused[0][1]
-                raise Refused(why, [row for part, _ in refused for row in part])
+                raise Refused(refused[0][1], {row: why for part, why in refused for row in part})
         self._under_way = ""
         replace_file(self._place, str(portion.end).encode())
 

@@ -6,7 +6,7 @@ what it wrote, in one transaction where its system has any: so it can say where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 Ints = npt.NDArray[np.int64]
+NONE: Mapping[int, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,12 @@ class Away(Exception):
 
 
 class Refused(Exception):
-    """Rows of the portion will never be taken, whatever is tried: nothing of it was. `rows`: which of them, where that
-    is known; else smaller portions tell. The message says why; it may name values of the rows."""
+    """Rows of the portion will never be taken, whatever is tried: nothing of it was. `rows`: why, for each of them that
+    is known by then; where none is, smaller portions tell. Reasons may name values of the rows."""
 
-    def __init__(self, why: str, rows: Sequence[int] = ()) -> None:
+    def __init__(self, why: str, rows: Mapping[int, str] = NONE) -> None:
         super().__init__(why)
-        self.rows = tuple(rows)
+        self.rows = rows
 
 
 class Fenced(Exception):

@@ -16,9 +16,11 @@ import duckdb
 import pyarrow as pa
 
 from sources.sinks.contract import Away, Portion, Refused
-from sources.sinks.tables import PLACES, key_of, last_words, quoted
+from sources.sinks.tables import PLACES, key_of, last_words, quoted, refused_among
 
 ROWS_MAX = 50_000
+REFUSALS = (duckdb.DataError, duckdb.IntegrityError)
+"""A value that does not fit its column, a constraint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,12 @@ class DuckSink:
             connection.execute("BEGIN")
             if self._place(connection) != portion.first:
                 raise Away(f"{self.path.name}: the place has moved")
-            if portion.rows.num_rows:
+            try:
                 self._put(connection, portion.rows)
+            except REFUSALS as error:
+                connection.execute("ROLLBACK")
+                found = refused_among(portion.rows, lambda rows: self._attempt(connection, rows))
+                raise Refused(first_line(error), found) from None
             connection.execute(f"INSERT OR REPLACE INTO {PLACES} VALUES (?, ?)", [self.id, portion.end])
             connection.execute("COMMIT")
         self.rows += portion.rows.num_rows
@@ -69,7 +75,20 @@ class DuckSink:
     def close(self) -> None:
         """It is closed after each portion."""
 
+    def _attempt(self, connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> str | None:
+        """Why these rows are refused, where they are. Nothing of them stays."""
+        connection.execute("BEGIN")
+        try:
+            self._put(connection, rows)
+            return None
+        except REFUSALS as error:
+            return first_line(error)
+        finally:
+            connection.execute("ROLLBACK")
+
     def _put(self, connection: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
+        if not rows.num_rows:
+            return
         table = quoted(self.target.table)
         key = key_of(rows, self.target.key)
         split = last_words(rows, key)
@@ -108,7 +127,7 @@ class DuckSink:
                 yield connection
             finally:
                 connection.close()
-        except (duckdb.DataError, duckdb.IntegrityError) as error:
+        except REFUSALS as error:
             raise Refused(first_line(error)) from None
         except (duckdb.Error, OSError) as error:
             raise Away(f"{self.path.name}: {first_line(error)}") from error

@@ -206,7 +206,8 @@ class KafkaSink:
         sizes = [len(key or b"") + len(value or b"") for key, value in zip(keys, values, strict=True)]
         large = [row for row, size in enumerate(sizes) if size + OVERHEAD_BYTES > MESSAGE_BYTES_MAX]
         if large:
-            raise Refused(f"a message of more than {MESSAGE_BYTES_MAX:,} bytes", large)
+            why = f"a message of more than {MESSAGE_BYTES_MAX:,} bytes"
+            raise Refused(why, dict.fromkeys(large, why))
         try:
             async with asyncio.timeout(min(WRITE_TIMEOUTS * self.kafka.request_timeout_s, self.transaction_s)):
                 await self._transact(producer, keys, values, portion.end)

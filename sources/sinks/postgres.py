@@ -39,7 +39,7 @@ from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError, StatementErro
 from sqlalchemy.types import TypeEngine
 
 from sources.sinks.contract import Away, Portion, Refused
-from sources.sinks.tables import PLACES, key_of, last_words, quoted
+from sources.sinks.tables import PLACES, key_of, last_words, quoted, refused_among
 
 ROWS_MAX = 5_000
 CONNECT_S = 10
@@ -83,11 +83,15 @@ class PostgresSink:
 
     def write(self, portion: Portion) -> None:
         assert self._engine is not None, "it is not open"
+        rows, known = portion.rows, self._known
         with told_as_away(), told_as_refused(), self._engine.begin() as connection:
             if self._place(connection, lock=True) != portion.first:
                 raise Away("another server has written for this job meanwhile")
-            if portion.rows.num_rows:
-                self._put(connection, portion.rows)
+            why = self._attempt(connection, rows)
+            if why is not None:
+                found = refused_among(rows, lambda part: self._attempt(connection, part))
+                self._known = known  # what was made for them goes with the transaction
+                raise Refused(why, found)
             placed = insert(PLACE).values(sink=self.id, place=portion.end)
             connection.execute(placed.on_conflict_do_update(index_elements=["sink"], set_={"place": portion.end}))
 
@@ -110,11 +114,22 @@ class PostgresSink:
         found = connection.execute(asked.with_for_update() if lock else asked).scalar()
         return 0 if found is None else int(found)
 
-    def _put(self, connection: Connection, rows: pa.Table) -> None:
+    def _attempt(self, connection: Connection, rows: pa.Table) -> str | None:
+        """Writes the rows, or says why they are refused; then nothing of them is there."""
         key = key_of(rows, self.target.key)
-        split = last_words(rows, key)
         table = table_of(self.target.table, rows.schema, key)
+        if not rows.num_rows:
+            return None
         self._make_room(connection, table)
+        try:
+            with told_as_refused(), connection.begin_nested():
+                self._put(connection, rows, table, key)
+        except Refused as refused:
+            return str(refused)
+        return None
+
+    def _put(self, connection: Connection, rows: pa.Table, table: Table, key: tuple[str, ...]) -> None:
+        split = last_words(rows, key)
         if split.drop.num_rows:
             for gone in plain_rows(split.drop):
                 connection.execute(delete(table).where(and_(*(table.c[name] == value for name, value in gone.items()))))

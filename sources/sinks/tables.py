@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 KEY, OP = "_key", "_op"
+ATTEMPTS_MAX = 1_000
+"""Before what is found until then is told."""
 PLACES = "_mql_places"
 """The table of places: one row for each sink that writes into the database."""
 
@@ -37,6 +40,29 @@ def last_words(rows: pa.Table, key: tuple[str, ...]) -> Split:
 def key_of(rows: pa.Table, key: tuple[str, ...]) -> tuple[str, ...]:
     """What rows are told apart by: the columns that are named, else `_key` where they have it."""
     return key or ((KEY,) if KEY in rows.column_names else ())
+
+
+def refused_among(rows: pa.Table, attempt: Callable[[pa.Table], str | None]) -> dict[int, str]:
+    """Which rows are refused, and why, of a portion that was; at least the first of them, if they are refused alone.
+
+    `attempt` tries some of the rows, in order, and says why they are refused: None where they are taken."""
+    found: dict[int, str] = {}
+    waiting = list(reversed(halves(range(rows.num_rows))))
+    for _ in range(ATTEMPTS_MAX):
+        if not waiting:
+            break
+        part = waiting.pop()
+        why = attempt(rows.slice(part.start, len(part)))
+        if why is not None and len(part) == 1:
+            found[part.start] = why
+        elif why is not None:
+            waiting += reversed(halves(part))
+    return found
+
+
+def halves(rows: range) -> list[range]:
+    middle = rows.start + len(rows) // 2
+    return [half for half in (range(rows.start, middle), range(middle, rows.stop)) if len(half)]
 
 
 def quoted(name: str) -> str:

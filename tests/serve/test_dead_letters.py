@@ -165,7 +165,7 @@ def test_a_row_that_is_too_large_to_be_kept_twice_is_sent_again_from_the_results
     rows = pa.table({"n": [1, 2], "text": ["x" * 200_000, "y"]})
     log.append(rows)
     log.commit()
-    letters.bury(rows, np.array([0, 1]), "too large")
+    letters.bury(rows, np.array([0, 1]), ["too large", "too large"])
     second, first = letters.newest(None, 10)
     assert (first["payload"], second["row"]) == ({"n": 2, "text": "y"}, 0)
     assert len(second["payload"]) == 4_096
@@ -177,21 +177,21 @@ def test_letters_and_what_became_of_them_are_there_after_a_restart(tmp_path: Pat
     clock = ManualClock()
     logs = DeadLogs(tmp_path, Keep(), clock)
     for n in range(5):
-        logs.of_sink("0").bury(pa.table({"n": [n]}), np.array([n]), "no")
+        logs.of_sink("0").bury(pa.table({"n": [n]}), np.array([n]), ["no"])
     assert logs.of_sink("0").close_letters([1, 3], "discarded") == 2
     assert logs.of_sink("0").close_letters([3], "discarded") == 0
     logs.close()
     again = DeadLogs(tmp_path, Keep(), clock).of_sink("0")
     assert payloads(again) == [0, 2, 4]
     assert again.numbers() | {"bytes": 0} == {"total": 5, "open": 3, "sent": 0, "discarded": 2, "bytes": 0}
-    again.bury(pa.table({"n": [5]}), np.array([5]), "no")
+    again.bury(pa.table({"n": [5]}), np.array([5]), ["no"])
     assert again.numbers()["total"] == 6
 
 
 def test_half_a_letter_that_a_crash_left_is_cut_off(tmp_path: Path) -> None:
     logs = DeadLogs(tmp_path, Keep(), ManualClock())
     for n in range(3):
-        logs.of_sink("0").bury(pa.table({"n": [n]}), np.array([n]), "no")
+        logs.of_sink("0").bury(pa.table({"n": [n]}), np.array([n]), ["no"])
     logs.close()
     (segment,) = tmp_path.rglob("*.log")
     segment.write_bytes(segment.read_bytes()[:-10])
@@ -205,7 +205,7 @@ def test_pages_go_back_through_all_logs_and_hold_each_letter_once(tmp_path: Path
     logs = DeadLogs(tmp_path, Keep(), clock)
     for n in range(20):
         clock.advance(1_000_000)
-        logs.of_sink(str(n % 3)).bury(pa.table({"n": [n]}), np.array([n]), "no")
+        logs.of_sink(str(n % 3)).bury(pa.table({"n": [n]}), np.array([n]), ["no"])
     found: list[int] = []
     before: dict[str, int] = {}
     while True:
@@ -220,7 +220,7 @@ def test_letters_are_kept_by_size_and_age(tmp_path: Path) -> None:
     clock = ManualClock()
     letters = DeadLog(tmp_path / "dead", "refused", Keep(age_s=100, bytes=100_000, segment_bytes=20_000), clock)
     for n in range(300):
-        letters.bury(pa.table({"n": [n]}), np.array([n]), "no")
+        letters.bury(pa.table({"n": [n]}), np.array([n]), ["no"])
     numbers = letters.numbers()
     assert numbers["total"] == 300
     assert numbers["open"] < 100
@@ -237,7 +237,7 @@ def test_what_has_come_since_is_told_the_oldest_first(tmp_path: Path) -> None:
     found: list[int] = []
     for n in range(12):
         clock.advance(1)
-        logs.of_sink(str(n % 2)).bury(pa.table({"n": [n]}), np.array([n]), "no")
+        logs.of_sink(str(n % 2)).bury(pa.table({"n": [n]}), np.array([n]), ["no"])
         if n % 4 == 3:
             for most in (3, 100):
                 letters, reached = logs.following(logs.chosen(), reached, most)
@@ -249,7 +249,7 @@ def test_what_has_come_since_is_told_the_oldest_first(tmp_path: Path) -> None:
 def test_letters_that_are_too_old_go_though_no_others_come(tmp_path: Path) -> None:
     clock = ManualClock(time.time_ns() // 1_000)
     logs = DeadLogs(tmp_path, Keep(age_s=100), clock)
-    logs.of_sink("0").bury(pa.table({"n": [1]}), np.array([1]), "no")
+    logs.of_sink("0").bury(pa.table({"n": [1]}), np.array([1]), ["no"])
     clock.advance(90_000_000)
     logs.expire()
     assert logs.of_sink("0").numbers()["open"] == 1
@@ -260,7 +260,7 @@ def test_letters_that_are_too_old_go_though_no_others_come(tmp_path: Path) -> No
     logs.close()
     again = DeadLogs(tmp_path, Keep(age_s=100), clock)
     assert again.of_sink("0").numbers() == counts
-    again.of_sink("0").bury(pa.table({"n": [2]}), np.array([2]), "no")
+    again.of_sink("0").bury(pa.table({"n": [2]}), np.array([2]), ["no"])
     assert again.of_sink("0").numbers()["total"] == 2
     assert payloads(again.of_sink("0")) == [2]
 
