@@ -364,7 +364,7 @@ class Job:
             log.exception("job %s", self.name)
             return Outcome("failed", f"{type(error).__name__}: {error}")
         finally:
-            self.running = None
+            self.running = self.waits = None
 
     def runs(self) -> None:
         self._set("running", None)

@@ -38,6 +38,7 @@ LOOK_S = 0.5
 LOOKS_PER_S = 100.0
 """So often do jobs look together, without anything that wakes them: where there are very many, less often each."""
 LOOK_LEAST_S = 0.01
+AWAY_S = 2.0
 SYNC_S = 1.0
 SNAPSHOT_S = 20.0
 LEAVE_S = 10.0
@@ -97,10 +98,27 @@ class Run:
         if last is not None and last.notes.get("done"):
             return Outcome("completed", "its input has ended")
         self.number = 0 if last is None else last.number
-        running, snapshot = yield from self._elsewhere(lambda: self._resume(last))
+        found = yield from self._resumed(last)
+        if found is None:
+            return Outcome(LEFT[job.told or "stop"], job.why)
+        running, snapshot = found
         if last is not None and (self._is_anew(last) or last.notes.get("asked") != asked_of(self.spec)):
             yield from self._write(snapshot, self.log.length)
         return (yield from self._read(running, job.jobs.checkpointing, snapshot if last is None else None))
+
+    def _resumed(self, last: Checkpoint | None) -> Waits[tuple[Running, Snapshot] | None]:
+        """The query, once its sources say where it is to begin; None where it is told to leave before."""
+        job = self.job
+        while job.told is None:
+            try:
+                found = yield from self._elsewhere(lambda: self._resume(last))
+            except ConnectionError as away:
+                job.wait_for(str(away))
+                yield AWAY_S
+                continue
+            job.wait_for(None)
+            return found
+        return None
 
     def _elsewhere(self, work: Callable[[], T]) -> Waits[T]:
         """Done by another thread: it may take its time, for sources are asked where they end."""

@@ -140,6 +140,16 @@ class Directory:
         return consumer
 
 
+def named(start: From, share: Share, topics: Sequence[str]) -> Offsets:
+    """The positions of a share that a start names; none where it names no positions."""
+    found = {
+        TopicPartition(topics[split // TOPIC_STRIDE], split % TOPIC_STRIDE): at
+        for split, at in (start.positions or {}).items()
+        if split // TOPIC_STRIDE < len(topics)
+    }
+    return share.of(found, topics)
+
+
 def split_of(topics: Sequence[str], partition: Partition) -> int:
     """A number for (topic, partition) that stays: the partition itself, where the source is one topic."""
     return topics.index(partition.topic) * TOPIC_STRIDE + int(partition.partition)

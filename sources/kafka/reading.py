@@ -13,7 +13,7 @@ from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionE
 
 from mql.exec.feed import From
 from sources.kafka.connection import CLOSE_S, away, ended, now_s, patience_s, started, stopped
-from sources.kafka.directory import Directory, Offsets, Partition, Share
+from sources.kafka.directory import Directory, Offsets, Partition, Share, named
 from sources.kafka.settings import KafkaAway, KafkaSettings
 from sources.kafka.silence import Silence
 
@@ -92,7 +92,9 @@ class Reading:
         self._start = start
         self._share = share
         self._in_group = in_group
-        self._positions: Offsets = {}
+        # Known before a broker is: a checkpoint that is taken until then must not forget them.
+        self._positions = named(start, share, kafka.topics) if isinstance(start, From) and not in_group else {}
+        self._is_first = True
         self._consumer: AIOKafkaConsumer | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._fetching: asyncio.Task[Mapping[Partition, list[ConsumerRecord[bytes, bytes]]]] | None = None
@@ -175,8 +177,11 @@ class Reading:
             self._positions = self._positions or dict(self._start)
         else:
             mine = tuple(self._share.of(dict.fromkeys(partitions), self._kafka.topics))
+            if self._is_first:
+                self._positions = {one: at for one, at in self._positions.items() if one in mine}
             if not self._positions:
                 self._positions = await self._directory.starts(self._start, mine)
+        self._is_first = False
         consumer = await started(self._kafka, self._slowness)
         self._hold(consumer)
         return consumer

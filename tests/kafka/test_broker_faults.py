@@ -63,12 +63,20 @@ def test_brokers_that_are_killed_are_awaited_also_by_a_server_that_starts_meanwh
         assert "Kafka at" in listed(jobs)
         jobs.restart_server()
         wait_until_all_say(jobs, "trying again")
+        make_job(jobs, "begins", "SELECT ts FROM events")
+        jobs.wait_for(lambda _: "asked for its end" in (jobs.job("begins")["trouble"] or ""))
+        assert jobs.job("begins")["state"] == "starting"
+        call(jobs.port, "POST", "/v1/jobs/plain:stop")  # its checkpoint is from where no broker was heard of
+        call(jobs.port, "POST", "/v1/jobs/plain:start")
         for broker in jobs.brokers:
             broker.launch()
         for broker in jobs.brokers:
             broker.wait_until_it_answers()
+        jobs.wait_for(lambda _: jobs.job("begins")["state"] == "running")
     jobs.check()
     assert_all_is_well(jobs)
+    assert jobs.job("begins")["attempts"] == 0
+    call(jobs.port, "POST", "/v1/jobs/begins:stop")
 
 
 def test_a_broker_that_stands_still_and_a_way_that_swallows_what_is_sent(jobs: World) -> None:
@@ -261,6 +269,10 @@ class Reading:
             for rows in self.reader.poll(0.1, 1 << 20):
                 assert isinstance(rows, Rows)
                 self.found += (json.loads(text)["n"] for text in rows.table.column("_raw").to_pylist())
+
+
+def make_job(jobs: World, name: str, query: str) -> None:
+    call(jobs.port, "POST", "/v1/jobs", {"name": name, "query": query, "guarantee": "exactly_once"})
 
 
 def write(sink: KafkaSink, first: int, last: int) -> int:

@@ -238,36 +238,30 @@ class Sender(threading.Thread):
             self.failed = error
 
     async def _send(self) -> None:
-        timeout_ms = 2_000
-        async with AIOKafkaProducer(
-            bootstrap_servers=self._addresses, acks="all", linger_ms=2, request_timeout_ms=timeout_ms
-        ) as producer:
-            at = 0
-            while at < self._events or not self.hurry.is_set():
-                await self._burst(producer, [event(self._base_ms, one) for one in range(at, at + BURST)])
-                at += BURST
-                await asyncio.sleep(0.0 if self.hurry.is_set() else 0.05 if at < self._events else 0.5)
-            last = {"ts": self._base_ms + ROUND_MS - 20_000, "k": "end", "v": 0}
-            for partition in range(PARTITIONS):
-                await self._burst(producer, [last], partition)
-
-    async def _burst(self, producer: AIOKafkaProducer, events: list[dict[str, Any]], only: int | None = None) -> None:
-        """Again and again, until it is known to be there."""
-        until_s = time.monotonic() + WITHIN_S
+        """A producer that fails is made anew, and the burst comes again: its messages' order must not suffer, or some
+        would be late."""
+        at, until_s = 0, time.monotonic() + WITHIN_S
         while True:
             try:
-                sent = [
-                    await producer.send(
-                        self._topic, json.dumps(one).encode(), partition=at % 2 if only is None else only
-                    )
-                    for at, one in enumerate(events)
-                ]
-                await asyncio.gather(*sent, return_exceptions=False)
-                return
+                async with AIOKafkaProducer(
+                    bootstrap_servers=self._addresses, linger_ms=2, request_timeout_ms=2_000, enable_idempotence=True
+                ) as producer:
+                    while at < self._events or not self.hurry.is_set():
+                        numbers = range(at, at + BURST)
+                        await self._burst(producer, [(event(self._base_ms, one), one % 2) for one in numbers])
+                        at, until_s = at + BURST, time.monotonic() + WITHIN_S
+                        await asyncio.sleep(0.0 if self.hurry.is_set() else 0.05 if at < self._events else 0.5)
+                    last = {"ts": self._base_ms + ROUND_MS - 20_000, "k": "end", "v": 0}
+                    await self._burst(producer, [(last, partition) for partition in range(PARTITIONS)])
+                    return
             except KafkaError:
                 if time.monotonic() > until_s:
                     raise
                 await asyncio.sleep(0.1)
+
+    async def _burst(self, producer: AIOKafkaProducer, events: list[tuple[dict[str, Any], int]]) -> None:
+        sent = [await producer.send(self._topic, json.dumps(one).encode(), partition=at) for one, at in events]
+        await asyncio.gather(*sent)
 
 
 def event(base_ms: int, at: int) -> dict[str, Any]:
