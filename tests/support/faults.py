@@ -129,7 +129,7 @@ class World:
         while time.monotonic() < until_s:
             jobs = self.jobs()
             if all(jobs[name]["results"]["rows"] >= rows[name] for name in rows) and not any(
-                sink["behind"] for job in jobs.values() for sink in job["sinks"]
+                sink["behind"] or sink["dead"] for job in jobs.values() for sink in job["sinks"]
             ):
                 return
             time.sleep(0.1)
@@ -293,16 +293,20 @@ async def until_led_by(number: int, addresses: str, topics: set[str]) -> None:
 
 
 async def read(addresses: str, topic: str) -> list[dict[str, Any]]:
-    """What is committed in the topic, from its beginning to its end."""
+    """What is committed in the topic, from its beginning to its end. Kafka tells who commits that it is done just
+    before it is seen, so the end is that of everything, and it is waited for."""
+    partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    async with AIOKafkaConsumer(bootstrap_servers=addresses, isolation_level="read_uncommitted") as consumer:
+        ends = await consumer.end_offsets(partitions)
     async with AIOKafkaConsumer(
         bootstrap_servers=addresses, enable_auto_commit=False, isolation_level="read_committed"
     ) as consumer:
-        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
-        ends = await consumer.end_offsets(partitions)
         found: list[dict[str, Any]] = []
+        until_s = time.monotonic() + WITHIN_S
         while any([await consumer.position(one) < ends[one] for one in partitions]):
+            assert time.monotonic() < until_s, f"a transaction stays open in {topic}"
             for records in (await consumer.getmany(timeout_ms=100)).values():
                 found += (json.loads(record.value or b"null") for record in records)
         return found
