@@ -159,7 +159,7 @@ class DeadLog:
             return
         rows = aside.late.slice(max(0, aside.late.num_rows - LATE_MAX))
         left_out = aside.late_left_out + aside.late.num_rows - rows.num_rows
-        columns = {name: rows.column(name) for name in ("split", "offset") if name in rows.column_names}
+        columns = {name: rows.column(rows.column_names.index(name)) for name in ("split", "offset")}
         letters = letters_of(rows.num_rows, self._clock.now_us(), **columns, reason=LATE, source=aside.source)
         self.append(with_events(letters, rows), left_out)
 
@@ -210,8 +210,14 @@ class DeadLog:
 
     def _write(self, letters: pa.Table) -> None:
         with self._guard:
+            log = self._opened()
+            before = Place(log.length.number, log.length.rows, self._total)
             self.append(letters)
-            self.settle()
+            try:
+                self.settle()
+            except OSError:
+                self.go_back(before)  # it comes again, and is to be there once
+                raise
             self.commit()
 
     def close_letters(self, rows: Iterable[int], fate: str) -> int:
@@ -463,9 +469,12 @@ def letters_of(count: int, at_us: int, **columns: Any) -> pa.Table:
 
 
 def with_events(letters: pa.Table, events: pa.Table) -> pa.Table:
-    """The letters with the events or rows that they are about, whole, as one column."""
+    """The letters with the events or rows that they are about, whole, as one column. A property that is called as
+    something that is told beside it keeps its name."""
     arrays = [column.combine_chunks() for column in events.columns]
-    whole = pa.StructArray.from_arrays(arrays, fields=[pa.field(one.name, one.type) for one in events.schema])
+    names = events.column_names
+    told_apart = [f"_{name}" if name in names[at + 1 :] else name for at, name in enumerate(names)]
+    whole = pa.StructArray.from_arrays(arrays, names=told_apart)
     return letters.append_column(EVENT, whole)
 
 

@@ -36,6 +36,7 @@ JOIN_S = 10.0
 STUMBLES_MAX = 3
 BURIED_MAX = 1_000
 ASKED_MAX = 100
+AGAIN_TRIES_MAX = 3
 
 
 class Closing(Exception):
@@ -62,6 +63,7 @@ class Again:
     sent: int = 0
     refused: int = 0
     gone: int = 0
+    tries: int = 0
     done: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -354,10 +356,15 @@ class Delivery:
     # --- letters that are sent again -------------------------------------------------------------------
 
     def _send_again(self) -> None:
+        """What is asked for. What the sink stumbles over again and again is left: rows that come now must not wait."""
         while self._asked and not self._closing.is_set():
             asked = self._asked[0]
-            asked.refused = 0  # where the sink was away meanwhile, what is left is tried anew
+            asked.tries += 1
+            asked.refused = 0
             for numbers, letters in self.letters.letters(asked.numbers):
+                if asked.tries > AGAIN_TRIES_MAX:
+                    asked.refused += len(numbers)
+                    continue
                 for there, rows in self._rows_of(numbers, letters):
                     for at in range(0, rows.num_rows, self.sink.rows_max):
                         piece = slice(at, at + self.sink.rows_max)

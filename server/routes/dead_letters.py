@@ -104,7 +104,7 @@ async def retry_dead_letters(request: web.Request) -> web.Response:
             if log.name not in sinks:
                 raise MqlError(f'the job has no sink "{log.sink}" any more', code="unknown-sink")
         note(job, "retry-dead-letters", said, sum(len(numbers) for _, numbers in chosen))
-        return became([sinks[log.name].again(numbers) for log, numbers in chosen])
+        return became([sinks[log.name].again(numbers) for log, numbers in chosen if numbers])
 
     return json_answer(await shared_of(request).call(lambda: refusing(retry)))
 

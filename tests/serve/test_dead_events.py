@@ -104,6 +104,16 @@ def test_what_cannot_be_read_is_a_letter_of_the_job(tmp_path: Path, guarantee: s
         assert again.counts("unreadable")["total"] == 4
 
 
+def test_a_job_that_reads_history_and_ends_keeps_what_it_could_not_read(tmp_path: Path) -> None:
+    with live(tmp_path) as at:
+        at.text(b'oops\n{"ts": 1000, "k": "b"}\n{"k": 1}\n')
+        body = {"name": "j", "query": "SELECT k FROM live SINCE EARLIEST UNTIL NOW"}
+        assert at.server.post("/v1/jobs", body).status == 201
+        wait_for_state(at.server, "j", "completed")
+        assert {one["payload"] for one in at.letters("unreadable")} == {"oops", '{"k": 1}'}
+        assert at.server.get("/v1/jobs/j/ledger").json()["total"]["malformed"] == 2
+
+
 def test_late_events_are_letters_with_all_that_the_query_read_of_them(tmp_path: Path) -> None:
     with live(tmp_path) as at:
         at.job(WINDOW)
@@ -118,6 +128,16 @@ def test_late_events_are_letters_with_all_that_the_query_read_of_them(tmp_path: 
         answer = at.server.post("/v1/jobs/j/dead-letters:discard", {"ids": [letters[0]["id"]]})
         assert answer.json() == {"discarded": 1}
         assert [one["payload"]["k"] for one in at.letters("late")] == ["later"]
+
+
+def test_a_property_may_be_called_as_what_is_told_beside_it(tmp_path: Path) -> None:
+    events = [{"ts": 0, "split": "s", "k": "a"}]
+    source = MemorySource("live", events, time=TimeRule(("ts",), "ms"), bounded=False)
+    with live(tmp_path, source) as at:
+        at.job("SELECT split, count(*) AS n FROM live WINDOW TUMBLING 10s GROUP BY split")
+        source.push(0, [{"ts": 100_000, "split": "x"}, {"ts": 3_000, "split": "late"}])
+        (letter,) = wait_for(lambda: at.letters("late"))
+        assert (letter["split"], letter["payload"]["split"], letter["payload"]["_split"]) == (0, "late", 0)
 
 
 def test_letters_behind_the_last_checkpoint_are_taken_back_and_come_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -20,6 +21,8 @@ from support.serving import Served, served
 from support.waiting import wait_for, wait_for_state
 
 from mql.exec.clock import ManualClock
+from mql.exec.conditions import Condition
+from mql.exec.kernel import Kernel
 from server.cli import main
 from server.deadletters import DeadLog, DeadLogs
 from server.delivery import Delivery
@@ -74,9 +77,10 @@ class Choosy:
 
 
 @contextmanager
-def delivered(home: Path, log: ResultLog, sink: Choosy) -> Iterator[Delivery]:
+def delivered(home: Path, log: ResultLog, sink: Choosy, only: Condition | None = None) -> Iterator[Delivery]:
     letters = DeadLogs(home / "dead", Keep(), log.clock).of_sink("0")
-    delivery = Delivery("j", log, sink, {"kind": "choosy"}, threading.Event(), lambda level, text: None, letters)
+    about = {"kind": "choosy"}
+    delivery = Delivery("j", log, sink, about, threading.Event(), lambda level, text: None, letters, only)
     delivery.start()
     try:
         yield delivery
@@ -115,6 +119,19 @@ def test_a_letter_tells_the_reason_the_sink_the_row_and_its_number(tmp_path: Pat
     assert abs(at_us - log.clock.now_us()) < DAY_US
     about = {"id": "sink-0:0", "kind": "refused", "sink": "0", "row": 2, "left_out": 0}
     assert letter == about | {"reason": "it does not like a number", "payload": {"n": 12}}
+
+
+def test_of_rows_that_are_chosen_the_letters_have_their_numbers_among_all(tmp_path: Path) -> None:
+    log, sink = ResultLog(tmp_path / "results"), Choosy(4, 5, 8)
+    told(log, *range(10))
+    kernel = Kernel()
+    only = Condition("n % 2 = 0", (("n", "BIGINT"),), kernel.session())
+    with delivered(tmp_path, log, sink, only) as delivery:
+        wait_for(lambda: sink.place == 10)
+        letters = delivery.letters.newest(None, 10)
+    kernel.close()
+    assert [(letter["row"], letter["payload"]["n"]) for letter in letters] == [(8, 8), (4, 4)]
+    assert sink.rows == [0, 2, 6]
 
 
 def test_a_crash_between_the_letter_and_the_place_makes_no_second_letter(tmp_path: Path) -> None:
@@ -160,6 +177,23 @@ def test_letters_are_sent_again_and_what_is_refused_again_stays(tmp_path: Path) 
     assert sorted(sink.rows) == [0, 1, 3, 4]
 
 
+def test_letters_that_the_sink_stumbles_over_do_not_keep_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.delivery.WAITS_S", (0.001,))
+    log, sink = ResultLog(tmp_path / "results"), Choosy(1)
+    told(log, *range(3))
+    with delivered(tmp_path, log, sink) as delivery:
+        wait_for(lambda: sink.place == 3)
+        sink.refused, sink.broken = set(), 1
+        again = delivery.again([0])
+        told(log, 3)
+        wait_for(lambda: sink.place == 4)
+        assert again.done.wait(10)
+        assert (again.sent, again.refused) == (0, 1)
+        assert payloads(delivery.letters) == [1]
+
+
 def test_a_row_that_is_too_large_to_be_kept_twice_is_sent_again_from_the_results(tmp_path: Path) -> None:
     log, letters = ResultLog(tmp_path / "results"), DeadLog(tmp_path / "dead", "refused", Keep(), ManualClock())
     rows = pa.table({"n": [1, 2], "text": ["x" * 200_000, "y"]})
@@ -186,6 +220,22 @@ def test_letters_and_what_became_of_them_are_there_after_a_restart(tmp_path: Pat
     assert again.numbers() | {"bytes": 0} == {"total": 5, "open": 3, "sent": 0, "discarded": 2, "bytes": 0}
     again.bury(pa.table({"n": [5]}), np.array([5]), ["no"])
     assert again.numbers()["total"] == 6
+
+
+def test_a_letter_that_could_not_be_synced_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = DeadLog(tmp_path / "dead", "refused", Keep(), ManualClock())
+    letters.bury(pa.table({"n": [1]}), np.array([1]), ["no"])
+
+    def full(log: ResultLog) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResultLog, "sync", full)
+        with pytest.raises(OSError, match="No space"):
+            letters.bury(pa.table({"n": [2]}), np.array([2]), ["no"])
+    letters.bury(pa.table({"n": [2]}), np.array([2]), ["no"])
+    assert payloads(letters) == [1, 2]
+    assert letters.numbers()["total"] == 2
 
 
 def test_half_a_letter_that_a_crash_left_is_cut_off(tmp_path: Path) -> None:
