@@ -147,9 +147,14 @@ class Delivery:
         if self._thread is not None:
             self._thread.join(JOIN_S)
 
+    @property
+    def behind(self) -> int:
+        """Rows that wait."""
+        return max(0, self.log.committed.rows - self._place)
+
     def told(self) -> Mapping[str, Any]:
-        """How it goes. `behind`: rows that wait."""
-        own = {"sent": self.sent, "lost": self.lost, "behind": max(0, self.log.committed.rows - self._place)}
+        """How it goes."""
+        own = {"sent": self.sent, "lost": self.lost, "behind": self.behind}
         own["dead"] = self.letters.numbers()["open"]
         return {**self.about, **self.sink.told(), **own, "trouble": self.trouble or self.sink.told().get("trouble")}
 

@@ -163,7 +163,8 @@ PER_JOB = (
     ("readers", "mql_job_readers", "Readers of its results"),
     ("silent", "mql_job_silent", "1 where what was expected of the job, or of its source, does not come"),
     ("dead_letters", "mql_job_dead_letters", "Dead letters of the job that nobody has sent again or let go of"),
-    ("trouble", "mql_job_trouble", "1 where less comes of it than was to be expected"),
+    ("behind", "mql_job_sinks_behind_rows", "Rows that the job's sinks have still to take"),
+    ("trouble", "mql_job_trouble", "1 where less comes of it than was to be expected, or a sink cannot send"),
 )
 
 

@@ -92,7 +92,7 @@ class Topology(BaseModel):
 class Numbers(BaseModel):
     """A job's numbers. `freshness_s`: how old the newest event time is up to which its rows are whole; `silent`: what
     was expected of it and does not come; `trouble`: why less comes than was to be expected; `dead_letters`: those that
-    are open."""
+    are open; `behind`: rows that its sinks have still to take."""
 
     state: str
     rate: float | None
@@ -104,6 +104,7 @@ class Numbers(BaseModel):
     rows_kept: int
     log_bytes: int
     dead_letters: int
+    behind: int
     readers: int
     attempts: int
     checkpoint_bytes: int | None
@@ -222,6 +223,7 @@ def numbers_of(job: Job) -> dict[str, Any]:
         "rows_kept": job.log.committed.rows - job.log.oldest.rows,
         "log_bytes": job.log.bytes,
         "dead_letters": sum(log["open"] for log in job.dead.numbers().values()),
+        "behind": sum(sink.behind for sink in job.sinks),
         "readers": job.readers,
         "attempts": job.attempts,
         "checkpoint_bytes": None if job.checkpointed is None else job.checkpointed["bytes"],

@@ -87,7 +87,10 @@ class World:
         return ",".join(broker.address for broker in self.brokers)
 
     def job(self, name: str) -> Any:
-        return call(self.port, "GET", f"/v1/jobs/{name}")
+        try:
+            return call(self.port, "GET", f"/v1/jobs/{name}")
+        except OSError as error:
+            raise AssertionError(f"the server does not answer; its exit code is {self.server.poll()}") from error
 
     def jobs(self) -> dict[str, Any]:
         return {name: self.job(name) for name in JOBS}
