@@ -7,7 +7,8 @@ quantiles, distinct counts and everything that needs all values. Both merge by G
 Templates are DuckDB SQL. In `step`: {0} {1} the arguments, {order} the row's place (event time, split, offset). In
 `merge`: {p} the partial column, {q} the one beside it. In `result` of a fold: {p0} {p1} the merged partial columns,
 {seconds} the length of the window. In `result` of a bag: v the value, n its count, c the running count up to and with
-it, t the count of all; the rows come in no order. `direct` is the batch form over rows. {x} is the constant argument.
+it, t the count of all; the rows come in no order. `direct` is the batch form over rows. {x} is the constant argument,
+{error} how far an approximation may be off.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Bag:
 class AggregateRow:
     """`takes`: what the arguments must be: any, number, boolean, integer. `gives`: the result's type, or "same" (as the
     first argument), "list", "histogram", "sum". `constant`: what constant argument follows (number, integer), within
-    `bounds`; "fixed" is one that the name itself says, in `default`. `direct` is empty where only the partial form
-    will do.
+    `bounds`; "fixed" is one that the name itself says, in `default`. `errors`: how far it may be off where nothing is
+    said, and at least and at most where a last argument says it. `direct` is empty where only the partial form will do.
     """
 
     name: str
@@ -65,6 +66,7 @@ class AggregateRow:
     aliases: tuple[str, ...] = ()
     ordered: bool = False
     bounds: tuple[float, float] | None = None
+    errors: tuple[float, float, float] | None = None
 
 
 def _simple(call: str, merge: str, result: str = "{p0}") -> Fold:
@@ -173,11 +175,11 @@ def _percentile(name: str, share: float) -> AggregateRow:
 
 
 # Log buckets of 1 % relative error (DDSketch, Masson et al. 2019): gamma = 1.01 / 0.99. A bucket's number is shifted by
-# a million, so that the sign tells the sign of its values.
-_GAMMA = "(1.01 / 0.99)"
+# a million, so that the sign tells the sign of its values; at 0.1 % the smallest of all doubles has number -372,500.
+_GAMMA = "((1 + {error}) / (1 - {error}))"
 _LOG_BUCKET = (
     "CASE WHEN {0} = 0 THEN 0::DOUBLE WHEN isfinite({0}::DOUBLE) "
-    f"THEN sign({{0}}::DOUBLE) * (1e6 + ceil(ln(abs({{0}}::DOUBLE)) / ln({_GAMMA}))) END"
+    "THEN sign({0}::DOUBLE) * (1e6 + ceil(ln(abs({0}::DOUBLE)) / ln(" + _GAMMA + "))) END"
 )
 _BUCKET_AT = f"min(v) FILTER (WHERE c > {_NEAREST})"
 _APPROX_QUANTILE = (
@@ -416,9 +418,11 @@ AGGREGATES: tuple[AggregateRow, ...] = (
         DOUBLE,
         Bag(_APPROX_QUANTILE, _LOG_BUCKET),
         "",
-        "A quantile to within 1 % of its own size, from log buckets.",
+        "A quantile to within 1 % of its own size, or as a third argument says, from log buckets: "
+        "approx_quantile(x, 0.99, 0.05).",
         constant="number",
         bounds=(0.0, 1.0),
+        errors=(0.01, 0.001, 0.5),
     ),
     AggregateRow(
         "approx_count_distinct",
@@ -430,6 +434,8 @@ AGGREGATES: tuple[AggregateRow, ...] = (
         "About how many distinct values: HyperLogLog, 1.6 % standard error.",
     ),
 )
+
+_PAIR = "CASE WHEN {0} IS NOT NULL AND {1} IS NOT NULL THEN struct_pack(y := {0}, x := {1}) END"
 
 OF_DISTINCT: Mapping[str, Bag] = {
     "count": Bag("count(v)", empty="0"),
@@ -446,8 +452,37 @@ OF_DISTINCT: Mapping[str, Bag] = {
     **{name: Bag("quantile_disc(v, {x})") for name in ("quantile", "quantile_disc", "approx_quantile")},
     "quantile_cont": Bag("quantile_cont(v, {x})"),
     **{row.name: Bag(_P_RANK.replace("{0}", "v")) for row in AGGREGATES if row.constant == "fixed"},
+    **{
+        row.name: Bag(row.direct.replace("{0}", "v.y").replace("{1}", "v.x"), _PAIR)
+        for row in AGGREGATES
+        if row.args == 2 and row.takes == "number"
+    },
+    "regr_count": Bag("count(v)", _PAIR, empty="0"),
 }
 """What DISTINCT makes of an aggregate: each value once."""
+
+_ONCE = "list_sort(list(DISTINCT {0}) FILTER (WHERE {0} IS NOT NULL))"
+DIRECT_OF_DISTINCT: Mapping[str, str] = {
+    "count": "count(DISTINCT {0})",
+    "sum": "coalesce(sum(DISTINCT {0}), 0)",
+    "list": _ONCE,
+    "count_if": "count(DISTINCT CASE WHEN {0} THEN true END)",
+    "mode": "min({0})",
+    "histogram": f"map({_ONCE}, list_transform({_ONCE}, lambda v: 1::BIGINT))",
+    "top_k": f"{_ONCE}[1:{{x}}]",
+    **{
+        name: f"{name}(DISTINCT {{0}})"
+        for name in ("avg", "median", "stddev_samp", "stddev_pop", "var_samp", "var_pop", "bit_xor")
+    },
+    **dict.fromkeys(("quantile", "quantile_disc"), "quantile_disc(DISTINCT {0}, {x})"),
+    "quantile_cont": "quantile_cont(DISTINCT {0}, {x})",
+    **{
+        row.name: _P_RANK.replace("list({0})", "list(DISTINCT {0})").replace("count({0})", "count(DISTINCT {0})")
+        for row in AGGREGATES
+        if row.constant == "fixed"
+    },
+}
+"""The same over the rows of a frame."""
 
 UNMOVED_BY_DISTINCT = frozenset(
     (
@@ -455,7 +490,7 @@ UNMOVED_BY_DISTINCT = frozenset(
         "approx_count_distinct",
     )
 )
-"""Aggregates that do not care how often a value comes. Those of two numbers, and rates, take no DISTINCT."""
+"""Aggregates that do not care how often a value comes. Rates take no DISTINCT."""
 
 OWN = AggregateRow("@own", 1, "any", "same", _by_order("first", "arg_min", "").how, "{0}", "A row's own value.")
 """What a property outside of aggregates is in a sliding window, which has one row for each event. No text names it."""

@@ -53,8 +53,9 @@ def bind_aggregate(row: AggregateRow, call: syntax.Call, scope: Scope) -> Aggreg
     condition = None if call.filter is None else bind_condition(call.filter, scope)
     extra: tuple[Constant, ...] = ()
     if row.constant in ("number", "integer"):
+        error = (_error(row, args.pop(), scope),) if row.errors is not None and len(args) == 3 else ()
         if len(args) > 1:
-            extra = (_aggregate_constant(row, args.pop(), scope),)
+            extra = (_aggregate_constant(row, args.pop(), scope), *error)
         elif row.default is None:
             raise MqlError(f'"{row.name}" needs a second argument', call.span, f"Write {_example(row)}.")
     most = max(row.args, 1) if row.name in ("count", "rate") else row.args
@@ -105,6 +106,17 @@ def _aggregate_constant(row: AggregateRow, node: syntax.Expression, scope: Scope
     value = constant_number(node, scope)
     if low is not None and high is not None and not low <= value <= high:
         raise MqlError(f"{value:g} is out of bounds", node.span, f"It may be from {low:g} to {high:g}.")
+    return Constant(value, DOUBLE)
+
+
+def _error(row: AggregateRow, node: syntax.Expression, scope: Scope) -> Constant:
+    """How far an approximation may be off."""
+    assert row.errors is not None
+    _, low, high = row.errors
+    value = constant_number(node, scope)
+    if not low <= value <= high:
+        hint = f"A share of the value, from {low:g} to {high:g}."
+        raise MqlError(f"an error of {value:g} is out of bounds", node.span, hint)
     return Constant(value, DOUBLE)
 
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from mql.aggregates import OF_DISTINCT, AggregateRow, Bag, Fold, Partial, aggregate_row
+from mql.aggregates import DIRECT_OF_DISTINCT, OF_DISTINCT, AggregateRow, Bag, Fold, Partial, aggregate_row
 from mql.planner import windows
 from mql.planner.expressions import Aggregate
 from mql.planner.logical import Group
-from mql.planner.physical import Kept, Window
+from mql.planner.physical import NO_WINDOW, Kept, Window
 from mql.planner.sql import constant_sql, expression_sql, type_sql
 from mql.planner.withdrawing import SIGN, signed_form, signed_sql
 from mql.schema import BIGINT
@@ -74,8 +74,8 @@ def grouping(group: Group, signed: bool = False) -> Grouping:
         assert row is not None, call.name
         args = tuple(value(sql) for sql in _argument_sql(row, call))
         constant = constant_sql(call.extra[0]) if call.extra else str(row.default)
-        fill = _filler(args, constant)
-        form = _form(row, call, len(args))
+        fill = _filler(args, constant, _error_of(row, call))
+        form = _form(row, call, len(args), group.window)
         match signed_form(row, form) if signed else form:
             case Fold(partials, result):
                 first = len(steps)
@@ -120,7 +120,7 @@ def can_take_back(call: Aggregate) -> bool:
     """Whether an aggregate can do without rows that are withdrawn."""
     row = aggregate_row(call.name)
     assert row is not None, call.name
-    return signed_form(row, _form(row, call, len(_argument_sql(row, call)))) is not None
+    return signed_form(row, _form(row, call, len(_argument_sql(row, call)), NO_WINDOW)) is not None
 
 
 def kept_by(pieces: Grouping) -> Kept:
@@ -327,6 +327,8 @@ def seconds_sql(window: Window) -> str:
 
 def _row_seconds_sql(window: Window) -> str:
     """The same over the rows of a window."""
+    if window.kind == "none":
+        return '(nullif(max("__t") - min("__t"), 0) / 1e6)'
     if window.kind == "count":
         return '(greatest(max("__t") - min("__t"), 1) / 1e6)'
     if window.kind == "session":
@@ -355,15 +357,19 @@ def _argument_sql(row: AggregateRow, call: Aggregate) -> list[str]:
     return [f"CASE WHEN {only} THEN {sql} END" for sql in found]
 
 
-def _form(row: AggregateRow, call: Aggregate, args: int) -> Fold | Bag:
+def _form(row: AggregateRow, call: Aggregate, args: int, window: Window) -> Fold | Bag:
     """The row's own form, or what DISTINCT or an argument makes of it."""
     if call.distinct and call.args and row.name in OF_DISTINCT:
         return OF_DISTINCT[row.name]
     if row.name == "count" and args:
         return Fold((Partial(_counted(call), "sum({p})"),), "coalesce({p0}, 0)")
-    if row.name == "rate" and args:
-        step = "sum({0})" if call.args else _counted(call)
-        return Fold((Partial(step, "sum({p})"),), "(coalesce({p0}, 0) / {seconds})")
+    if row.name == "rate":
+        step = "sum({0})" if call.args else _counted(call) if args else "count(*)"
+        number = Partial(step, "sum({p})")
+        if window.kind == "none":
+            times = (Partial('min("__t")', "min({p})"), Partial('max("__t")', "max({p})"))
+            return Fold((number, *times), "(coalesce({p0}, 0) / (nullif({p2} - {p1}, 0) / 1e6))")
+        return Fold((number,), "(coalesce({p0}, 0) / {seconds})")
     return row.how
 
 
@@ -375,7 +381,7 @@ def _counted(call: Aggregate) -> str:
 def _direct(row: AggregateRow, call: Aggregate, args: int) -> str:
     """The batch form over rows; empty where value counts must do."""
     if call.distinct and call.args and row.name in OF_DISTINCT:
-        return "count(DISTINCT {0})" if row.name == "count" else ""
+        return DIRECT_OF_DISTINCT.get(row.name, "")
     if row.name == "count" and args:
         return _counted(call)
     if row.name == "rate" and args:
@@ -383,9 +389,17 @@ def _direct(row: AggregateRow, call: Aggregate, args: int) -> str:
     return row.direct
 
 
-def _filler(args: Sequence[str], constant: str) -> Callable[[str], str]:
+def _error_of(row: AggregateRow, call: Aggregate) -> str:
+    """How far an approximation may be off: as its last argument says, or as its row does."""
+    if len(call.extra) > 1:
+        return constant_sql(call.extra[1])
+    return "" if row.errors is None else str(row.errors[0])
+
+
+def _filler(args: Sequence[str], constant: str, error: str) -> Callable[[str], str]:
     def fill(template: str) -> str:
         text = template.replace("{x}", constant).replace("{order}", PLACE).replace("{reversed}", REVERSED_PLACE)
+        text = text.replace("{error}", error)
         for i, arg in enumerate(args):
             text = text.replace(f"{{{i}}}", arg)
         return text

@@ -130,13 +130,18 @@ def _plain_sql(
     partition = f"PARTITION BY {', '.join(names)} " if names else ""
     row = over_row(call.call.name)
     if row is None:
-        direct = pieces.direct[_piece(over, number)]
+        direct = pieces.direct[_piece(over, number)].replace("{seconds}", str(_seconds(call.frame)))
         return framed(direct, _window(call, partition, ties))
     if call.frame is None:
         args = [expression_sql(arg) for arg in call.call.args]
         order = _order(call, () if row.ranks else ties)
         return f"{_filled(call, args)} OVER ({partition}{order})"
     return _edge_sql(call, expression_sql(call.call.args[0]), partition, ties)
+
+
+def _seconds(frame: Frame | None) -> float:
+    """The length of a frame of time; of others nothing asks for it."""
+    return 0 if frame is None else ((frame.end or 0) - (frame.start or 0)) / 1e6
 
 
 def _filled(call: OverCall, args: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mql import syntax
-from mql.aggregates import aggregate_row
+from mql.aggregates import DIRECT_OF_DISTINCT, aggregate_row
 from mql.errors import MqlError, Span
 from mql.overs import OverRow, over_row
 from mql.planner.binding import (
@@ -197,6 +197,8 @@ def _bind(call: syntax.Call, over: syntax.Over, scope: Scope, around: Around) ->
     row = over_row(call.name)
     bound = _function(row, call, scope) if row is not None else _aggregate(call, scope)
     frame = _frame(row, over, order, scope, around)
+    if bound.name == "rate":
+        _check_rate(frame, order, call, around)
     found = OverCall(bound, tuple(dict.fromkeys(partition)), order, frame, "run")
     return replace(found, scope=_scope(found, row, call, over, around))
 
@@ -244,14 +246,24 @@ def _aggregate(call: syntax.Call, scope: Scope) -> Aggregate:
     row = aggregate_row(call.name)
     if row is None:
         raise MqlError(f'"{call.name}" is no window function', call.span, "OVER goes with aggregates, lag, row_number.")
-    if not row.direct or row.name == "rate":
-        hint = "Divide count(*) or sum(x) over a RANGE frame by its seconds."
-        raise MqlError(f'"{row.name}" can not stand before OVER', call.span, hint)
+    assert row.direct, row.name
     if call.order_by:
         raise MqlError(f'"{row.name}" takes its order from OVER', call.span, "Write OVER (ORDER BY …).")
-    if call.distinct and row.name != "count":
-        raise MqlError(f'"{row.name}" takes no DISTINCT before OVER', call.span, "Only count does.")
-    return bind_aggregate(row, call, scope)
+    bound = bind_aggregate(row, call, scope)
+    if bound.distinct and row.name not in DIRECT_OF_DISTINCT:
+        hint = "Aggregates of one value do; or leave DISTINCT out."
+        raise MqlError(f'"{row.name}" takes no DISTINCT before OVER', call.span, hint)
+    return bound
+
+
+def _check_rate(frame: Frame | None, order: tuple[SortKey, ...], call: syntax.Call, around: Around) -> None:
+    """Refuses a rate over anything but a stretch of time."""
+    of_time = bool(order) and (around.is_time(order[0].expression) or order[0].expression.type == TIMESTAMP)
+    hint = "Give it one: rate(*) OVER (ORDER BY event_time() RANGE 5m PRECEDING)."
+    if frame is None or not of_time or frame.unit != "range" or frame.start is None or frame.end is None:
+        raise MqlError('"rate" before OVER needs a frame of time', call.span, hint)
+    if frame.start == frame.end:
+        raise MqlError("the frame has no length to divide by", call.span, hint)
 
 
 def _exact(call: syntax.Call) -> syntax.Call:
@@ -260,7 +272,7 @@ def _exact(call: syntax.Call) -> syntax.Call:
         case "approx_count_distinct":
             return replace(call, name="count", distinct=True)
         case "approx_quantile":
-            return replace(call, name="quantile_cont")
+            return replace(call, name="quantile_cont", args=call.args[:2])
         case _:
             return call
 

@@ -84,14 +84,18 @@ def _call(rng: random.Random, by: str, lane: list[tuple[str, str]], at: int) -> 
             return f"{fold} over ({by}order by {time} {shape})", f"{fold} OVER ({parted}ORDER BY {order} {shape})"
         case "rows":
             n, m = rng.randint(0, 4), rng.randint(0, 2)
-            fold = rng.choice(("count(n)", "max(n)", "median(n)", "count(DISTINCT k)", "list(n)"))
+            fold = rng.choice(("count(n)", "max(n)", "median(n)", "count(DISTINCT k)", "list(n)", "avg(DISTINCT n)"))
             frame = f"rows between {n + m} preceding and {m} preceding"
             sql = f"list(n ORDER BY {_PLACE}) FILTER (WHERE n IS NOT NULL)" if fold == "list(n)" else fold
             return f"{fold} over ({by}order by {time} {frame})", f"{sql} OVER ({parted}ORDER BY {_PLACE} {frame})"
         case "range":
             n = rng.randint(0, 8)
-            fold = rng.choice(("count(*)", "min(n)", "max(n)", "count(DISTINCT k)"))
+            fold = rng.choice(("count(*)", "min(n)", "max(n)", "count(DISTINCT k)", "rate(*)"))
             frame = f"RANGE {n * SECOND} PRECEDING"
+            if fold == "rate(*)":
+                n = max(n, 1)
+                rate = f"count(*) OVER ({whole}ORDER BY t RANGE {n * SECOND} PRECEDING) / {n}"
+                return f"rate(*) over ({by}order by {time} range {n}s preceding)", rate
             return f"{fold} over ({by}order by {time} range {n}s preceding)", f"{fold} OVER ({whole}ORDER BY t {frame})"
         case "lead":
             n = rng.randint(1, 3)
