@@ -70,10 +70,13 @@ class Limits(Said):
 
 
 class Expect(Said):
-    """The dead man's switch: how long it may be silent before somebody is told."""
+    """The dead man's switch: how long it may be silent before somebody is told; and how much may be unreadable."""
 
     events: Positive | None = Field(default=None, description="of its source an event at least so often")
     rows: Positive | None = Field(default=None, description="of its own a row at least so often")
+    unreadable: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="at most this share of a minute's events could not be read: 0.01 is one in a hundred"
+    )
 
 
 class Sla(Said):

@@ -29,6 +29,7 @@ log = logging.getLogger("server")
 LOOK_S = 1.0
 TEMPLATES_S = 5.0
 STEADY_S = 300.0
+MINUTE_S = 60.0
 EXPIRE_S = 60.0
 """How often dead letters that are too old are let go of."""
 
@@ -43,6 +44,20 @@ class Watch:
     counted: dict[str, int] = field(default_factory=dict)
     heard_s: dict[str, float] = field(default_factory=dict)
     expires_s: float = 0.0
+    minute: tuple[float, int, int] | None = None
+    """When the minute began, and how many events there had been, and how many of them unreadable."""
+    too_many: tuple[str, ...] = ()
+
+    def unreadable(self, now_s: float, events: int, malformed: int, most: float) -> tuple[str, ...]:
+        """What is to be said of the last whole minute, where too much of it could not be read."""
+        began_s, events_before, malformed_before = self.minute or (now_s, events, malformed)
+        if self.minute is None or events < events_before:
+            self.minute = (now_s, events, malformed)
+        elif now_s - began_s >= MINUTE_S:
+            share = (malformed - malformed_before) / max(1, events - events_before)
+            self.too_many = (f"{100 * share:.3g} % of a minute's events could not be read",) if share > most else ()
+            self.minute = (now_s, events, malformed)
+        return self.too_many
 
 
 @dataclass(slots=True)
@@ -163,20 +178,24 @@ class Upkeep:
     # --- silence ---------------------------------------------------------------------------------------
 
     def _listen(self, job: Job, watch: Watch, now_s: float) -> None:
-        """Says when a job or its source falls silent, and when it is heard again."""
+        """Says when a job or its source falls silent, or too much cannot be read; and when that is over."""
         expect = job.spec.expect
         said: list[str] = []
         running = job.running
-        events = job.books.newest.get("events", 0) if running is None else running.ledger()["events"]
+        ledger = job.books.newest if running is None else running.ledger()
+        events = ledger.get("events", 0)
         for what, most_s, count in (("event", expect.events, events), ("row", expect.rows, job.log.length.rows)):
             if watch.counted.get(what) != count or what not in watch.heard_s:
                 watch.counted[what] = count
                 watch.heard_s[what] = now_s
             if most_s is not None and now_s - watch.heard_s[what] >= most_s:
                 said.append(f"no {what} for {most_s:g} s")
+        kind = "silent" if said else "unreadable"
+        if expect.unreadable is not None:
+            said += watch.unreadable(now_s, events, ledger.get("malformed", 0), expect.unreadable)
         silence = "; ".join(said) or None
         if silence != job.silence:
-            job.say("error" if silence else "info", f"silent: {silence}" if silence else "heard again")
+            job.say("error" if silence else "info", f"{kind}: {silence}" if silence else "heard again")
         job.silence = silence
 
     # --- as many as are wanted -------------------------------------------------------------------------

@@ -258,7 +258,7 @@ def test_who_may_not_read_all_of_the_events_reads_no_letters_of_them(tmp_path: P
 
 KILLS = int(os.environ.get("MQL_TEST_DEAD_KILLS", "2"))
 SEED = int(os.environ.get("MQL_TEST_SEED", "11"))
-EVENTS = 4_000
+EVENTS = 3_000
 CONFIG = """
 server: {port: %d, workers: 2}
 sources:
@@ -273,7 +273,7 @@ def line(at: int) -> bytes:
     return b'{"ts": %d, "v": %d}\n' % (at * 100 - (60_000 if at % 50 == 13 and at > 1_000 else 0), at)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(90 + 20 * KILLS)
 def test_each_letter_is_there_once_however_often_the_server_is_killed(tmp_path: Path) -> None:
     dice = random.Random(SEED)
     port = free_port()

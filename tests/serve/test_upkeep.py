@@ -15,6 +15,7 @@ from support.waiting import wait_for
 from mql.errors import MqlError
 from mql.exec.clock import ManualClock
 from mql.exec.engine import Engine
+from mql.exec.items import Chunk
 from server import resultlog
 from server.books import CLASSES, added
 from server.job import Job
@@ -247,6 +248,28 @@ def test_who_falls_silent_is_told_of_once_and_again_when_it_is_heard(place: Plac
         "silent: no event for 300 s",
         "heard again",
     ]
+
+
+def test_where_too_much_cannot_be_read_somebody_is_told_until_it_can(place: Place) -> None:
+    job = place.job(expect={"unreadable": 0.25})
+
+    def minute(good: int, bad: int) -> None:
+        assert job.running is not None
+        before = job.running.ledger()["events"]
+        data = b'{"ts": 9, "n": 9}\n' * good + b"oops\n" * bad
+        place.source.ring.append(Chunk(0, data, place.source.end()[0], place.clock.now_us()))
+        wait_for(lambda: job.running is not None and job.running.ledger()["events"] == before + good + bad)
+        place.after(61)
+
+    place.after(1)
+    minute(3, 1)
+    assert job.silence is None
+    minute(2, 2)
+    assert job.silence == job.trouble == "50 % of a minute's events could not be read"
+    minute(0, 0)
+    assert job.silence is None
+    told = [line for line in lines(place) if "unreadable" in line or "heard" in line]
+    assert told == ["unreadable: 50 % of a minute's events could not be read", "heard again"]
 
 
 # --- a disk that is full -----------------------------------------------------------------------------------------
