@@ -371,9 +371,9 @@ class Delivery:
                     asked.refused += len(numbers)
                     continue
                 for there, rows in self._rows_of(numbers, letters):
-                    for at in range(0, rows.num_rows, self.sink.rows_max):
-                        piece = slice(at, at + self.sink.rows_max)
-                        self._write_again(rows.slice(at, self.sink.rows_max), there[piece], asked)
+                    size = self.sink.rows_max  # which may change with each write
+                    for at in range(0, rows.num_rows, size):
+                        self._write_again(rows.slice(at, size), there[at : at + size], asked)
             asked.gone = len(asked.numbers) - asked.sent - asked.refused
             asked.done.set()
             self._asked.popleft()

@@ -201,8 +201,11 @@ class Job:
         """Why less comes of it than was to be expected."""
         running = self.running
         own = None if running is None else running.status().get("trouble")
-        sinks = (f"sink {sink.about['kind']}: {sink.trouble}" for sink in self.sinks if sink.trouble)
-        return self.waits or own or self.silence or next(sinks, None)
+        return self.waits or own or self.silence or self._trouble_of_sinks()
+
+    def _trouble_of_sinks(self) -> str | None:
+        told = ((sink.about["kind"], sink.told()["trouble"]) for sink in self.sinks)
+        return next((f"sink {kind}: {why}" for kind, why in told if why), None)
 
     def join(self) -> None:
         turn = self._turn

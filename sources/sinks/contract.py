@@ -54,7 +54,7 @@ class Sink(Protocol):
     """Owned by one thread; calls block."""
 
     rows_max: int
-    """A portion has at most so many rows."""
+    """A portion has at most so many rows; it may change with each portion."""
 
     whole_frames: bool
     """A portion is a record of the log, always the same one, rather than as much as waits."""

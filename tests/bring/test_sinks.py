@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 from support.kafka_fixture import Kafka
 from support.postgres import postgres, why_not
 
@@ -348,6 +351,52 @@ def test_a_second_worker_shuts_the_first_out(kafka: Kafka) -> None:
         first.write(numbers(10, 20))
     first.close()
     second.close()
+    assert messages(kafka, topic) == list(range(20))
+
+
+def test_a_transaction_that_kafka_gave_up_comes_again(kafka: Kafka) -> None:
+    topic = new_topic()
+    settings = KafkaSettings(kafka.address, topic)
+    sink = KafkaSink(settings, KafkaTarget(topic), f"job-{topic}", texts, transaction_s=0.5)
+    sink.open()
+    sink.write(numbers(0, 10))
+    producer, loop = sink._producer, sink._loop
+    assert producer is not None
+    assert loop is not None
+
+    async def half() -> None:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b'{"n": 999}')
+
+    loop.run(half())
+    with closing(KafkaSource("x", settings)) as source:
+        until_s = time.monotonic() + 60
+        while sum(source.end().values()) < 13:  # ten rows and a marker, one row and a marker
+            assert time.monotonic() < until_s, "Kafka did not give it up"
+    with pytest.raises((ProducerFenced, InvalidProducerEpoch)):
+        loop.run(producer.commit_transaction())
+    with pytest.raises(Away):
+        sink.write(numbers(10, 20))
+    sink.close()
+    assert sink.open() == 10
+    sink.write(numbers(10, 20))
+    sink.close()
+    assert messages(kafka, topic) == list(range(20))
+
+
+def test_who_is_shut_out_by_one_that_wrote_nothing_goes_on(kafka: Kafka) -> None:
+    topic = new_topic()
+    first, second = kafka_sink(kafka, topic), kafka_sink(kafka, topic)
+    first.open()
+    first.write(numbers(0, 10))
+    second.open()
+    second.close()
+    with pytest.raises(Away, match="has given up the transaction"):
+        first.write(numbers(10, 20))
+    first.close()
+    assert first.open() == 10
+    first.write(numbers(10, 20))
+    first.close()
     assert messages(kafka, topic) == list(range(20))
 
 

@@ -167,6 +167,7 @@ class Broker:
             "offsets.topic.num.partitions": "2",
             "transaction.state.log.replication.factor": str(of),
             "transaction.state.log.min.isr": "1",
+            "transaction.abort.timed.out.transaction.cleanup.interval.ms": "200",
             "transaction.state.log.num.partitions": "2",
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
