@@ -492,6 +492,38 @@ UNMOVED_BY_DISTINCT = frozenset(
 )
 """Aggregates that do not care how often a value comes. Rates take no DISTINCT."""
 
+_PLACED = "CASE WHEN {0} IS NOT NULL THEN struct_pack(k := {order}, v := {0}) END"
+_RANKED = "CASE WHEN {0} IS NOT NULL AND {1} IS NOT NULL THEN struct_pack(k := row({1}, {place}), v := {0}) END"
+_ALIKE = _MOMENTS.merge.replace("{p}", "struct_pack(n := n::DOUBLE, m := v::DOUBLE, s := 0::DOUBLE)")
+_ALIKE_PAIRS = _CO_MOMENTS.merge.replace(
+    "{p}",
+    "struct_pack(n := n::DOUBLE, my := v.y::DOUBLE, mx := v.x::DOUBLE, "
+    "sy := 0::DOUBLE, sx := 0::DOUBLE, sp := 0::DOUBLE)",
+)
+OF_WITHDRAWN: Mapping[str, Bag] = {
+    **{name: Bag(f"{name}(v)") for name in ("min", "max", "bool_and", "bool_or", "bit_and", "bit_or")},
+    "bit_xor": Bag("coalesce(bit_xor(v) FILTER (WHERE n % 2 = 1), 0)"),
+    "list": Bag("list(v.v ORDER BY v.k)", _PLACED),
+    "first": Bag("arg_min(v.v, v.k)", _PLACED),
+    "last": Bag("arg_max(v.v, v.k)", _PLACED),
+    "any_value": Bag("arg_min(v.v, v.k)", _PLACED),
+    "arg_min": Bag("arg_min(v.v, v.k)", _RANKED.replace("{place}", "{order}")),
+    "arg_max": Bag("arg_max(v.v, v.k)", _RANKED.replace("{place}", "{reversed}")),
+    **{
+        row.name: Bag(row.how.result.replace("{p0}", f"({_ALIKE})"))
+        for row in AGGREGATES
+        if isinstance(row.how, Fold) and row.how.partials == (_MOMENTS,)
+    },
+    **{
+        row.name: Bag(
+            row.how.result.replace("{p0}", f"({_ALIKE_PAIRS})"), _PAIR, empty="0" if row.gives == BIGINT else "NULL"
+        )
+        for row in AGGREGATES
+        if isinstance(row.how, Fold) and row.how.partials == (_CO_MOMENTS,)
+    },
+}
+"""The form that an aggregate takes over rows that can be withdrawn, where its own can't take a row back: all values."""
+
 OWN = AggregateRow("@own", 1, "any", "same", _by_order("first", "arg_min", "").how, "{0}", "A row's own value.")
 """What a property outside of aggregates is in a sliding window, which has one row for each event. No text names it."""
 

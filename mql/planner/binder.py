@@ -190,7 +190,7 @@ def _check_taken_back(query: syntax.Query, plan: Logical) -> None:
         return
     lasting = next((call.name for call in group.aggregates if not can_take_back(call)), None)
     if lasting is not None:
-        hint = "Add WITHIN 5m behind the condition; or take count, sum, avg, min, max, or a quantile."
+        hint = "Add WITHIN 5m behind the condition; or count: count(*), count(DISTINCT x)."
         raise MqlError(f'"{lasting}" can not take rows back that the join withdraws', query.joins[-1].span, hint)
 
 
