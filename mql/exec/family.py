@@ -52,8 +52,9 @@ GATHER_S = 0.3
 """For so long after the last has come, a family waits for more that go on from the same moment."""
 LOOK_S = 0.5
 SNAPSHOT_S = 20.0
-NOW_MS = 2_000.0
-"""One that lags by less reads what comes now."""
+NOW_MS = 30_000.0
+"""One that lags by less reads what comes now: who joins begins where it is. One more that reads for itself would have all
+of them lag more."""
 NUMBER = "query"
 OWN_LATE = "late of its own"
 """A mark: how many rows of one query were late."""
