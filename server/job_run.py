@@ -45,6 +45,10 @@ LEAVE_S = 10.0
 FOREVER_S = float("inf")
 BOOKS_S = 10.0
 TOGETHER_S = 0.05
+TOGETHER_SHARE = 10
+"""Who shares a plan waits a tenth of the time between checkpoints for the others."""
+FIRST_S = 2.0
+"""The first checkpoint comes so soon, however many share the plan: where a job began, nobody else did."""
 CHECKPOINTS_PER_S = 50.0
 """So many are written each second of jobs that share a plan."""
 
@@ -236,7 +240,8 @@ class Run:
             if begins_at is not None:
                 yield from self._begun(running, begins_at)
             job.runs()
-            self.due_s = self.clock.monotonic_s() + self._pace_s(running)
+            first_s = min(self._pace_s(running), max(FIRST_S, self.spec.checkpoint_every))
+            self.due_s = self._next_due_s(running, first_s)
             while True:
                 rests_s = self.rests_until_s - self.clock.monotonic_s()
                 frames = subscription.take() if rests_s <= 0 or job.told is not None else ()
@@ -256,7 +261,9 @@ class Run:
                 if waits and pool is not None:
                     self.asked = self._ask(running, pool, leaving_s is not None)
                     self.asked.add_done_callback(lambda _: job.ring())
-                    self.due_s = FOREVER_S if leaving_s is not None else now_s + self._pace_s(running)
+                    self.due_s = (
+                        FOREVER_S if leaving_s is not None else self._next_due_s(running, self._pace_s(running))
+                    )
                 is_done = pool is None or (self.asked is None and self.due_s == FOREVER_S)
                 if leaving_s is not None and (is_done or now_s - leaving_s > LEAVE_S / 2):
                     return Outcome(LEFT[job.told or "stop"], job.why)
@@ -282,12 +289,20 @@ class Run:
         """A snapshot. Where jobs share a plan, one barrier is for all that ask at about the same time."""
         execution = running.execution
         if isinstance(execution, Member):
-            return execution.ask(TOGETHER_S if at_once else self._pace_s(running) / 4)
+            return execution.ask(TOGETHER_S if at_once else self._pace_s(running) / TOGETHER_SHARE)
         return pool.submit(snapshot_of, running)
 
     def _pace_s(self, running: Running) -> float:
         """How long to the next checkpoint: where very many share a plan, they take turns."""
         return max(self.spec.checkpoint_every, running.execution.sharing / CHECKPOINTS_PER_S)
+
+    def _next_due_s(self, running: Running, pace_s: float) -> float:
+        """When the next checkpoint is. Jobs that share a plan take theirs at the same moments: what stands at one
+        barrier goes on together after a crash."""
+        now_s = self.clock.monotonic_s()
+        if isinstance(running.execution, Member):
+            return (now_s // pace_s + 1) * pace_s
+        return now_s + pace_s
 
     def _put(self, frames: Sequence[Frame]) -> Waits[Ended | Failed | None]:
         """Frames into the log; gives the last one. A gap breaks the promise of a job with a guarantee."""

@@ -53,8 +53,8 @@ GATHER_S = 0.3
 LOOK_S = 0.5
 SNAPSHOT_S = 20.0
 NOW_MS = 30_000.0
-"""One that lags by less reads what comes now: who joins begins where it is. One more that reads for itself would have all
-of them lag more."""
+"""One that lags by less reads what comes now: who joins begins where it is. One more that reads for itself would have
+all of them lag more."""
 NUMBER = "query"
 OWN_LATE = "late of its own"
 """A mark: how many rows of one query were late."""
@@ -252,7 +252,9 @@ class Family:
 
     def on_barrier(self, epoch: int) -> None:
         """What was told before the barrier ends here, for each query."""
-        self.places = {number: member.results.place.number for number, member in self.members.items()}
+        with self._guard:  # they come and go meanwhile
+            members = list(self.members.values())
+        self.places = {member.number: member.results.place.number for member in members}
         self.core.on_barrier(epoch)
 
     def is_up_to_date(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,6 +176,42 @@ def test_after_a_crash_before_its_first_checkpoint_a_job_begins_where_it_was_mad
     await_true(lambda: all(job.log.length.rows == 5 for job in jobs.all()))
     jobs.close()
     assert [told(jobs, at) for at in range(DEVICES)] == [want(at, 10, 60) for at in range(DEVICES)]
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_barriers_pass_while_jobs_join(tmp_path: Path, engine: Engine, source: MemorySource) -> None:
+    jobs = jobs_in(tmp_path, engine)
+    create(jobs, "at_least_once")
+    await_true(lambda: all(is_in(jobs, at) for at in range(DEVICES)))
+    family = next(iter(families(jobs)))
+    over, wrong = threading.Event(), []
+
+    def pass_barriers() -> None:
+        while not over.is_set():
+            try:
+                family.on_barrier(-1)  # type: ignore[attr-defined]
+            except RuntimeError as error:
+                wrong.append(error)
+
+    passing = threading.Thread(target=pass_barriers)
+    passing.start()
+    for at in range(DEVICES, 40):
+        spec = Spec(template="per-device", params={"device": f"d{at}"}, guarantee="at_least_once")
+        jobs.create(f"j{at}", spec)
+    await_true(lambda: all(is_in(jobs, at) for at in range(40)))
+    over.set()
+    passing.join()
+    jobs.close()
+    assert not wrong
 
 
 def test_many_jobs_are_few_threads(tmp_path: Path, engine: Engine, source: MemorySource) -> None:
