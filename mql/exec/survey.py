@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import stringzilla
 
-from mql.exec.scan import DEPTH_MAX, NEWLINE
+from mql.exec.cutting import DEPTH_MAX, NEWLINE
 
 BLOCK = DEPTH_MAX // 16 * 16
 """If a line ends in each block of this size, none is longer than twice that: too short to be nested too deep."""

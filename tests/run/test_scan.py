@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from mql.catalog import TimeRule
+from mql.exec.cutting import DEPTH_MAX, EVENT_BYTES_MAX
 from mql.exec.items import Chunk, Raw, Rows
 from mql.exec.kernel import Kernel, Session
-from mql.exec.scan import DEPTH_MAX, EVENT_BYTES_MAX, Decoded, Decoder
+from mql.exec.scan import Decoded, Decoder
 from mql.exec.splits import Splits
 from mql.schema import BIGINT, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType, ListOf, Path
 
