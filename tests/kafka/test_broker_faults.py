@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -84,8 +84,8 @@ def test_a_broker_that_stands_still_and_a_way_that_swallows_what_is_sent(jobs: W
         wait_until_some_came(jobs)
         jobs.brokers[1].pause()
         jobs.links[0].swallows = True
-        wait_until_all_say(jobs)
-        assert_it_rests(jobs)
+        with rests(jobs):
+            wait_until_all_say(jobs)
         jobs.brokers[1].resume()
         jobs.links[0].heal()
     jobs.check()
@@ -121,7 +121,7 @@ def test_a_leader_that_is_killed_and_comes_back(jobs: World) -> None:
         asyncio.run(sent(jobs.addresses, topic, 0, 10))
         alone.polls_until(lambda: f"{topic}-1, whose leader" in (alone.reader.trouble or ""))
         assert len(alone.found) == 30
-        sink = KafkaSink(replace(alone.source.kafka, request_timeout_s=1), KafkaTarget(topic, "n"), topic, texts_of)
+        sink = KafkaSink(replace(alone.source.kafka, request_timeout_s=0.5), KafkaTarget(topic, "n"), topic, texts_of)
         with closing(sink), pytest.raises(Away, match=f"without a leader: {topic}-1"):
             write(sink, sink.open(), 100)
         wait_until_some_came(jobs)
@@ -316,10 +316,11 @@ def assert_all_is_well(jobs: World) -> None:
     assert not any(job["sinks"][0]["lost"] for job in told.values())
 
 
-def assert_it_rests(jobs: World) -> None:
+@contextmanager
+def rests(jobs: World) -> Iterator[None]:
     """No loop spins while there is nothing to be done."""
     began_s, computed_s = time.monotonic(), jobs.cpu_s()
-    time.sleep(1)
+    yield
     share = (jobs.cpu_s() - computed_s) / (time.monotonic() - began_s)
     assert share < IDLE_SHARE, f"{share:.0%} of a core"
 

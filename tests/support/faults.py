@@ -45,7 +45,7 @@ ON_BOTH = {0: [2, 1], 1: [2, 1]}
 BURST = 100
 ROUND_MS = 1_000_000
 REQUEST_TIMEOUT_S = 1.0
-WITHIN_S = 40.0
+WITHIN_S = 90.0
 CONFIG = """
 server: {port: %d, workers: 4}
 sources:
