@@ -36,6 +36,7 @@ IDLE_POLL_S = 0.05
 STEP_S = 0.005
 MANY = 4  # one in so many
 PATIENCE_S = 1.0
+ABSENT_S = 1.0
 RETRY_S = 1.0
 HELD_BYTES_MAX = 64 << 20
 NEEDLES_MAX = 32
@@ -385,6 +386,7 @@ class Share:
         self._asked: list[Feed] = []
         self._guard = threading.Lock()
         self._row_bytes = 200.0
+        self._listened_s = self.pace.monotonic_s()
         self._decoder: Decoder | None = None
         self._known_splits = frozenset(reader.splits)
         self.letters = DeadLetters()
@@ -425,7 +427,9 @@ class Share:
         """One batch, or a look at the clock where nothing comes."""
         self._attach()
         bytes_max = min(BYTES_MAX, max(1 << 16, int(self._row_bytes * ROWS_MAX)))
+        self._mind_absence()
         raws = list(self.reader.poll(IDLE_POLL_S, bytes_max))
+        self._listened_s = self.pace.monotonic_s()
         self._say(self.reader.trouble)
         self._expect()
         if self.trouble is not None:
@@ -444,6 +448,12 @@ class Share:
                         feed.stand_aside(self.number)
         if self.reader.ended:
             self._end()
+
+    def _mind_absence(self) -> None:
+        """What took long since it last listened (a busy machine, a process that stood still) makes no split idle."""
+        absent_s = self.pace.monotonic_s() - self._listened_s
+        if absent_s > ABSENT_S:
+            self.hub.splits.not_heard(self._known_splits, round(absent_s * 1e6), self.hub.clock.now_us())
 
     def _gather(self, raws: list[Raw], bytes_max: int) -> None:
         """Waits a little for more, and as long as patience lasts for queries that are behind."""

@@ -66,6 +66,13 @@ class Splits:
                 if split in self._splits and not self._splits[split].idle:
                     self._splits[split].heard_us = max(self._splits[split].heard_us, now_us)
 
+    def not_heard(self, splits: Iterable[int], absent_us: int, now_us: int) -> None:
+        """Nobody listened to these splits for so long: that time does not count as their silence."""
+        with self._guard:
+            for split in splits:
+                if split in self._splits and not self._splits[split].idle:
+                    self._splits[split].heard_us = min(now_us, self._splits[split].heard_us + absent_us)
+
     def forget(self, splits: Iterable[int]) -> None:
         """Somebody else reads these splits from now on: the frontier no longer waits for them."""
         with self._guard:

@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer
 
 from sources.kafka.directory import Partition
 
-NOT_LOOKED_S = 1.0  # who did not look for so long fetched nothing either, and can say nothing of answers
+LOOKS_S = 1.0  # of the time between two looks so much counts: who does not look takes nothing, so less is fetched
 NAMED_MAX = 3
 
 
@@ -22,24 +22,23 @@ class Silence:
 
     def look(self, consumer: AIOKafkaConsumer, got: Collection[Partition], now_s: float) -> None:
         """`got`: the partitions of which something was handed over just now."""
-        absent = now_s - self._looked_s > NOT_LOOKED_S
+        passed_s = min(LOOKS_S, now_s - self._looked_s)
         self._looked_s = now_s
         marks = {}
         for partition in consumer.assignment() - consumer.paused():
-            mark = (consumer.last_poll_timestamp(partition), now_s)
-            before = self._marks.get(partition)
-            is_same = before is not None and before[0] == mark[0] and partition not in got and not absent
-            marks[partition] = before if before is not None and is_same else mark
+            stamp = consumer.last_poll_timestamp(partition)
+            before, silent_s = self._marks.get(partition, (stamp, 0.0))
+            is_silent = stamp == before and partition not in got
+            marks[partition] = stamp, silent_s + passed_s if is_silent else 0.0
         self._marks = marks
 
     def least_s(self) -> float:
         """For so long all of them are silent."""
-        return min((self._looked_s - since_s for _, since_s in self._marks.values()), default=0.0)
+        return min((silent_s for _, silent_s in self._marks.values()), default=0.0)
 
     def silent(self, longer_s: float) -> dict[Partition, float]:
         """The partitions that are silent for longer than that, and for how long."""
-        silences = {one: self._looked_s - since_s for one, (_, since_s) in self._marks.items()}
-        return {one: silences[one] for one in sorted(silences) if silences[one] > longer_s}
+        return {one: silent_s for one, (_, silent_s) in sorted(self._marks.items()) if silent_s > longer_s}
 
     @property
     def answered(self) -> bool:

@@ -156,3 +156,12 @@ def test_who_cannot_be_heard_is_not_left_out() -> None:
         splits.excuse([0, 7], now)
         assert splits.frontier(now) == 0
     assert splits.frontier(11 * IDLE) > 0
+
+
+def test_while_nobody_listens_nobody_is_silent() -> None:
+    splits = Splits(IDLE, AHEAD)
+    assert frontier_after(splits, 0, s0=0) == 0
+    splits.not_heard([0, 7], 9 * IDLE, 10 * IDLE)
+    assert splits.frontier(10 * IDLE - 1) == 0
+    splits.not_heard([0], 100 * IDLE, 10 * IDLE)  # no later than now
+    assert splits.frontier(11 * IDLE + 1) > 0
