@@ -187,10 +187,14 @@ class Builder:
                 values["joins"] = value[1]
                 value = value[0]
             if field == "limit_per_window":
+                count, options = value
                 if anomaly:
-                    field = "anomaly_limit"
+                    field, value = "anomaly_limit", [("limit", count), *options]
+                elif options:
+                    hint = "It is an option of ANOMALY."
+                    raise MqlError(f'"limit" has no "{options[0][0].split("_")[0]}"', clause.span, hint)
                 else:
-                    field, value = "limit", Limit(value, (Property((Key("window_start"),), clause.span),), clause.span)
+                    field, value = "limit", Limit(count, (Property((Key("window_start"),), clause.span),), clause.span)
             if field in values:
                 raise MqlError(
                     f'there are two "{clause.words}" clauses',
@@ -198,9 +202,9 @@ class Builder:
                     _hint_for_two(field),
                 )
             values[field] = value
-        limit = values.pop("anomaly_limit", None)
-        if limit is not None:
-            values["anomaly"] = replace(values["anomaly"], options=(*values["anomaly"].options, ("limit", limit)))
+        more = values.pop("anomaly_limit", None)
+        if more is not None:
+            values["anomaly"] = _with_options(values["anomaly"], more)
         return values
 
     def item(self, kids: Kids, span: Span) -> SelectItem:
@@ -304,8 +308,12 @@ class Builder:
 
     def limit(self, kids: Kids, span: Span) -> _Clause:
         count, per = self.value(kids[0]), kids[1]
+        options = [pair for kid in kids[2:] for pair in kid]
         if per == "window":
-            return _Clause("limit_per_window", "limit", count, span)
+            return _Clause("limit_per_window", "limit", (count, options), span)
+        if options:
+            hint = "Write the options of ANOMALY before this LIMIT, or LIMIT n PER WINDOW."
+            raise MqlError(f'"limit" has no "{options[0][0].split("_")[0]}"', span, hint)
         return _Clause("limit", "limit", Limit(count, per or (), span), span)
 
     def per(self, kids: Kids, span: Span) -> tuple[Expression, ...]:
@@ -474,13 +482,7 @@ class Builder:
     def anomaly(self, kids: Kids, span: Span) -> _Clause:
         on, *pairs = kids
         options = [pair for kid in pairs for pair in kid]
-        names = [name for name, _ in options]
-        for at, name in enumerate(names):
-            if name in names[:at]:
-                raise MqlError(f'"{name}" is given twice in "anomaly"', span, "Keep one of them.")
-        method = next((value for name, value in options if name == "using"), None)
-        rest = tuple((name, value) for name, value in options if name != "using")
-        return _Clause("anomaly", "anomaly", Anomaly(on, method, rest, span), span)
+        return _Clause("anomaly", "anomaly", _with_options(Anomaly(on, None, (), span), options), span)
 
     def mantis_anomaly(self, kids: Kids, span: Span) -> _Clause:
         name, on, *numbers = kids
@@ -753,6 +755,19 @@ def _place_in(value: Any, otherwise: Span) -> Span:
 
 def _default(field: str) -> Any:
     return () if field in ("order_by", "settings") else None
+
+
+def _with_options(anomaly: Anomaly, more: Sequence[tuple[str, Any]]) -> Anomaly:
+    """The clause with further options; each may be given once."""
+    method, options = anomaly.method, list(anomaly.options)
+    for name, value in more:
+        if name in [known for known, _ in options] or (name == "using" and method is not None):
+            raise MqlError(f'"{name}" is given twice in "anomaly"', anomaly.span, "Keep one of them.")
+        if name == "using":
+            method = value
+        else:
+            options.append((name, value))
+    return replace(anomaly, method=method, options=tuple(options))
 
 
 def _hint_for_two(field: str) -> str:

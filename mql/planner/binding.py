@@ -541,6 +541,8 @@ def _call(node: syntax.Call, scope: Scope) -> Bound:
             return found
     if node.over is not None or node.distinct or node.filter is not None or node.order_by or node.named:
         raise MqlError(f'"{node.name}" is no aggregate', node.span, "DISTINCT, FILTER and OVER go with aggregates.")
+    if node.name in _META_CALLS or node.name in scope.calls or node.name == "source":
+        raise MqlError(f'"{node.name}" takes no arguments', node.span, f"Write {node.name}().", code="wrong-arguments")
     if node.name not in CALLABLE:
         aggregates = () if scope.aggregates is None else aggregate_names()
         names = (*CALLABLE, *_META_CALLS, "source", *scope.calls, *aggregates)

@@ -272,6 +272,17 @@ def test_clauses_come_in_any_order() -> None:
     assert one == other
 
 
+def test_options_of_anomaly_come_in_any_order_the_limit_per_window_too() -> None:
+    def options(text: str) -> set[tuple[str, str]]:
+        anomaly = parse(f"select a from s anomaly on a {text} emit all").anomaly
+        assert anomaly is not None
+        return {(name, str(getattr(value, "value", value))) for name, value in anomaly.options}
+
+    last = options("for 2 of 3 windows rearm after 5 windows limit 20 per window")
+    assert options("limit 20 per window for 2 of 3 windows rearm after 5 windows") == last
+    assert options("rearm after 5 windows limit 20 per window for 2 of 3 windows") == last
+
+
 def test_bare_true_and_false_are_queries() -> None:
     assert parse("TRUE;") == Query(parse("select *").select, where=Literal(True))
     assert parse("false") == parse("select * where false")

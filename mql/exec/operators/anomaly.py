@@ -430,7 +430,8 @@ class Judge:
                 found.append(judged.reason(line) + self._how_judged(judged.number) + self._how_many(judged, line))
             elif judged.phase[line] == CLOSED:
                 quiet = judged.number - int(judged.last_hit[line])
-                found.append(judged.reason(line) if judged.gone[line] else f"quiet for {quiet:,} windows")
+                many = "window" if quiet == 1 else "windows"
+                found.append(judged.reason(line) if judged.gone[line] else f"quiet for {quiet:,} {many}")
             elif score != score and judged.seen[line] <= self._warmup:
                 found.append(f"warming up {judged.seen[line]}/{self._warmup}")
             else:
