@@ -25,8 +25,8 @@ BLANK = "empty"
 NEWLINE = 10
 BRACE = 0x7B
 FIRST = np.frombuffer(b"{ \t\r\n", np.uint8)
-LETTERS_MAX = 200
-"""Letters that are written of one batch; of more events that cannot be read, the others are counted."""
+LETTERS_MAX, LETTERS_LEAST = 200, 4
+"""Letters that are written of one batch, and of one in a flood; the other events that cannot be read are counted."""
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -35,15 +35,20 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(slots=True)
 class Unread:
-    """What cannot be read of one batch: how many events, and letters of the first of them."""
+    """What cannot be read of one batch: how many events, and letters of the first of them, at most so many."""
 
+    most: int = LETTERS_MAX
     letters: list[DeadLetter] = field(default_factory=list)
     count: int = 0
 
     def add(self, rows: Ints, letter: Callable[[int], DeadLetter]) -> None:
         """These rows, of which `letter` writes one."""
-        self.letters += [letter(row) for row in rows[: LETTERS_MAX - len(self.letters)].tolist()]
+        self.letters += [letter(row) for row in rows[: self.most - len(self.letters)].tolist()]
         self.count += len(rows)
+
+    def next(self) -> Unread:
+        """For the next batch: ever fewer letters, while there are more events than these."""
+        return Unread(max(LETTERS_LEAST, self.most // 2) if self.count > self.most else LETTERS_MAX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ class Decoder:
         self._time = time
         self._envelope = frozenset(envelope)
         self._splits = splits
+        self._unread = Unread()
         self.widen(columns)
 
     @property
@@ -119,7 +120,7 @@ class Decoder:
 
     def decode(self, raws: Sequence[Raw]) -> Decoded:
         """What the raws hold. Offsets of a split must rise within a call and from call to call."""
-        unread = Unread()
+        unread = self._unread = self._unread.next()
         parts = [self._part(raw, unread) for raw in raws]
         skipped = sum(part.skipped for part in parts)
         runs = alike([part for part in parts if part.rows])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
+from mql.exec.cutting import Unread
 from mql.exec.deadletters import LATE_ROWS_MAX, OVERHEAD_BYTES, DeadLetters, LateRows, dead_letter
 
 
@@ -30,6 +32,20 @@ def test_letters_are_found_by_their_numbers_while_they_are_kept() -> None:
     assert [one.offset for one in letters.between(0, 101)] == [1, 2]
     assert [one.offset for one in letters.between(2, 102)] == [2, 3]
     assert letters.between(102, 200) == ()
+
+
+def test_of_a_flood_ever_fewer_letters_are_written_and_all_are_counted() -> None:
+    def told(unread: Unread, events: int) -> Unread:
+        unread.add(np.arange(events), lambda row: dead_letter("not JSON", 0, row, 0, b"x"))
+        return unread
+
+    unread, written, counted = Unread(), list[int](), 0
+    for events in (1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 3, 1_000):
+        unread = told(unread.next(), events)
+        written.append(len(unread.letters))
+        counted += unread.count
+    assert written == [200, 100, 50, 25, 12, 6, 4, 3, 200]
+    assert counted == 8_003
 
 
 def test_late_rows_are_found_by_their_numbers_across_batches() -> None:

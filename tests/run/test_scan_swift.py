@@ -77,7 +77,8 @@ def test_texts_are_no_json_to_a_wary_statement_where_they_are_none_to_the_other(
     swift = decoder.decode([Chunk(0, data, 0, 5)])
     assert decoder._wary
     assert 500 < swift.unreadable < 2_900
-    assert decoder.decode([Chunk(0, data, 0, 5)]) == swift
+    wary = decoder.decode([Chunk(0, data, 0, 5)])
+    assert (wary.table, wary.unreadable) == (swift.table, swift.unreadable)
     one_by_one = Decoder(session, "json", TimeRule(("t",), "s"), columns)
     for _ in range(2):
         found = one_by_one.decode([Chunk(0, b'{"a":"b","t":1}\n' * 5_000, 0, 5)])
