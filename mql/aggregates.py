@@ -409,7 +409,8 @@ AGGREGATES: tuple[AggregateRow, ...] = (
         DOUBLE,
         _simple("count(*)", "sum({p})", "({p0} / {seconds})"),
         "(count(*) / {seconds})",
-        "Rows per second of the window; with an argument, its sum per second.",
+        "Rows per second of the window; with an argument, its sum per second. Without a window, per second between the "
+        "first row and the last.",
     ),
     AggregateRow(
         "approx_quantile",

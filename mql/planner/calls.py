@@ -186,7 +186,9 @@ def convert(bound: Bound, type: DataType, span: Span) -> Bound:
     if isinstance(bound, Constant) and bound.type == BIGINT and type == DOUBLE:
         return constant_as(bound, type)
     if not _casts(bound.type, type):
-        raise MqlError(f"{bound.type} can not be cast to {type}", span, code="type-mismatch")
+        numbered = bound.type == BIGINT and type == TIMESTAMP
+        hint = "Of milliseconds since 1970: make_timestamp_ms(x)." if numbered else None
+        raise MqlError(f"{bound.type} can not be cast to {type}", span, hint, code="type-mismatch")
     return Convert(bound, type)
 
 
