@@ -483,7 +483,7 @@ DIRECT_OF_DISTINCT: Mapping[str, str] = {
         if row.constant == "fixed"
     },
 }
-"""The same over the rows of a frame."""
+"""The same over rows, as the batch and frames have them. Aggregates of two numbers go by their bags alone."""
 
 UNMOVED_BY_DISTINCT = frozenset(
     (
