@@ -202,9 +202,9 @@ class AlertSink:
     def close(self) -> None:
         self._messenger.close()
 
-    def leave(self) -> None:
-        """The job is deleted: nobody else will say that an alert is over. Tried once, while the sink is open."""
-        now, why = self._now(), LOST_TRACK.format(why="the job was deleted")
+    def leave(self, why: str) -> None:
+        """It does not come again: nobody else will say that an alert is over. Tried once, while the sink is open."""
+        now, why = self._now(), LOST_TRACK.format(why=why)
         over = [replace(alert, until=now, why=why) for alert in self._book.open.values()]
         if over:
             self._messenger.tell_once(over)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mql.errors import MqlError
 from mql.exec.checkpoint import Checkpoint
 from mql.exec.engine import reads
+from mql.exec.results import cursor_of
 from server.carrying import Weighed, taken_over, weigh
 from server.chaining import PREFIX, upstreams
 from server.job_spec import Anew, Spec
 from server.outline import Outline
+from server.seats import Seating, as_said, seated, seats_of
 
 if TYPE_CHECKING:
     from server.job import Job
@@ -25,24 +27,41 @@ Begin = Literal["checkpoint", "now", "earliest"]
 @dataclass(frozen=True, slots=True)
 class Fate:
     """What becomes of a job's state. `state`: whole, differs (it goes on with what it knows, and does otherwise what
-    `differences` say), cannot (`reasons` say why), discarded, or none, where it has none."""
+    `differences` say), cannot (`reasons` say why), discarded, or none, where it has none. `sinks`: what becomes of
+    them, where they change."""
 
     state: str
     differences: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    sinks: tuple[str, ...] = ()
     restarts: bool = False
 
 
 def change(
-    job: Job, changes: Mapping[str, Any], begin: Begin | None = None, *, action: str = "change", rehearses: bool = False
+    job: Job,
+    changes: Mapping[str, Any],
+    begin: Begin | None = None,
+    *,
+    action: str = "change",
+    rehearses: bool = False,
+    sinks_from: str = "now",
 ) -> Fate:
     """Changes a job. `begin`: it begins without what it knows. `rehearses`: only says what would become of it. MqlError
     where it cannot be; nothing is changed then."""
-    jobs = job.jobs
-    spec = Spec.model_validate({**job.spec.model_dump(), **changes})
+    jobs, before = job.jobs, job.spec
+    spec = Spec.model_validate({**before.model_dump(), **changes})
     check_made_of(job, spec)
+    seating = None
+    if spec.sinks != before.sinks:
+        seating = seating_of(job, before, spec, sinks_from)
+        spec = spec.model_copy(update=as_said(seating))
     outline = jobs.allowed(job.name, spec)
     fate = fate_of(job, spec, begin)
+    if seating is not None:
+        fate = replace(fate, sinks=seating.told)
+        if fate.restarts:
+            hint = "Change the sinks first, then the rest."
+            raise MqlError("sinks change while the job runs, and this takes another run", hint=hint)
     if seen_in(outline) != seen_in(job.outline):
         check_unread(job)
     if rehearses:
@@ -51,6 +70,9 @@ def change(
         hint = 'Say "state": "discard" to begin without what it knows, or make another job.'
         told = f"its state does not serve: {'; '.join(fate.reasons)}"
         raise MqlError(told, hint=hint, code="state-not-carried")
+    if seating is not None:
+        job.change_sinks(before, spec, seating)
+        return fate
     if not fate.restarts:
         job.change(spec)
         return fate
@@ -61,6 +83,26 @@ def change(
 
     job.become(then, action, told_of(job, fate, spec), None if outline == job.outline else outline)
     return fate
+
+
+def seating_of(job: Job, before: Spec, spec: Spec, sinks_from: str) -> Seating:
+    """`sinks_from`: where sinks begin that are new: now, earliest, or a cursor of the job's results."""
+    seats = seats_of(before.sinks, before.seats)
+    return seated(before.sinks, seats, before.seats_made, spec.sinks, row_of(job, sinks_from))
+
+
+def row_of(job: Job, said: str) -> int:
+    """The number of the result row that is meant."""
+    match said:
+        case "now":
+            return job.log.committed.rows
+        case "earliest":
+            return job.log.oldest.rows
+    cursor = cursor_of(said)
+    if cursor is None or cursor.epoch != job.log.id or cursor.number > job.log.committed.number:
+        hint = "Say now, earliest, or a cursor that a reader of this job was given."
+        raise MqlError("sinks_from is no cursor of this job's results", hint=hint)
+    return cursor.rows
 
 
 def check_made_of(job: Job, spec: Spec) -> None:

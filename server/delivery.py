@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from mql.exec.conditions import Condition
 from mql.exec.frames import Frame, Gap, Meta, RowsFrame
 from server.deadletters import EVENT, DeadLog, flat
 from server.resultlog import LogReading, ResultLog
+from server.seats import Seat
 from sources.sinks.contract import Away, Fenced, Ints, Portion, Refused, Sink
 
 log = logging.getLogger("server")
@@ -36,7 +38,11 @@ JOIN_S = 10.0
 STUMBLES_MAX = 3
 BURIED_MAX = 1_000
 ASKED_MAX = 100
+DRAIN_LOOK_S = 0.02
 AGAIN_TRIES_MAX = 3
+
+
+FIRST = Seat(number=0)
 
 
 class Closing(Exception):
@@ -45,9 +51,9 @@ class Closing(Exception):
 
 @runtime_checkable
 class Leaving(Protocol):
-    """A sink that has something to say when its job is deleted."""
+    """A sink that has something to finish, or to say, when its job is deleted or it is taken away."""
 
-    def leave(self) -> None: ...
+    def leave(self, why: str) -> None: ...
 
 
 def unheard(why: str) -> None:
@@ -88,11 +94,13 @@ class Delivery:
         say: Callable[[str, str], None],
         letters: DeadLog,
         only: Condition | None = None,
+        seat: Seat = FIRST,
     ) -> None:
         self.name = name
         self.log = results
         self.sink = sink
         self.letters = letters
+        self.seat = seat
         self.about = about
         self.sent = 0
         self.lost = 0
@@ -100,7 +108,7 @@ class Delivery:
         self._only = only
         self._say = say
         self._closing = closing
-        self._for_good = False
+        self._for_good: str | None = None
         self._is_shut_out = False
         self._tried = 0
         self._place = 0
@@ -140,8 +148,15 @@ class Delivery:
             reading.ring()
         return asked
 
-    def close(self, *, for_good: bool = False) -> None:
-        """`for_good`: the job is deleted; what is to be said of that is said."""
+    def drain(self, wait_s: float) -> int:
+        """Waits until it has what is in the log by now; gives how many rows of that it still lacks."""
+        until, end_s = self.log.committed.rows, time.monotonic() + wait_s
+        while self._reached < until and time.monotonic() < end_s and not self._closing.wait(DRAIN_LOOK_S):
+            pass
+        return max(0, until - self._reached)
+
+    def close(self, *, for_good: str | None = None) -> None:
+        """`for_good`: why it does not come again; what is to be said of that is said."""
         self._for_good = for_good
         self.ask_to_close()
         if self._thread is not None:
@@ -150,7 +165,12 @@ class Delivery:
     @property
     def behind(self) -> int:
         """Rows that wait."""
-        return max(0, self.log.committed.rows - self._place)
+        return max(0, self.log.committed.rows - self._reached)
+
+    @property
+    def _reached(self) -> int:
+        """The first row that it is still to have; its place is before that while it has had none of its rows."""
+        return max(self._place, self.seat.begins)
 
     def told(self) -> Mapping[str, Any]:
         """How it goes."""
@@ -177,6 +197,8 @@ class Delivery:
             finally:
                 self._leave()
                 self.sink.close()
+            if self._closing.is_set():
+                return
             if self._is_shut_out:
                 shut_out(f"sink {self.about.get('kind')}: {self.trouble}")
                 return
@@ -185,9 +207,9 @@ class Delivery:
             self._closing.wait(wait_s)
 
     def _leave(self) -> None:
-        if self._for_good and isinstance(self.sink, Leaving):
+        if self._for_good is not None and isinstance(self.sink, Leaving):
             try:
-                self.sink.leave()
+                self.sink.leave(self._for_good)
             except Exception:  # it is the end in any case
                 log.exception("a sink of job %s could not take its leave", self.name)
 
@@ -219,9 +241,9 @@ class Delivery:
 
     def _opened(self) -> LogReading:
         oldest = self.log.oldest.rows
-        if self._place < oldest:
-            self._miss(oldest - self._place, "results are not kept that long")
-        reading = self.log.reading(Meta({}), self.log.cursor(self.log.at_row(self._place)), live=False)
+        if self._reached < oldest:
+            self._miss(oldest - self._reached, "results are not kept that long")
+        reading = self.log.reading(Meta({}), self.log.cursor(self.log.at_row(self._reached)), live=False)
         self._reading = reading
         return reading
 
@@ -233,7 +255,7 @@ class Delivery:
     def _portions(self, frames: Sequence[Frame]) -> Iterator[Portion]:
         """The frames' rows in portions of the sink's size; what it has had already is left out."""
         tables: list[pa.Table] = []
-        first, end = self._place, self._place
+        first, end = self._reached, self._reached
         for frame in frames:
             match frame:
                 case RowsFrame(table, cursor):

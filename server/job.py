@@ -6,10 +6,12 @@ docs/jobs.md has the states; TRANSITIONS in job_spec.py is the same as a table.
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,6 +29,7 @@ from server.job_spec import ALIVE, TRANSITIONS, Spec, has_episodes
 from server.outline import Outline, forget_outline, read_outline
 from server.programs.run import PythonRun
 from server.resultlog import Keep, Length, LogReading, ResultLog
+from server.seats import Seating, seats_of
 from server.silences import SILENCED
 from server.sinks import deliveries
 from server.store import StoredJob
@@ -39,6 +42,8 @@ T = TypeVar("T")
 log = logging.getLogger("server")
 
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+DRAIN_S = 5.0
+NO_SINKS: Mapping[int, Delivery] = {}
 STEADY_S = 300.0
 """A run that lasted so long begins the backoff anew."""
 
@@ -252,27 +257,76 @@ class Job:
         """They go on sending while the job stands still, until it is deleted or the server stops."""
         if not self.spec.sinks:
             return
-        jobs = self.jobs
-        home = jobs.directory(self.name) / "sinks"
+        self._clear_seats()
         try:
-            found = deliveries(
-                self.spec.sinks,
-                self.name,
-                self.log,
-                home,
-                self.outline,
-                jobs.engine,
-                jobs.keeper.settings,
-                jobs.clock,
-                self.dead,
-                self.say,
-                lambda rows: jobs.silences.marked(self.name, self.spec.labels, rows),
-                lambda: self.silence,
-            )
-            self.sinks = tuple(found)
+            self.sinks = self._sinks_of(self.spec)
         except MqlError as error:  # what was allowed when it was made may not be any more: the job goes on without
             self.say("error", f"its sinks cannot be opened: {error.message}")
         self._start_sinks()
+
+    def _sinks_of(self, spec: Spec, kept: Mapping[int, Delivery] = NO_SINKS) -> tuple[Delivery, ...]:
+        jobs = self.jobs
+        found = deliveries(
+            spec.sinks,
+            seats_of(spec.sinks, spec.seats),
+            kept,
+            self.name,
+            self.log,
+            self._home_of_sinks,
+            self.outline,
+            jobs.engine,
+            jobs.keeper.settings,
+            jobs.clock,
+            self.dead,
+            self.say,
+            lambda rows: jobs.silences.marked(self.name, self.spec.labels, rows),
+            lambda: self.silence,
+        )
+        return tuple(found)
+
+    def change_sinks(self, before: Spec, spec: Spec, seating: Seating) -> None:
+        """Other sinks: who stays is not touched; who is taken away first gets the rows that are there by now.
+
+        A sink ends before the store says so: after a crash in between it is there as it was, and goes on."""
+        leaving = [sink for sink in self.sinks if sink.seat.number in seating.gone]
+        end_s = time.monotonic() + DRAIN_S
+        for sink in leaving:
+            lacks = sink.drain(max(0.0, end_s - time.monotonic()))
+            if lacks:
+                kind = sink.about.get("kind")
+                self.say("error", f"sink {sink.seat.number} ({kind}) is taken away without its last {lacks} rows")
+        with self._guard:
+            if self.spec is not before:
+                raise MqlError(f'job "{self.name}" was changed meanwhile', hint="Try again.", code="conflict")
+            stays = {sink.seat.number: sink for sink in self.sinks if sink.seat.number not in seating.changed}
+            found = self._sinks_of(spec, stays)
+            for sink in self.sinks:
+                if sink not in found:
+                    sink.close(for_good="the sink was taken away" if sink.seat.number in seating.gone else None)
+            try:
+                self.jobs.store.change_job(self.name, spec.model_dump(mode="json"))
+            except SQLAlchemyError:
+                self.sinks = self._sinks_of(before, stays)
+                self._start_sinks()
+                raise
+            self.take(spec)
+            self.sinks = found
+            self._clear_seats()
+            self._start_sinks()
+        for line in seating.told:
+            self.say("info", line)
+
+    @property
+    def _home_of_sinks(self) -> Path:
+        return self.jobs.directory(self.name) / "sinks"
+
+    def _clear_seats(self) -> None:
+        """What sinks have left that are not there any more."""
+        numbers = {str(seat.number) for seat in seats_of(self.spec.sinks, self.spec.seats)}
+        if self._home_of_sinks.is_dir():
+            for home in self._home_of_sinks.iterdir():
+                if home.name not in numbers:
+                    shutil.rmtree(home, ignore_errors=True)
 
     def _start_sinks(self) -> None:
         """Those that have not begun, and those that somebody else had shut out."""
@@ -300,7 +354,7 @@ class Job:
         """Why no rows come of it, for those who read them."""
         return None if self.state in ("starting", "running") else f"job {self.name} is {self.state}"
 
-    def close_sinks(self, *, for_good: bool = False) -> None:
+    def close_sinks(self, *, for_good: str | None = None) -> None:
         for sink in self.sinks:
             sink.close(for_good=for_good)
 

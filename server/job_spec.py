@@ -13,6 +13,7 @@ from mql.exec.engine import Engine
 from mql.exec.feed import Source
 from mql.planner.physical import Anomaly, Plan
 from server.life import Expect, KeepLetters, Limits, Positive, Schedule
+from server.seats import Seat
 from server.settings import Bytes, Seconds
 from server.silences import SILENCED
 from server.sinks import AnySink
@@ -65,6 +66,8 @@ class Spec(BaseModel):
     keep_bytes: Bytes = 1 << 30
     dead_letters: KeepLetters = KeepLetters()
     sinks: tuple[AnySink, ...] = Field(default=(), max_length=SINKS_MAX)
+    seats: tuple[Seat, ...] = Field(default=(), description="of sinks, once these have been changed")
+    seats_made: int = Field(default=0, description="how many there have been: no number is given twice")
     labels: Mapping[ParamName, Label] = Field(default_factory=dict)
     owner: str | None = Field(default=None, max_length=200)
     schedule: Schedule | None = None

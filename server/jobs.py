@@ -173,7 +173,7 @@ class Jobs:
             self._jobs.pop(name, None)
         self._withdraw(name)
         self.store.delete_job(name)
-        job.close_sinks(for_good=True)
+        job.close_sinks(for_good="the job was deleted")
         job.log.finish(Ended("deleted"))
         job.log.close()
         job.dead.close()

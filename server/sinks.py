@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -29,6 +29,7 @@ from server.deadletters import DeadLog, DeadLogs
 from server.delivery import Delivery
 from server.outline import Outline
 from server.resultlog import ResultLog
+from server.seats import Seat
 from server.settings import Bytes, Seconds, Settings
 from server.wording import check_names, names_in
 from sources.formats.source import origin_of
@@ -119,6 +120,12 @@ class SinkModel(BaseModel):
 
     alerts_only: ClassVar[bool] = False
     """It tells alerts, and cannot take rows."""
+    aims: ClassVar[tuple[str, ...]] = ()
+    """What says where it writes to; all else may change without its beginning anew."""
+
+    @property
+    def target(self) -> tuple[Any, ...]:
+        return (self.kind, self.tells_alerts, *(getattr(self, name) for name in self.aims))
 
     @property
     def tells_alerts(self) -> bool:
@@ -183,6 +190,8 @@ class WebhookModel(Alerting):
     url: Url
     secret_env: str | None = variable("MQL_WEBHOOK_")
 
+    aims = ("url",)
+
     @property
     def tells_alerts(self) -> bool:
         return self.when == ANOMALY
@@ -214,6 +223,7 @@ class AlertmanagerModel(Alerting):
     repeat: Annotated[Seconds, Field(ge=1, le=3_600)] = 60.0
 
     alerts_only = True
+    aims = ("url",)
 
     def check(self, outline: Outline, settings: Settings, engine: Engine) -> None:
         super().check(outline, settings, engine)
@@ -237,6 +247,7 @@ class SlackModel(Alerting):
     url_env: str | None = variable("MQL_WEBHOOK_")
 
     alerts_only = True
+    aims = ("url", "url_env")
 
     def check(self, outline: Outline, settings: Settings, engine: Engine) -> None:
         super().check(outline, settings, engine)
@@ -264,6 +275,7 @@ class PagerDutyModel(Alerting):
     url: Url = "https://events.pagerduty.com/v2/enqueue"
 
     alerts_only = True
+    aims = ("url", "key_env")
 
     def check(self, outline: Outline, settings: Settings, engine: Engine) -> None:
         super().check(outline, settings, engine)
@@ -305,6 +317,8 @@ class KafkaModel(SinkModel):
     key: str | None = Field(default=None, max_length=256, description="the column that is a message's key")
     tombstones: bool = Field(default=False, description="a row that deletes is a message without a value")
     compression: Literal["none", "gzip"] = "none"
+
+    aims = ("source", "brokers", "topic")
 
     def check(self, outline: Outline, settings: Settings, engine: Engine) -> None:
         self._connection(settings, engine)
@@ -348,6 +362,8 @@ class ParquetModel(SinkModel):
     roll_every: Annotated[Seconds, Field(ge=0.05, le=86_400)] = 60.0
     compression: Literal["zstd", "snappy", "none"] = "zstd"
 
+    aims = ("path",)
+
     def check(self, outline: Outline, settings: Settings, engine: Engine) -> None:
         check_columns([self.time] if self.time else [], outline)
         if self.time is not None and outline.names[self.time] != "TIMESTAMP":
@@ -370,6 +386,8 @@ class DuckDbModel(SinkModel):
     table: Annotated[str, Field(pattern=NAME)]
     key: Columns = ()
 
+    aims = ("path", "table", "key")
+
     def check(self, outline: Outline, settings: Settings, engine: Engine) -> None:
         check_columns(self.key, outline)
 
@@ -386,6 +404,8 @@ class PostgresModel(SinkModel):
     url_env: Annotated[str, Field(pattern=r"^MQL_POSTGRES_[A-Z0-9_]{1,60}$")]
     table: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?$")]
     key: Columns = ()
+
+    aims = ("url_env", "table", "key")
 
     def check(self, outline: Outline, settings: Settings, engine: Engine) -> None:
         check_columns(self.key, outline)
@@ -490,6 +510,8 @@ def check_when(sink: SinkModel, outline: Outline, engine: Engine) -> None:
 
 def deliveries(
     sinks: tuple[Any, ...],
+    seats: Sequence[Seat],
+    kept: Mapping[int, Delivery],
     job: str,
     results: ResultLog,
     home: Path,
@@ -502,8 +524,12 @@ def deliveries(
     silenced: Callable[[pa.Table], pa.Table],
     silence: Callable[[], str | None],
 ) -> Iterator[Delivery]:
-    """A job's sinks, each with what drives it; not started yet."""
-    for at, sink in enumerate(sinks):
+    """A job's sinks, each with what drives it: `kept` by their seats, the others not started yet."""
+    for seat, sink in zip(seats, sinks, strict=True):
+        at = seat.number
+        if at in kept:
+            yield kept[at]
+            continue
         closing = threading.Event()
         there = home / str(at)
         letters = dead.of_sink(str(at))
@@ -512,7 +538,7 @@ def deliveries(
         about = {"kind": sink.kind} | ({} if sink.when == ALWAYS else {"when": sink.when})
         chooses = not sink.tells_alerts and sink.when != ALWAYS
         only = choice(sink.when, site) if chooses else None
-        yield Delivery(job, results, sink.build(site), about, closing, say, letters, only)
+        yield Delivery(job, results, sink.build(site), about, closing, say, letters, only, seat)
 
 
 def choice(when: str, site: Site) -> Condition:

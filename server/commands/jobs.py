@@ -212,6 +212,9 @@ def show(name: str, what: str | None, server: str) -> None:
 @click.option(
     "--begin", type=click.Choice(("checkpoint", "now", "earliest")), help="Where to read from then [checkpoint]."
 )
+@click.option("--sink", "sinks", multiple=True, metavar="JSON", help='A sink more: {"kind": "parquet", "path": "out"}.')
+@click.option("--drop-sink", "drops", multiple=True, type=int, metavar="N", help="Take this sink away, by its number.")
+@click.option("--sinks-from", metavar="WHERE", help="Where new sinks begin: now, earliest, or a cursor [now].")
 @click.option("--dry-run", is_flag=True, help="Only tell what would become of what it knows.")
 @with_life
 @click.option("--no-schedule", is_flag=True, help="Take its schedule away.")
@@ -225,6 +228,9 @@ def change(
     workers: int | None,
     discard: bool,
     begin: str | None,
+    sinks: Sequence[str],
+    drops: Sequence[int],
+    sinks_from: str | None,
     dry_run: bool,
     no_schedule: bool,
     **life: Any,
@@ -237,6 +243,14 @@ def change(
         said["query"] = query_text(text, file)
     if params:
         said["params"] = params_of(params)
+    if sinks:
+        said["add_sinks"] = [sink_of(text) for text in sinks]
+    if drops:
+        said["drop_sinks"] = list(drops)
+    if sinks_from is not None and not sinks:
+        raise click.UsageError("Say which sink begins there: --sink JSON.")
+    if sinks_from is not None:
+        said["sinks_from"] = sinks_from
     if discard:
         said["state"] = "discard"
     if not said:
@@ -247,11 +261,21 @@ def change(
 
         query = [("dry_run", "true")] if dry_run else None
         fate = call(server, "PATCH", f"/v1/jobs/{name}", said, query)["change"]
-        told = [*fate["differences"], *(f"cannot: {reason}" for reason in fate["reasons"])]
+        told = [*fate["sinks"], *fate["differences"], *(f"cannot: {reason}" for reason in fate["reasons"])]
         click.echo("\n".join([f"{name} {'would be' if dry_run else 'is'} changed; its state: {fate['state']}", *told]))
         return 0
 
     exit_by(work)
+
+
+def sink_of(text: str) -> Any:
+    """A sink as the API takes it."""
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"--sink is no JSON: {error}") from None
 
 
 @job.command()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel, Field
 
 from server.changing import Begin, change
+from server.job import Job
 from server.job_spec import Priority, Workers
 from server.life import Expect, KeepLetters, Limits, Positive, Schedule
 from server.problems import refuse
@@ -17,9 +19,11 @@ from server.routes.asking import one_of as word
 from server.routes.jobs import ONE, JobTold, Restart, Said, body_of, job_of, refusing, told
 from server.routes.queries import json_answer
 from server.routes.route import JSON, Answer, Route
+from server.seats import seats_of
 from server.settings import Bytes, Seconds
 from server.shared import shared_of
-from server.templates import Label, ParamName
+from server.sinks import AnySink
+from server.templates import SINKS_MAX, Label, ParamName
 
 
 class Changes(Said):
@@ -46,6 +50,14 @@ class Changes(Said):
     limits: Limits | None = None
     expect: Expect | None = None
     transient: Positive | None = Field(default=None, description="null takes it away")
+    sinks: list[AnySink] | None = Field(
+        default=None, max_length=SINKS_MAX, description="all of them; who writes to where it wrote keeps its place"
+    )
+    add_sinks: list[AnySink] = Field(default_factory=list, max_length=SINKS_MAX, description="besides those it has")
+    drop_sinks: list[int] = Field(default_factory=list, max_length=SINKS_MAX, description="by their numbers")
+    sinks_from: str = Field(
+        default="now", max_length=200, description="where new sinks begin: now, earliest, or a cursor"
+    )
 
 
 class Scale(Said):
@@ -56,11 +68,13 @@ class Scale(Said):
 
 class FateTold(BaseModel):
     """What becomes of a job's state. `state`: whole, differs (what is otherwise from now on is in `differences`),
-    cannot (why is in `reasons`), discarded, or none, where it keeps none. `restarts`: it takes another run."""
+    cannot (why is in `reasons`), discarded, or none, where it keeps none. `sinks`: what becomes of each, where they
+    change. `restarts`: it takes another run."""
 
     state: Literal["whole", "differs", "cannot", "discarded", "none"]
     differences: list[str]
     reasons: list[str]
+    sinks: list[str]
     restarts: bool
 
 
@@ -71,7 +85,7 @@ class JobChanged(JobTold):
 
 
 NULLABLE = ("owner", "schedule", "transient", "workers")
-HOW = ("state", "begin")
+HOW = ("state", "begin", "add_sinks", "drop_sinks", "sinks_from")
 
 
 async def change_job(request: web.Request) -> web.Response:
@@ -86,10 +100,30 @@ async def change_job(request: web.Request) -> web.Response:
     rehearses = word(request, "dry_run", ("true", "false"), "false") == "true"
 
     def work() -> dict[str, Any]:
-        fate = refusing(lambda: change(job, changes, begin, rehearses=rehearses), said.query)
+        if said.add_sinks or said.drop_sinks:
+            changes["sinks"] = sinks_after(job, said)
+        changing = partial(change, job, changes, begin, rehearses=rehearses, sinks_from=said.sinks_from)
+        fate = refusing(changing, said.query)
         return {**told(job), "change": asdict(fate)}
 
     return json_answer(await shared_of(request).call(work))
+
+
+def sinks_after(job: Job, said: Changes) -> list[Any]:
+    """Those that it has, without some and with others."""
+    if said.sinks is not None:
+        hint = "Say all of them by sinks, or what is different by add_sinks and drop_sinks."
+        raise refuse(422, "invalid-body", "sinks is said beside add_sinks or drop_sinks", hint)
+    spec = job.spec
+    numbered = {seat.number: sink for seat, sink in zip(seats_of(spec.sinks, spec.seats), spec.sinks, strict=True)}
+    unknown = [number for number in said.drop_sinks if number not in numbered]
+    if unknown:
+        hint = f"GET /v1/jobs/{job.name} lists its sinks with their numbers."
+        raise refuse(422, "invalid-body", f"the job has no sink {unknown[0]}", hint)
+    sinks = [*(sink for number, sink in numbered.items() if number not in said.drop_sinks), *said.add_sinks]
+    if len(sinks) > SINKS_MAX:
+        raise refuse(422, "invalid-body", f"a job has at most {SINKS_MAX} sinks")
+    return [sink.model_dump() for sink in sinks]
 
 
 async def scale_job(request: web.Request) -> web.Response:

@@ -516,7 +516,7 @@ def told(job: Job) -> dict[str, Any]:
         "attempts": job.attempts,
         "results": {"rows": job.log.committed.rows, "oldest": job.log.oldest.rows, "readers": job.log.readers},
         "checkpoint": None if job.checkpointed is None else dict(job.checkpointed),
-        "sinks": [dict(sink.told()) for sink in job.sinks],
+        "sinks": [{"number": sink.seat.number, **sink.told()} for sink in job.sinks],
         "status": None if running is None else dict(numbers(running.status())),
         "stream_url": f"/v1/jobs/{job.name}/stream",
     }

@@ -68,6 +68,7 @@ class ParquetSink:
         self._state = state
         self._place = 0
         self._reached = 0
+        self._is_torn = False
         self._drafts: list[Draft] = []
         self._open: OrderedDict[tuple[str, str], pq.ParquetWriter] = OrderedDict()
         self._began_s = 0.0
@@ -79,15 +80,18 @@ class ParquetSink:
             self._place = self._reached = self._finish()
             for draft in self.directory.rglob(f".{self.id}-*.draft"):
                 draft.unlink()
+        self._is_torn = False
         return self._place
 
     def write(self, portion: Portion) -> None:
+        self._is_torn = True
         with told_as_away("Parquet"):
             for part, rows in self._parts(portion.rows):
                 self._writer(part, rows.schema, portion.again or f"{portion.first:012d}").write_table(rows)
             self._reached = portion.end
             if self._is_due() or portion.again is not None:
                 self._roll()
+        self._is_torn = False
 
     def missed(self, why: str) -> None:
         """What is gone is told by who drives the sink."""
@@ -99,6 +103,12 @@ class ParquetSink:
 
     def told(self) -> Mapping[str, Any]:
         return {"path": self.directory.name, "files": self.files, "waiting": self._reached - self._place}
+
+    def leave(self, why: str) -> None:
+        """It does not come again: what was written becomes files, unless a portion was left amid."""
+        if self._drafts and not self._is_torn:
+            with told_as_away("Parquet"):
+                self._roll()
 
     def close(self) -> None:
         """Drafts are thrown away: their rows are in the log, and come again."""

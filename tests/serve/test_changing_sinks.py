@@ -1,0 +1,115 @@
+"""Sinks that come, go and change while a job runs: each has its rows once, and the others notice nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from click.testing import CliRunner
+from support.serving import Served, served
+from support.waiting import wait_for
+
+from mql.catalog import TimeRule
+from server.cli import main
+from sources.memory import MemorySource
+
+QUERY = "SELECT v FROM events SINCE EARLIEST"
+ONCE = {"guarantee": "exactly_once", "checkpoint_every": 0.05}
+
+
+def events(first: int, last: int) -> list[dict[str, object]]:
+    return [{"ts": at / 10, "v": at} for at in range(first, last)]
+
+
+def table(name: str, **more: Any) -> dict[str, Any]:
+    return {"kind": "duckdb", "path": f"{name}.duckdb", "table": "rows", **more}
+
+
+def files(name: str, **more: Any) -> dict[str, Any]:
+    return {"kind": "parquet", "path": name, "by": "none", "roll_every": 3_600, **more}
+
+
+def of_table(home: Path, name: str) -> list[int]:
+    with duckdb.connect(str(next(home.rglob(f"{name}.duckdb")))) as connection:
+        return [v for (v,) in connection.execute("SELECT v FROM rows ORDER BY v").fetchall()]
+
+
+def of_files(home: Path, name: str) -> list[int]:
+    there = next(path for path in home.rglob(name) if path.is_dir() and path.parent.name == "sinks")
+    assert not list(there.glob(".*.draft"))
+    return [v for (v,) in duckdb.sql(f"SELECT v FROM '{there}/*.parquet' ORDER BY v").fetchall()]
+
+
+def patched(server: Served, said: dict[str, Any], query: str = "") -> list[str]:
+    answer = server.send("PATCH", f"/v1/jobs/j{query}", said)
+    assert answer.status == 200, answer.body
+    return list(answer.json()["change"]["sinks"])
+
+
+def sinks_of(server: Served) -> dict[int, dict[str, Any]]:
+    return {sink["number"]: sink for sink in server.get("/v1/jobs/j").json()["sinks"]}
+
+
+def wait_until_sent(server: Served, rows: int) -> None:
+    """All that there are to be are in the results, and all sinks have them."""
+    wait_for(lambda: server.get("/v1/jobs/j").json()["results"]["rows"] == rows)
+    wait_for(lambda: all(sink["behind"] == 0 for sink in sinks_of(server).values()))
+
+
+def test_sinks_come_and_go_and_each_has_its_rows_once(tmp_path: Path) -> None:
+    source = MemorySource("events", events(0, 100), bounded=False, time=TimeRule(("ts",), "s"))
+    with served([source], home=tmp_path) as server:
+        said = {"name": "j", "query": QUERY, "sinks": [table("kept"), files("gone")], **ONCE}
+        assert server.post("/v1/jobs", said).status == 201
+        wait_until_sent(server, 100)
+        told = patched(server, {"add_sinks": [table("late")]}, "?dry_run=true")
+        assert told[2] == "sink 2 (duckdb) is new: it begins with row 100"
+        assert set(sinks_of(server)) == {0, 1}
+        patched(server, {"add_sinks": [table("late")]})
+        patched(server, {"add_sinks": [table("early")], "sinks_from": "earliest"})
+        assert "sink 1 (parquet) is taken away" in patched(server, {"drop_sinks": [1]})
+        assert of_files(tmp_path, "gone") == list(range(100))
+        source.push(0, events(100, 150))
+        wait_until_sent(server, 150)
+        changed = [files("again"), table("early"), table("late", when="v > 160"), table("kept")]
+        assert patched(server, {"sinks": changed}) == [
+            "sink 4 (parquet) is new: it begins with row 150",
+            "sink 3 (duckdb) stays as it is",
+            "sink 2 (duckdb) keeps its place, with other settings",
+            "sink 0 (duckdb) stays as it is",
+        ]
+        source.push(0, events(150, 200))
+        wait_until_sent(server, 200)
+    again = MemorySource("events", events(0, 220), bounded=False, time=TimeRule(("ts",), "s"))
+    with served([again], home=tmp_path) as server:
+        assert list(sinks_of(server)) == [4, 3, 2, 0]
+        wait_until_sent(server, 220)
+        patched(server, {"drop_sinks": [4]})
+    assert of_table(tmp_path, "kept") == of_table(tmp_path, "early") == list(range(220))
+    assert of_table(tmp_path, "late") == [*range(100, 150), *range(161, 220)]
+    assert of_files(tmp_path, "again") == list(range(150, 220))
+
+
+def test_a_sink_begins_behind_a_cursor_and_by_the_command_line() -> None:
+    source = MemorySource("events", events(0, 10), bounded=False, time=TimeRule(("ts",), "s"))
+    with served([source]) as server:
+        assert server.post("/v1/jobs", {"name": "j", "query": QUERY, **ONCE}).status == 201
+        wait_until_sent(server, 10)
+        port = ["--server", f"http://127.0.0.1:{server.port}"]
+        sink = '{"kind": "stdout"}'
+        done = CliRunner().invoke(main, ["job", "change", "j", *port, "--sink", sink, "--sinks-from", "earliest"])
+        assert (done.exit_code, "sink 0 (stdout) is new: it begins with row 0" in done.output) == (0, True), done.output
+        done = CliRunner().invoke(main, ["job", "change", "j", *port, "--drop-sink", "0"])
+        assert "sink 0 (stdout) is taken away" in done.output
+        assert CliRunner().invoke(main, ["job", "change", "j", *port, "--sink", "{"]).exit_code == 2
+        for said in (
+            {"drop_sinks": [7]},
+            {"add_sinks": [{"kind": "stdout"}], "sinks_from": "elsewhere.1.2"},
+            {"add_sinks": [{"kind": "stdout"}], "sinks": []},
+            {"add_sinks": [{"kind": "stdout"}] * 6},
+            {"add_sinks": [{"kind": "parquet", "path": "../out"}]},
+            {"add_sinks": [{"kind": "stdout"}], "params": {"a": 1}},
+        ):
+            assert server.send("PATCH", "/v1/jobs/j", said).status == 422, said
+        assert sinks_of(server) == {}
