@@ -56,7 +56,7 @@ sources:
     request_timeout_s: %s
     time: {field: ts, unit: ms}
     lateness: 0s
-    idle_timeout: 5s
+    idle_timeout: 1h
     shape: {ts: BIGINT, k: VARCHAR, v: BIGINT}
 """
 WINDOWED = "SELECT window_start, k, count(*) AS n, sum(v) AS v FROM events WINDOW 10s GROUP BY k SINCE EARLIEST"

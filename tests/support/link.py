@@ -6,7 +6,6 @@ link.latency_s = 0.2            # each way
 link.bytes_per_s = 50_000       # each way of each connection
 link.cut()                      # all connections are reset
 link.swallows = True            # bytes vanish without a word; who was connected then will never hear again
-link.refuses = True             # nobody gets in
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ class Link:
         self.latency_s = 0.0
         self.bytes_per_s: float | None = None
         self.swallows = False
-        self.refuses = False
-        self.connections = 0
         self._target: tuple[str, int] | None = None
         self._passages: set[Passage] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -46,7 +43,7 @@ class Link:
     def heal(self) -> None:
         """As fast as it goes, from now on; what was swallowed is gone."""
         self.latency_s, self.bytes_per_s = 0.0, None
-        self.swallows = self.refuses = False
+        self.swallows = False
 
     def cut(self, share: float = 1.0, dice: random.Random | None = None) -> None:
         """Resets all connections, or about a share of them."""
@@ -78,10 +75,9 @@ class Link:
     async def _accept(self) -> None:
         while True:
             come, _ = await self._loop.sock_accept(self._listener)
-            if self.refuses or self._target is None:
+            if self._target is None:
                 come.close()
                 continue
-            self.connections += 1
             come.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             passage = Passage(self, come)
             self._passages.add(passage)
