@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import duckdb
@@ -134,8 +135,9 @@ class Session:
         return self._cursor.sql(sql).to_arrow_reader(rows)
 
     def interrupt(self) -> None:
-        """Stops the statement that runs now; may be called from another thread."""
-        self._running.interrupt()
+        """Stops the statement that runs now; may be called from another thread, which may find the session closed."""
+        with suppress(duckdb.ConnectionException):
+            self._running.interrupt()
 
     def progress(self) -> float:
         """Share of the running statement that is done, 0 to 1; below 0 where DuckDB can't tell."""
