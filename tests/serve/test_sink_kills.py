@@ -1,9 +1,9 @@
-"""From Kafka into Kafka, Parquet and a table, exactly once, however often the server is killed.
+"""From Kafka into Kafka, Parquet and tables, exactly once, however often the server is killed.
 
 Events go on coming while the server is killed (SIGKILL) at random instants and started again: between rows and the
 checkpoint behind them, between a sink's write and its place, amid a transaction or a rename, while it goes back. In
 the end what stands in the topics, files and tables is compared, row by row, with what DuckDB says of the events.
-One job reads what another tells, so the chain is tested too.
+One job reads what another tells, so the chain is tested too; and one has a sink more when the server is killed.
 
 MQL_TEST_SINK_KILLS and MQL_TEST_SINK_EVENTS make it longer: `make soak` asks for 200 kills over a million events.
 """
@@ -19,17 +19,20 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import duckdb
 import pytest
+import sqlalchemy as sa
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from support.kafka_fixture import Kafka
 from support.killing import call, start, wait_until_up
-from support.postgres import free_port
+from support.postgres import free_port, postgres, why_not
 
 from mql.exec.feed import From
 from mql.exec.items import Rows
@@ -43,6 +46,7 @@ EVENTS = int(os.environ.get("MQL_TEST_SINK_EVENTS", "24000"))
 SEED = int(os.environ.get("MQL_TEST_SEED", "7"))
 PARTITIONS = 2
 BURST = 200
+SINKS_OF_PLAIN = 2
 CONFIG = """
 server: {port: %d, workers: 4}
 sources:
@@ -94,8 +98,19 @@ class Producer(threading.Thread):
                 await producer.send_and_wait(self.topic, last, partition=partition)
 
 
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[str | None]:
+    """A PostgreSQL that servers know, where there is one here."""
+    if why_not() is not None:
+        yield None
+        return
+    with postgres() as url:
+        monkeypatch.setenv("MQL_POSTGRES_TEST", url.replace("+psycopg", ""))
+        yield url
+
+
 @pytest.mark.timeout(280 if KILLS <= 20 else 0)
-def test_nothing_is_lost_or_doubled_in_any_sink(kafka: Kafka, tmp_path: Path) -> None:
+def test_nothing_is_lost_or_doubled_in_any_sink(kafka: Kafka, database: str | None, tmp_path: Path) -> None:
     dice = random.Random(SEED)
     run, port = uuid4().hex[:8], free_port()
     topics = {name: f"{name}-{run}" for name in ("events", "windowed", "plain")}
@@ -113,12 +128,17 @@ def test_nothing_is_lost_or_doubled_in_any_sink(kafka: Kafka, tmp_path: Path) ->
             sinks.append({"kind": "kafka", "source": "events", "topic": topics[name]})
         if name != "windowed":
             del sinks[1]
+        if name in topics and database is not None:
+            sinks.append({"kind": "postgres", "url_env": "MQL_POSTGRES_TEST", "table": name})
         said = {"name": name, "query": query, "guarantee": "exactly_once", "checkpoint_every": every, "sinks": sinks}
         call(port, "POST", "/v1/jobs", said)
     began_s = time.monotonic()
     for number in range(1, KILLS + 1):
         producer.allowed = EVENTS * number // KILLS
         time.sleep(dice.random() * 2.0)
+        if number == KILLS // 2:
+            threading.Thread(target=add_late, args=(port,), daemon=True).start()
+            time.sleep(dice.random() * 0.1)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process = start(tmp_path)
@@ -126,6 +146,7 @@ def test_nothing_is_lost_or_doubled_in_any_sink(kafka: Kafka, tmp_path: Path) ->
             wait_until_up(port, process)
     producer.join()
     wait_until_up(port, process)
+    add_late(port)
     want = wanted()
     wait_until_told(port, {name: sum(rows.values()) for name, rows in want.items()})
     process.terminate()
@@ -133,6 +154,9 @@ def test_nothing_is_lost_or_doubled_in_any_sink(kafka: Kafka, tmp_path: Path) ->
     found = {f"{name} in Kafka": Counter(of_topic(kafka.address, topics[name])) for name in ("windowed", "plain")}
     found |= {f"{name} in Parquet": Counter(of_files(tmp_path / ".mql" / "sinks" / name)) for name in want}
     found["windowed in DuckDB"] = Counter(of_table(tmp_path / ".mql" / "sinks" / "out.duckdb"))
+    found["plain in Parquet, of the late sink"] = Counter(of_files(tmp_path / ".mql" / "sinks" / "late" / "plain"))
+    if database is not None:
+        found |= {f"{name} in PostgreSQL": Counter(of_database(database, name)) for name in ("windowed", "plain")}
     for where, rows in found.items():
         expected = want[where.split()[0]]
         lost, doubled = expected - rows, rows - expected
@@ -140,6 +164,20 @@ def test_nothing_is_lost_or_doubled_in_any_sink(kafka: Kafka, tmp_path: Path) ->
         assert not doubled, f"{where}: {sum(doubled.values())} too many, seed {SEED}: {list(doubled)[:5]}"
     seconds = time.monotonic() - began_s
     print(f"{KILLS} kills, {EVENTS} events, {sum(map(len, want.values()))} rows, {seconds:.0f} s: 0 lost, 0 doubled")
+
+
+def add_late(port: int) -> None:
+    """A sink more for all that the job keeps, unless it is there; the server may be killed meanwhile."""
+    late = {"kind": "parquet", "path": "late/plain", "roll_every": 0.3}
+    with suppress(OSError, HTTPException):
+        if len(call(port, "GET", "/v1/jobs/plain")["sinks"]) < SINKS_OF_PLAIN + (why_not() is None) + 1:
+            call(port, "PATCH", "/v1/jobs/plain", {"add_sinks": [late], "sinks_from": "earliest"})
+
+
+def of_database(url: str, table: str) -> list[tuple[Any, ...]]:
+    names = {"windowed": "extract(epoch FROM window_start)::bigint, k, n, v", "plain": "ts, v"}[table]
+    with sa.create_engine(url, poolclass=sa.NullPool).connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(f"SELECT {names} FROM {table}"))]
 
 
 async def make_topic(address: str, name: str) -> None:
