@@ -28,7 +28,8 @@ from aiokafka.errors import (
 )
 
 from mql.exec.files import replace_file
-from sources.kafka.connection import CLOSE_S, LoopThread, away, started, stopped, tls_of
+from sources.kafka.connection import CLOSE_S, LoopThread, away, tls_of
+from sources.kafka.place import NOTHING, newest_place, place_told
 from sources.kafka.settings import KafkaSettings, password_of
 from sources.sinks.contract import Away, Fenced, Portion, Refused
 
@@ -95,7 +96,8 @@ class KafkaSink:
     def open(self) -> int:
         self._loop = LoopThread(f"kafka-sink-{self.id}")
         self._producer = self._run("connecting", self._started())
-        self._at = self._run("asking for its place", self._place()) or self._noted()
+        place = self._run("asking for its place", self._place())
+        self._at = self._noted() if place == NOTHING else place
         return self._at
 
     def write(self, portion: Portion) -> None:
@@ -137,7 +139,8 @@ class KafkaSink:
     async def _taken_over(self) -> Away | Fenced:
         """Somebody else has written since. Else Kafka gave up a transaction which took too long, or has heard late of
         an earlier attempt of ours to take over, or somebody else has, and may write yet."""
-        if await self._place() != self._at:
+        assert self._producer is not None
+        if await place_told(self._producer.client, self.id, self._slot) not in (NOTHING, self._at):
             return Fenced(f'another server writes for this job now: it has taken over "{self.id}" in Kafka')
         return Away(f"Kafka at {self.kafka.bootstrap_servers} has given up the transaction")
 
@@ -186,12 +189,9 @@ class KafkaSink:
 
     async def _place(self) -> int:
         """The committed place. Read after the producer's start, so nothing of an earlier one can still be added."""
-        consumer = await started(self.kafka, group_id=self.id)
-        try:
-            async with asyncio.timeout(self.kafka.request_timeout_s):
-                return await consumer.committed(self._slot) or 0
-        finally:
-            await stopped(consumer)
+        assert self._producer is not None
+        async with asyncio.timeout(WRITE_TIMEOUTS * self.kafka.request_timeout_s):
+            return await newest_place(self._producer, self.id, self._slot)
 
     @property
     def _slot(self) -> TopicPartition:

@@ -14,10 +14,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,18 +27,19 @@ from uuid import uuid4
 
 import pyarrow as pa
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from support.faults import WITHIN_S, World, make_topics, second_worker, world
-from support.kafka_broker import BrokerUnavailable
+from support.kafka_broker import Broker, BrokerUnavailable
 from support.killing import call
 
 from mql.exec.feed import From
 from mql.exec.items import Rows
 from server.messengers import texts_of
+from sources.kafka.place import newest_place
 from sources.kafka.settings import KafkaSettings
 from sources.kafka.source import KafkaSource
 from sources.sinks.contract import Away, Portion
-from sources.sinks.kafka import KafkaSink, KafkaTarget
+from sources.sinks.kafka import KafkaSink, KafkaTarget, let_go
 
 FAULTS = int(os.environ.get("MQL_TEST_BROKER_FAULTS", "0"))
 EVENTS = int(os.environ.get("MQL_TEST_BROKER_EVENTS", "2000"))
@@ -90,6 +93,40 @@ def test_a_broker_that_stands_still_and_a_way_that_swallows_what_is_sent(jobs: W
         jobs.links[0].heal()
     jobs.check()
     assert_all_is_well(jobs)
+
+
+def test_a_place_that_is_asked_of_a_broker_that_has_stood_still_is_the_newest(jobs: World) -> None:
+    """It believes for a while to keep the group's place yet, and tells an old one."""
+    stands, goes_on = jobs.brokers[1], jobs.brokers[0]
+    topic = f"place-{uuid4().hex[:8]}"
+    asyncio.run(make_topics(jobs.addresses, [topic]))
+    groups = [f"{topic}-{number}" for number in range(4)]  # about half of them are kept by either broker
+    kept: Counter[str] = Counter()
+
+    def adds(broker: Broker, group: str) -> None:
+        sink = KafkaSink(KafkaSettings(broker.address, topic), KafkaTarget(topic), group, texts_of)
+        with closing(sink):
+            kept[group] = write(sink, sink.open(), kept[group] + 10)
+
+    async def ask() -> None:
+        settings = KafkaSettings(jobs.addresses, topic, request_timeout_s=20)
+        sinks = [KafkaSink(settings, KafkaTarget(topic), f"asks-{group}", texts_of) for group in groups]
+        producers = [await sink._started() for sink in sinks]
+        slot = TopicPartition(topic, 0)
+        for producer, group in zip(producers, groups, strict=True):
+            assert await newest_place(producer, group, slot) == kept[group]
+        stands.pause()
+        for group in groups:
+            await asyncio.to_thread(until_done, adds, goes_on, group)
+        stands.resume()
+        told = await asyncio.gather(*map(newest_place, producers, groups, repeat(slot)))
+        assert told == [kept[group] for group in groups]
+        await asyncio.gather(*map(let_go, producers))
+
+    for group in groups:
+        adds(stands, group)
+    asyncio.run(ask())
+    jobs.wait_until_it_leads()
 
 
 def test_a_way_that_is_slow_and_breaks_again_and_again(jobs: World) -> None:
@@ -270,6 +307,16 @@ class Reading:
             for rows in self.reader.poll(0.1, 1 << 20):
                 assert isinstance(rows, Rows)
                 self.found += (json.loads(text)["n"] for text in rows.table.column("_raw").to_pylist())
+
+
+def until_done(work: Callable[..., None], *with_what: object) -> None:
+    until_s = time.monotonic() + WITHIN_S
+    while True:
+        try:
+            return work(*with_what)
+        except Away:
+            assert time.monotonic() < until_s
+            time.sleep(0.1)
 
 
 def make_job(jobs: World, name: str, query: str) -> None:
