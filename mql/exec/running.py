@@ -26,7 +26,7 @@ from mql.exec.runtimes import Runtime
 from mql.exec.splits import Splits
 from mql.exec.state import Snapshot, together
 from mql.exec.task import Task
-from mql.planner.physical import SPLITS_MAX, CountWindows, Final, Plan, SelectRows
+from mql.planner.physical import SPLITS_MAX, CountWindows, Final, Held, OperatorSpec, Plan, SelectRows, Sessions
 
 if TYPE_CHECKING:
     from mql.exec.family import Member
@@ -109,12 +109,9 @@ class Execution:
         """Called at a barrier with a task's late rows."""
         self._whole = threading.Event()
         self._snapshots = threading.Lock()
-        self._paced = any(
-            spec.emit != "final" or spec.early_us is not None
-            for stage in plan.stages
-            for spec in stage.operators
-            if isinstance(spec, Final)
-        ) or any(stage.parallel == "one" and plan.result.keyed for stage in plan.stages)
+        self._paced = any(speaks_early(spec) for stage in plan.stages for spec in stage.operators) or any(
+            stage.parallel == "one" and plan.result.keyed for stage in plan.stages
+        )
         self._drifts: tuple[Drift, ...] = ()
         self._troubles: dict[int, str | None] = {}
         self._next_tick_us = 0
@@ -647,6 +644,17 @@ def problem_of(error: Exception) -> Mapping[str, Any]:
         return {"code": error.code, "detail": error.message, "hint": error.hint, "retryable": False}
     detail = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return {"code": "query-failed", "detail": detail, "hint": None, "retryable": True}
+
+
+def speaks_early(spec: OperatorSpec) -> bool:
+    """Whether it tells something by the clock."""
+    match spec:
+        case Final():
+            return spec.emit != "final" or spec.early_us is not None
+        case CountWindows() | Held() | Sessions():
+            return spec.early is not None
+        case _:
+            return False
 
 
 def is_joinable(plan: Plan) -> bool:

@@ -225,9 +225,12 @@ def _filled(
 def _sessions(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
     late = f"WHERE NOT ({sessions.late_sql(group.window, parts.scan.lateness_us)})" if as_live else ""
     base = f"base AS ({sessions.base_sql(group, pieces, f'(SELECT * FROM kept {late})')})"
-    at = ["ws", "we", "q", *pieces.key_names]
     assigned = sessions.assigned_sql(group, pieces, "base", "true")
-    return [base, *assigned, *g.aggregated_sql(pieces, group.window, bool(group.keys), at=at)]
+    return [
+        base,
+        *assigned,
+        *g.aggregated_sql(pieces, group.window, bool(group.keys), at=sessions.told_at(group, pieces)),
+    ]
 
 
 def _sliding(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:

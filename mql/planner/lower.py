@@ -23,6 +23,7 @@ from mql.planner.logical import (
     Merge,
     Sampled,
     Scan,
+    Speak,
     Track,
     Union,
     first_number,
@@ -40,6 +41,7 @@ from mql.planner.physical import (
     Anomaly,
     AsEvents,
     CountWindows,
+    Early,
     Final,
     OperatorSpec,
     Partial,
@@ -257,7 +259,7 @@ def _by_events(
     predicate = None if parts.where is None else expression_sql(parts.where)
     kept, lateness = _kept(sampling, predicate), parts.scan.lateness_us
     window = group.window
-    slides = window.kind == "sliding"
+    early, slides = early_of(parts.speak), window.kind == "sliding"
     late = (sliding.late_sql(lateness) if slides else sessions.late_sql(window, lateness)) if late_matters else None
 
     def finish(ctes: list[str]) -> str:
@@ -269,14 +271,21 @@ def _by_events(
         bags = tuple(g.bag_sql(pieces, bag, short, False) for bag in pieces.bags)
         return (
             Partial(window, partial, bags, predicate, late, sampling, lateness),
-            sessions.merging(group, pieces, finish),
+            replace(sessions.merging(group, pieces, finish), early=early),
         )
     base = g.base_sql(pieces, kept, None, ()) if slides else sessions.base_sql(group, pieces, kept)
+    held = sliding.held(pieces, window, finish) if slides else sessions.held(group, pieces, finish)
     with_hash = f'SELECT *, {g.hash_sql(pieces.key_names)} AS "__h" FROM ({base})'
     return (
         SelectRows(with_hash, sampling, predicate, late, lateness, False),
-        sliding.held(pieces, window, finish) if slides else sessions.held(group, pieces, finish),
+        replace(held, early=early),
     )
+
+
+def early_of(speak: Speak) -> Early | None:
+    """What is told of windows that lie where events do before they are over."""
+    pace_us = speak.early_us if speak.kind == "final" else speak.every_us
+    return None if pace_us is None else Early(pace_us, speak.kind == "every")
 
 
 def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> Final:
@@ -354,6 +363,7 @@ def _counted(
             f"SELECT held.* FROM held JOIN counts ON {_same_keys(pieces, 'held')} "
             f"WHERE held.p >= counts.done + {window.slide - window.size}"
         ),
+        early=early_of(parts.speak),
         kept=g.kept_by(pieces),
     )
     return select, counting
@@ -435,7 +445,7 @@ def result_sql(parts: Parts, group: Group) -> str:
     items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
     inside = "a" if window.kind == "none" else f"(SELECT *, {', '.join(borders_sql(parts))} FROM a)"
     keys = [f"k{i}" for i in range(len(group.keys))]
-    place = window_place(window)
+    place = window_place(group)
     at = ['ws AS "__ws"', 'we AS "__we"', *(PLACE if window.kind == "sliding" else ())]
     having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
     number = ["wn"] if window.kind == "count" else []

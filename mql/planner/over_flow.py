@@ -111,7 +111,7 @@ def raw_groups_sql(parts: Parts, group: Group) -> str:
     """The groups' rows over the CTE `a`, before window functions: keys, aggregates, windows, places, HAVING."""
     window = group.window
     keys = [f"k{i}" for i in range(len(group.keys))]
-    place = [*keys, *window_place(window)]
+    place = [*keys, *window_place(group)]
     having = "true" if parts.having is None else f"coalesce({expression_sql(parts.having)}, false)"
     times = [] if window.kind == "none" else borders_sql(parts)
     if window.kind == "sliding":

@@ -176,6 +176,14 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Early:
+    """Values before their time, at most every `pace_us`; `again`: also those that have not changed."""
+
+    pace_us: int
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CountWindows:
     """Windows of a number of events, per group, in event order as the watermark releases rows.
 
@@ -195,6 +203,7 @@ class CountWindows:
     close: str
     done: str
     keep: str
+    early: Early | None = None
     kept: Kept = Kept()
 
 
@@ -369,6 +378,7 @@ class Held:
     keep: str
     ready_us: int
     pace_us: int
+    early: Early | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +417,7 @@ class Sessions:
     close: str
     fold: str
     fold_bags: tuple[str, ...]
+    early: Early | None = None
     kept: Kept = Kept()
 
 

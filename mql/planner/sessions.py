@@ -38,6 +38,7 @@ from mql.planner.windows import NEVER
 
 TIME = '"__t"'
 PLACE = '"__t", "__s", "__o"'
+FIRST, FIRST_AT = ("fs", "fo"), ('"__s"', '"__o"')
 BEGINS, ENDS = "cb", "ce"
 
 Finish = Callable[[list[str]], str]
@@ -89,14 +90,27 @@ def assigned_sql(group: Group, pieces: g.Grouping, source: str, final: str) -> l
         parts.append(f"placed AS (SELECT *, min({TIME}) OVER (PARTITION BY q) AS ws FROM counted)")
     ended = f"arg_max({ENDS}, row({PLACE}))" if group.ends is not None else "false"
     shown = "".join(f"any_value({key}) AS {key}, " for key in keys)
-    spans = f"SELECT q, ws, {shown}max({TIME}) AS last, {ended} AS ended FROM placed GROUP BY q, ws"
+    firsts = [f"arg_min({at}, row({PLACE})) AS {name}" for name, at in zip(FIRST, FIRST_AT, strict=True)]
+    columns = ", ".join(["q", "ws", *(firsts if is_cut(group) else ())])
+    spans = f"SELECT {columns}, {shown}max({TIME}) AS last, {ended} AS ended FROM placed GROUP BY q, ws"
     next_one = f"lead(ws) OVER ({_partition(keys)} ORDER BY q, ws)"
     parts.append(f"lasting AS (SELECT *, {next_one} AS nx FROM ({spans}))")
     ends = ", ".join(["nx", f"last + {gap}", *([f"ws + {most}"] if most else [])])
     parts.append(f"spans AS (SELECT *, CASE WHEN ended THEN last ELSE least({ends}) END AS we FROM lasting)")
     same = "placed.q = spans.q AND placed.ws = spans.ws"
-    parts.append(f"s AS (SELECT placed.*, spans.we FROM placed JOIN spans ON {same} WHERE {final})")
+    known = ", ".join(f"spans.{name}" for name in ["we", *(FIRST if is_cut(group) else ())])
+    parts.append(f"s AS (SELECT placed.*, {known} FROM placed JOIN spans ON {same} WHERE {final})")
     return parts
+
+
+def told_at(group: Group, pieces: g.Grouping) -> list[str]:
+    """What tells the sessions of `s` apart."""
+    return ["ws", "we", "q", *(FIRST if is_cut(group) else ()), *pieces.key_names]
+
+
+def place(group: Group) -> list[str]:
+    """What tells the sessions of a group apart for good. Cut ones may begin at the same time."""
+    return ["ws", *(FIRST if is_cut(group) else ())]
 
 
 def held(group: Group, pieces: g.Grouping, finish: Finish) -> Held:
@@ -110,10 +124,9 @@ def held(group: Group, pieces: g.Grouping, finish: Finish) -> Held:
     names = [*pieces.key_names, *(f"x{i}" for i in range(len(pieces.values))), '"__t"', '"__s"', '"__o"', '"__h"']
     names += [name for cut, name in ((group.begins, BEGINS), (group.ends, ENDS)) if cut is not None]
     kept = assigned_sql(group, pieces, "held", f"NOT {over}")
-    at = ["ws", "we", "q", *pieces.key_names]
     told = [
         *assigned_sql(group, pieces, "held", over),
-        *g.aggregated_sql(pieces, group.window, bool(group.keys), at=at),
+        *g.aggregated_sql(pieces, group.window, bool(group.keys), at=told_at(group, pieces)),
     ]
     return Held(
         window=group.window,

@@ -40,20 +40,21 @@ def bind_speak(
     if kind == "final" and window.kind == "none" and not _ends(plan):
         hint = "Add a WINDOW, or write EMIT CHANGES EVERY 1s."
         raise MqlError("a stream without windows never has final groups", emit.span if emit else None, hint)
-    if window.kind in ("count", "session", "sliding") and (kind != "final" or early is not None):
-        what = {"count": "a window of events is told when it is full", "session": "a session is told when it is over"}
-        told = what.get(window.kind, "a sliding window is told once, with its event")
-        raise MqlError(told, emit.span if emit else None, "Leave EMIT out.")
+    early_told = kind != "final" or early is not None
+    if early_told and emit is not None and not may_be_early(window, plan):
+        hint = "Leave EMIT out, or put the windows into a query in FROM."
+        raise MqlError("the order of windows of events needs rows that are final", emit.span, hint)
     if kind in ("changes", "every"):
         every = every or DEFAULT_EVERY_US
-    if (
-        kind == "final"
-        and early is None
-        and emit is None
-        and window.kind not in ("none", "count", "session", "sliding")
-    ):
+    if emit is None and window.kind not in ("none", "sliding") and may_be_early(window, plan):
         early = None if query.windows[0].fill is not None or counts_rows(plan) else early_us
     return Speak(plan, kind, every, early if kind == "final" else None)
+
+
+def may_be_early(window: Window, plan: Logical) -> bool:
+    """Whether values can be told before their time. A window of events that fills slowly ends before the watermark,
+    and has its place among rows only when it is full."""
+    return window.kind != "count" or find(plan, Arrange) is None
 
 
 def counts_rows(plan: Logical) -> bool:

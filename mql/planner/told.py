@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mql.planner import windows
-from mql.planner.logical import Arrange, Scan, lie_at_ends
+from mql.planner import sessions, windows
+from mql.planner.logical import Arrange, Group, Scan, lie_at_ends
 from mql.planner.parts import Parts
-from mql.planner.physical import Arranging, Window
+from mql.planner.physical import Arranging
 from mql.planner.sql import expression_sql, quote_identifier, type_sql
 from mql.schema import DOUBLE, DataType
 
@@ -78,11 +78,14 @@ def borders_sql(parts: Parts) -> list[str]:
     return [f"make_timestamp(ws{later}) AS window_start", f"make_timestamp(we{later}) AS window_end"]
 
 
-def window_place(window: Window) -> list[str]:
+def window_place(group: Group) -> list[str]:
     """What tells the windows of a group apart."""
+    window = group.window
     # Where a clock skips a day, two windows may end at once.
     fixed = ["we"] if window.zone is None else ["ws", "we"]
-    return {"none": [], "count": ["wn"], "session": ["ws"], "sliding": list(PLACE)}.get(window.kind, fixed)
+    return {"none": [], "count": ["wn"], "session": sessions.place(group), "sliding": list(PLACE)}.get(
+        window.kind, fixed
+    )
 
 
 def key_sql(columns: list[str]) -> str:

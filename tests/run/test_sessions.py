@@ -60,3 +60,63 @@ def test_short_sessions_are_folded_into_the_ones_they_meet(seed: int, monkeypatc
     assert len(want) > 5
     assert normal(streamed(plan, rounds, KERNEL, 2)) == want
     assert normal(streamed(plan, rounds, KERNEL, 2, restart_every=4)) == want
+
+
+def told_early(text: str, times: list[float], lateness_s: int = 2) -> list[list[tuple[object, ...]]]:
+    """What was told after each event, a second apart, and at the end: when it begins and ends, how many events, what
+    it does, the how manieth time, and whether it is final."""
+    driver = Driver(plan_of(text, catalog(SHAPE, bounded=False, lateness_us=lateness_s * 1_000_000, unit="s")), KERNEL)
+    driver.expect([0])
+    found: list[list[tuple[object, ...]]] = []
+
+    def look() -> None:
+        rows = [row for table in driver.out.tables for row in table.to_pylist()][sum(map(len, found)) :]
+        shown = ("n", "_op", "_revision", "final")
+        found.append(
+            [(row["__ws"] // 1_000_000, row["__we"] // 1_000_000, *(row[name] for name in shown)) for row in rows]
+        )
+
+    for at, time in enumerate(times):
+        driver.feed(raws([(0, at, f'{{"ts": {time}}}')]))
+        look()
+    driver.finish()
+    look()
+    driver.close()
+    return found
+
+
+def test_an_open_session_is_told_again_as_it_grows_and_taken_back_when_it_meets_an_earlier_one() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 3s EMIT FINAL WITH EARLY 1s"
+    assert told_early(text, [10, 15, 14, 12, 30]) == [
+        [(10, 13, 1, "insert", 0, False)],
+        [(15, 18, 1, "insert", 0, False)],
+        [(14, 18, 2, "insert", 0, False), (15, 18, 1, "delete", 1, False)],
+        [(10, 18, 4, "update", 1, False), (14, 18, 2, "delete", 1, False)],
+        [(10, 18, 4, "update", 2, True), (30, 33, 1, "insert", 0, False)],
+        [(30, 33, 1, "update", 1, True)],
+    ]
+
+
+def test_what_having_no_longer_lets_pass_at_the_end_is_taken_back() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 3s HAVING count(*) < 2 EMIT CHANGES"
+    assert told_early(text, [10, 11, 30, 31])[:3] == [
+        [(10, 13, 1, "insert", 0, False)],
+        [(10, 13, 1, "delete", 1, False)],
+        [(30, 33, 1, "insert", 0, False)],
+    ]
+
+
+def test_open_windows_of_events_and_sliding_ones_are_told_before_rows_have_their_places() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW 2 EVENTS EMIT EVERY 1s"
+    assert told_early(text, [10, 12, 11]) == [
+        [(10, 10, 1, "insert", 0, False)],
+        [(10, 12, 2, "update", 1, False)],
+        [(10, 11, 2, "update", 2, False), (12, 12, 1, "insert", 0, False)],
+        [(10, 11, 2, "update", 3, True), (12, 12, 1, "update", 1, True)],
+    ]
+    text = "SELECT count(*) AS n FROM events WINDOW SLIDING 5s EMIT CHANGES"
+    assert told_early(text, [10, 12, 11])[:3] == [
+        [(5, 10, 1, "insert", 0, False)],
+        [(7, 12, 2, "insert", 0, False)],
+        [(6, 11, 2, "insert", 0, False), (7, 12, 3, "update", 1, False)],
+    ]

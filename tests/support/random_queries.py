@@ -419,6 +419,10 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
         early = rng.choice(("final", "final with early 1s", "changes every 1s"))
         text += f" emit {early} with revisions settings revisions_for = '{(kept := rng.choice((1, 5, 30)))}s'"
         lateness_us += kept * SECOND
+    elif kind != "count" and rng.random() < 0.2 and (windowed or not tail):
+        text += rng.choice((" emit final with early 1s", " emit changes", " emit every 2s")[not windowed :])
+    elif kind == "count" and rng.random() < 0.4:
+        text += rng.choice((" emit final with early 1s", " emit changes", " emit every 2s"))
     keyed = ", ".join(f"{sql} AS k{i}" for i, (_, sql) in enumerate(keys))
     found = ", ".join([*names, *(f"{sql} AS a{i}" for i, (_, sql) in enumerate(calls))])
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mql.exec.exchange import HASH
-from mql.exec.items import MAX_US, MIN_US, TIME, Batch, End, Item, State, Watermark
+from mql.exec.items import MIN_US, TIME, Batch, End, Item, State, Tick, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, number_state, snapshot_of
-from mql.exec.operators.told import KEY
+from mql.exec.operators.early import Speaker
 from mql.planner.physical import CountWindows
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """What rows add to the tables of windows, and the counts behind them."""
+
+    parts: Mapping[str, pa.Table]
+    counts: pa.Table
 
 
 class CountWindowsOperator(Base):
@@ -22,6 +31,7 @@ class CountWindowsOperator(Base):
     def __init__(self, spec: CountWindows, session: Session) -> None:
         super().__init__(session)
         self._spec = spec
+        self._speaker = Speaker(spec.early, session, self.counts)
         self._held = Pile(session, None)
         self._piles = {"state": Pile(session, None)}
         self._piles.update({f"bag{i}": Pile(session, None) for i in range(spec.bags)})
@@ -32,29 +42,38 @@ class CountWindowsOperator(Base):
     def on_batch(self, batch: Batch) -> Iterable[Item]:
         self.counts.seen += batch.table.num_rows
         self._held.add(batch.table)
+        if batch.table.num_rows:
+            self._speaker.changed()
         return ()
 
     def in_state(self) -> int:
         return self._held.rows + self._open
 
     def on_watermark(self, us: int) -> Iterable[Item]:
-        yield from self._release(us, ended=False)
+        yield from self._release(us)
         # A window ends with its last event, and another group's may end at this very moment.
         yield Watermark(us - 1)
 
+    def on_tick(self, us: int) -> Iterable[Item]:
+        if self._is_known() and self._speaker.is_due(us):
+            yield from self._speaker.early(self._at_the_end())
+        yield Tick(us)
+
     def on_end(self) -> Iterable[Item]:
-        yield from self._release(MAX_US, ended=True)
+        if self._is_known():
+            yield from self._speaker.ended(self._at_the_end())
+        self._held.clear()
         self._open = 0
         yield End()
 
     def snapshot(self) -> State:
-        held = self._held.table()
+        held = self._held.table_or_blank()
         found = snapshot_of(self._piles)
         if held is not None:
             found["held"] = held
         if self._counts is not None:
             found["counts"] = self._counts
-        return {**found, "numbers": number_state(released=self._released_us)}
+        return {**found, **self._speaker.snapshot(), "numbers": number_state(released=self._released_us)}
 
     def restore(self, state: State) -> None:
         for name, pile in self._piles.items():
@@ -68,8 +87,9 @@ class CountWindowsOperator(Base):
         if "numbers" in state:
             self._released_us = max(self._released_us, state["numbers"].column("released")[0].as_py())
             self._recount()
+        self._speaker.restore(state, self._at_the_end() if self._is_known() else None)
 
-    def _release(self, until_us: int, *, ended: bool) -> Iterable[Item]:
+    def _release(self, until_us: int) -> Iterable[Item]:
         """Rows from before `until_us` are complete: number them, and tell the windows that they fill."""
         table = self._held.table()
         due = None
@@ -78,42 +98,51 @@ class CountWindowsOperator(Base):
             due = table.filter(mask)
             self._held.drop(mask)
         self._released_us = max(self._released_us, until_us)
-        if due is not None and due.num_rows:
-            self._take_in(due)
-        elif not ended:
+        if due is None or not due.num_rows:
             return
-        if self._counts is None:
-            return
-        yield from self._tell(ended)
-
-    def _take_in(self, due: pa.Table) -> None:
-        spec = self._spec
-        if self._counts is None:
-            keys = [*(f"k{i}" for i in range(spec.keys)), HASH]
-            self._counts = due.slice(0, 0).select(keys)
-            for name in ("n", "done"):
-                self._counts = self._counts.append_column(name, pa.array([], pa.int64()))
-        numbered = self._session.run(spec.number, {"released": due, "counts": self._counts})
-        self._piles["state"].add(self.rows(spec.partial, numbered, "numbered"))
-        for i, sql in enumerate(spec.partial_bags):
-            self._piles[f"bag{i}"].add(self.rows(sql, numbered, "numbered"))
-        counts = self._session.run(spec.counts, {"released": due, "counts": self._counts})
-        self._counts = counts.select(self._counts.column_names).cast(self._counts.schema)
-        self._open += due.num_rows
-
-    def _tell(self, ended: bool) -> Iterable[Item]:
-        assert self._counts is not None
-        tables = {"counts": self._counts}
+        numbered = self._numbered(due)
         for name, pile in self._piles.items():
-            table = pile.table_or_blank()
-            assert table is not None
-            tables[name] = table
-        rows = self._session.run(self._spec.close, tables, {"ended": ended})
+            pile.add(numbered.parts[name])
+        self._counts = numbered.counts
+        self._open += due.num_rows
+        rows = self._close({name: pile.table_or_blank() for name, pile in self._piles.items()}, self._counts, False)
         self._forget()
-        kept = rows.filter(rows.column("__keep")).drop_columns(["__keep", KEY])
-        if kept.num_rows:
-            self.counts.emitted += kept.num_rows
-            yield Batch(kept)
+        yield from self._speaker.final(rows)
+
+    def _at_the_end(self) -> pa.Table:
+        """What would be told if the input ended now: full windows of the rows that are held yet, and last, shorter
+        ones."""
+        held = self._held.table_or_blank()
+        assert held is not None
+        numbered = self._numbered(held)
+        tables = {}
+        for name, pile in self._piles.items():
+            known = pile.table()
+            tables[name] = numbered.parts[name] if known is None else pa.concat_tables([known, numbered.parts[name]])
+        return self._close(tables, numbered.counts, True)
+
+    def _is_known(self) -> bool:
+        """Whether there has ever been a row, so that their table has columns."""
+        return self._held.table_or_blank() is not None
+
+    def _numbered(self, due: pa.Table) -> Numbered:
+        """These rows come next in their groups."""
+        spec = self._spec
+        known = self._counts
+        if known is None:
+            keys = [*(f"k{i}" for i in range(spec.keys)), HASH]
+            known = due.slice(0, 0).select(keys)
+            for name in ("n", "done"):
+                known = known.append_column(name, pa.array([], pa.int64()))
+        numbered = self._session.run(spec.number, {"released": due, "counts": known})
+        parts = {"state": self.rows(spec.partial, numbered, "numbered")}
+        for i, sql in enumerate(spec.partial_bags):
+            parts[f"bag{i}"] = self.rows(sql, numbered, "numbered")
+        counts = self._session.run(spec.counts, {"released": due, "counts": known})
+        return Numbered(parts, counts.select(known.column_names).cast(known.schema))
+
+    def _close(self, tables: Mapping[str, pa.Table | None], counts: pa.Table, ended: bool) -> pa.Table:
+        return self._session.run(self._spec.close, {**tables, "counts": counts}, {"ended": ended})
 
     def _forget(self) -> None:
         """Full windows are told: move each group's `done` on, and let go of panes that only told windows held."""

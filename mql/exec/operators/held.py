@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mql.exec.items import MAX_US, MIN_US, TIME, Batch, End, Item, State, Watermark
+from mql.exec.items import MAX_US, MIN_US, TIME, Batch, End, Item, State, Tick, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, number_state
-from mql.exec.operators.told import KEY
+from mql.exec.operators.early import Speaker
 from mql.planner.physical import Held
 
 
@@ -20,6 +20,7 @@ class HeldOperator(Base):
     def __init__(self, spec: Held, session: Session) -> None:
         super().__init__(session)
         self._spec = spec
+        self._speaker = Speaker(spec.early, session, self.counts)
         self._held = Pile(session, None)
         self._told_us = MIN_US
         self._next_us = MAX_US
@@ -29,6 +30,7 @@ class HeldOperator(Base):
         self.counts.seen += batch.table.num_rows
         self._held.add(batch.table)
         if batch.table.num_rows:
+            self._speaker.changed()
             self._expect(pc.min(batch.table.column(TIME)).as_py() + self._spec.ready_us)
         return ()
 
@@ -42,32 +44,36 @@ class HeldOperator(Base):
         told_us = us if us < self._ready_us else max(self._told_us, self._ready_us - 1)
         yield Watermark(told_us - self._spec.ready_us)
 
+    def on_tick(self, us: int) -> Iterable[Item]:
+        if self._is_known() and self._speaker.is_due(us):
+            yield from self._speaker.early(self._run(self._spec.close, MAX_US))
+        yield Tick(us)
+
     def on_end(self) -> Iterable[Item]:
-        yield from self._tell(MAX_US)
+        if self._is_known():
+            yield from self._speaker.ended(self._run(self._spec.close, MAX_US))
         self._held.clear()
         yield End()
 
     def snapshot(self) -> State:
-        held = self._held.table()
-        found = {"numbers": number_state(told=self._told_us)}
+        held = self._held.table_or_blank()
+        found = {"numbers": number_state(told=self._told_us), **self._speaker.snapshot()}
         return found if held is None else {**found, "held": held}
 
     def restore(self, state: State) -> None:
         if "held" in state:
             self._held.add(state["held"])
+        if self._held.rows:
             self._next_us = self._ready_us = MIN_US
         if "numbers" in state:
             self._told_us = max(self._told_us, state["numbers"].column("told")[0].as_py())
+        self._speaker.restore(state, self._run(self._spec.close, MAX_US) if self._is_known() else None)
 
     def _tell(self, until_us: int) -> Iterable[Item]:
         table = self._held.table()
         if table is None:
             return
-        rows = self._run(self._spec.close, until_us)
-        kept = rows.filter(rows.column("__keep")).drop_columns(["__keep", KEY])
-        if kept.num_rows:
-            self.counts.emitted += kept.num_rows
-            yield Batch(kept)
+        yield from self._speaker.final(self._run(self._spec.close, until_us))
         self._held.replace(self._run(self._spec.keep, until_us).select(table.column_names).cast(table.schema))
         self._told_us, self._next_us, self._ready_us = until_us, MAX_US, MAX_US
         self._expect(until_us + 1)
@@ -81,4 +87,8 @@ class HeldOperator(Base):
     def _run(self, sql: str, until_us: int) -> pa.Table:
         given = {"since": self._told_us, "until": until_us}
         params = {name: value for name, value in given.items() if f"${name}" in sql}
-        return self._session.run(sql, {"held": self._held.table()}, params)
+        return self._session.run(sql, {"held": self._held.table_or_blank()}, params)
+
+    def _is_known(self) -> bool:
+        """Whether there has ever been a row, so that their table has columns."""
+        return self._held.table_or_blank() is not None

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mql.exec.items import MAX_US, Batch, End, Item, State, Watermark
+from mql.exec.items import MAX_US, Batch, End, Item, State, Tick, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, snapshot_of
-from mql.exec.operators.told import KEY
+from mql.exec.operators.early import Speaker
 from mql.planner.physical import Sessions
 
 
@@ -23,6 +23,7 @@ class SessionsOperator(Base):
     def __init__(self, spec: Sessions, session: Session) -> None:
         super().__init__(session)
         self._spec = spec
+        self._speaker = Speaker(spec.early, session, self.counts)
         self._gap_us = spec.window.size
         self._piles = {"state": Pile(session, None)}
         self._piles.update({f"bag{i}": Pile(session, None) for i in range(spec.bags)})
@@ -36,6 +37,7 @@ class SessionsOperator(Base):
         main = batch.port == "rows"
         self._piles["state" if main else batch.port].add(batch.table)
         if main and batch.table.num_rows:
+            self._speaker.changed()
             self._in_state += pc.sum(batch.table.column("n")).as_py()
             self._earliest_us = min(self._earliest_us, pc.min(batch.table.column("z")).as_py())
             if sum(pile.rows for pile in self._piles.values()) > max(self.FOLD_ROWS, 4 * self._folded_rows):
@@ -51,34 +53,48 @@ class SessionsOperator(Base):
             yield from self._close(us)
         yield Watermark(us - self._gap_us)
 
+    def on_tick(self, us: int) -> Iterable[Item]:
+        if self._is_known() and self._speaker.is_due(us):
+            yield from self._speaker.early(self._over(self._spans(), MAX_US))
+        yield Tick(us)
+
     def on_end(self) -> Iterable[Item]:
-        yield from self._close(MAX_US)
+        if self._is_known():
+            spans = self._spans()
+            yield from self._speaker.ended(self._over(spans, MAX_US))
+            self._fold(spans, MAX_US)
         yield End()
 
     def snapshot(self) -> State:
-        return snapshot_of(self._piles)
+        return {**snapshot_of(self._piles), **self._speaker.snapshot()}
 
     def restore(self, state: State) -> None:
         for name, pile in self._piles.items():
             if name in state:
                 pile.add(state[name])
         self._recount()
+        self._speaker.restore(state, self._over(self._spans(), MAX_US) if self._is_known() else None)
 
     def _close(self, until_us: int) -> Iterable[Item]:
         """Tell the sessions that are over by now."""
         if not self._piles["state"].rows:
             return
         spans = self._spans()
-        rows = self._session.run(self._spec.close, {**self._tables(), "spans": spans}, {"until": until_us})
+        rows = self._over(spans, until_us)
         self._fold(spans, until_us)
-        kept = rows.filter(rows.column("__keep")).drop_columns(["__keep", KEY])
-        if kept.num_rows:
-            self.counts.emitted += kept.num_rows
-            yield Batch(kept)
+        yield from self._speaker.final(rows)
+
+    def _over(self, spans: pa.Table, until_us: int) -> pa.Table:
+        """The rows of the sessions that are over at the time; at `MAX_US`, of all."""
+        return self._session.run(self._spec.close, {**self._tables(), "spans": spans}, {"until": until_us})
+
+    def _is_known(self) -> bool:
+        """Whether there has ever been a session, so that its table has columns."""
+        return self._piles["state"].table_or_blank() is not None
 
     def _spans(self) -> pa.Table:
         """Which session each of the short ones belongs to."""
-        return self._session.run(self._spec.spans, {"state": self._piles["state"].table()})
+        return self._session.run(self._spec.spans, {"state": self._piles["state"].table_or_blank()})
 
     def _fold(self, spans: pa.Table, until_us: int) -> None:
         """Put short sessions together, and let go of those that are over."""

@@ -66,6 +66,11 @@ class Told:
         if self._rows is not None:
             self._rows = self._rows.filter(pc.is_in(self._rows.column(column), values)).combine_chunks()
 
+    def drop(self, column: str, values: pa.ChunkedArray) -> None:
+        """Without the rows that have one of these values."""
+        if self._rows is not None:
+            self._rows = self._rows.filter(pc.invert(pc.is_in(self._rows.column(column), values))).combine_chunks()
+
     def _remember(self, changed: pa.Table) -> None:
         gone = pc.equal(changed.column(OP), "delete")
         rows = changed.drop_columns([OP]).append_column(_GONE, gone)
