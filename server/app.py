@@ -7,14 +7,13 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 
 from mql.exec.engine import Engine
-from mql.exec.feed import Source
 from server import openapi
 from server.guard import SCOPES, Door, add_headers, guard
 from server.jobs import JOBS, Jobs
@@ -27,6 +26,7 @@ from server.routes.route import EVENTS, Route
 from server.settings import Settings, check_reach, sources_of, tables_of
 from server.shared import SHARED, Shared
 from server.tokens import FIRST, NewToken, own_grant
+from sources.strict_yaml import Document
 
 log = logging.getLogger("server")
 
@@ -34,19 +34,24 @@ STOPPING = "server stopping"
 LAG_EVERY_S = 1.0
 
 
-def serve(settings: Settings, sources: Sequence[Source] | None = None) -> None:
+def serve(settings: Settings, document: Document | None = None) -> None:
     """Serves until SIGTERM or SIGINT; then ends streams with a word, finishes what is under way, and returns.
 
-    `sources` None: those of the settings. The server owns the engine and the sources and closes them.
+    `document`: what the settings were read from, for the places of errors. No source is opened, and nothing written,
+    while another server has the same data directory.
     """
     check_reach(settings.server)
-    found = sources_of(settings) if sources is None else sources
-    tables = tables_of(settings)
-    engine = Engine(found, workers=settings.server.workers, default=settings.default, tables=tables)
+    keeper = Keeper(settings)
     try:
-        asyncio.run(serve_until_told(make_app(engine, settings)))
+        keeper.claim()
+        found, tables = sources_of(settings, document), tables_of(settings, document)
+        engine = Engine(found, workers=settings.server.workers, default=settings.default, tables=tables)
+        try:
+            asyncio.run(serve_until_told(make_app(engine, settings, keeper)))
+        finally:
+            engine.close()
     finally:
-        engine.close()
+        keeper.close()
 
 
 def raise_file_limit() -> None:
@@ -61,6 +66,7 @@ async def serve_until_told(app: web.Application) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
+    app[JOBS].upkeep.on_lost = lambda: loop.call_soon_threadsafe(told.set)
     async with open_door(app) as door:
         log.info("listening on %s", door.name)
         await told.wait()
@@ -84,7 +90,7 @@ async def open_door(app: web.Application) -> AsyncIterator[Door]:
         await runner.cleanup()
 
 
-def make_app(engine: Engine, settings: Settings) -> web.Application:
+def make_app(engine: Engine, settings: Settings, keeper: Keeper | None = None) -> web.Application:
     """The application around an engine that its caller owns. Run it by `open_door` or `serve`."""
     limits = settings.server.limits
     app = web.Application(middlewares=[guard], client_max_size=max(limits.body, limits.events_body))
@@ -92,7 +98,7 @@ def make_app(engine: Engine, settings: Settings) -> web.Application:
     shared.document = openapi.document(ROUTES, product_version())
     app[SHARED] = shared
     app[REPLAYS] = {}
-    app[KEEPER] = Keeper(settings)
+    app[KEEPER] = keeper or Keeper(settings)
     app[JOBS] = Jobs(engine, app[KEEPER])
     shared.metrics.jobs = lambda: [(job.name, numbers_of(job)) for job in app[JOBS].all()]
     app[TOKENS] = app[KEEPER].tokens()
@@ -142,6 +148,7 @@ async def let_go(app: web.Application) -> None:
 async def run_jobs(app: web.Application) -> AsyncIterator[None]:
     """Jobs of the store go on where the last server left them; with this one's end they leave."""
     shared = app[SHARED]
+    await shared.call(app[KEEPER].claim)
     await shared.call(app[TOKENS].load)
     if app[TOKENS].needed and not app[TOKENS].all():
         _, text = await shared.call(app[TOKENS].create, NewToken(name=FIRST, scope="admin"))

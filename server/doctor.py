@@ -16,8 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mql.errors import MqlError
 from mql.exec.feed import Source
+from server.checking import load_quietly
+from server.claims import claimed_by
 from server.keeping import Keeper
-from server.settings import Settings, check_reach, load_settings
+from server.settings import Settings, check_reach, read_config
+from server.store import open_store
 from sources.strict_yaml import ConfigError
 
 FREE_LEAST_BYTES = 1 << 30
@@ -38,7 +41,7 @@ def examine(config: Path | None) -> Iterator[Finding]:
     """All findings, one after the other. Without a configuration, those of a server that has none."""
     yield versions()
     try:
-        settings, sources = (Settings(), ()) if config is None else load_settings(config)
+        settings, sources = (Settings(), ()) if config is None else configured(config)
     except (ConfigError, MqlError) as error:
         yield Finding("configuration", str(error), f"Mend {config}; mql check {config} tells the same.")
         return
@@ -46,11 +49,17 @@ def examine(config: Path | None) -> Iterator[Finding]:
     yield reach(settings)
     yield disk(settings)
     yield store(settings)
+    yield server(settings)
     yield port(settings)
     try:
         yield from (looked_at(source) for source in sources)
     finally:
         close_all(sources)
+
+
+def configured(config: Path) -> tuple[Settings, Sequence[Source]]:
+    settings, document = read_config(config)
+    return settings, load_quietly(settings.sources, settings.base_dir, document)
 
 
 def versions() -> Finding:
@@ -89,11 +98,13 @@ def disk(settings: Settings) -> Finding:
 
 
 def store(settings: Settings) -> Finding:
-    keeper = Keeper(settings)
-    if not keeper.has_something:
+    if not Keeper(settings).has_something:
         return Finding("store", "none yet: it is made when it is first needed")
     try:
-        found = keeper.open()
+        found = open_store(settings.store, settings.base_dir / settings.data_dir, migrates=False)
+    except SQLAlchemyError as error:
+        return unwell(error)
+    try:
         jobs = found.jobs()
         failed = [job.name for job in jobs if job.state == "failed"]
         detail = f"schema {found.schema_version}, {len(jobs)} jobs, {len(found.templates())} templates"
@@ -102,12 +113,20 @@ def store(settings: Settings) -> Finding:
             return Finding("store", f"{detail}; failed: {', '.join(failed[:5])}", remedy)
         return Finding("store", detail)
     except SQLAlchemyError as error:
-        why = str(error.__cause__ or error).splitlines()[0]
-        return Finding("store", why, "Is the database up, and is store: right?")
-    except MqlError as error:
-        return Finding("store", error.message, error.hint)
+        return unwell(error)
     finally:
-        keeper.close()
+        found.close()
+
+
+def unwell(error: SQLAlchemyError) -> Finding:
+    why = str(error.__cause__ or error).splitlines()[0]
+    return Finding("store", why, "Is the database up, and is store: right?")
+
+
+def server(settings: Settings) -> Finding:
+    """Whether a server has the data directory already: then another one would not start."""
+    who = claimed_by(settings.base_dir / settings.data_dir)
+    return Finding("server", "none runs on this data directory" if who is None else f"it runs: {who}")
 
 
 def port(settings: Settings) -> Finding:

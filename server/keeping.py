@@ -9,9 +9,11 @@ from typing import Any
 from aiohttp import web
 
 from mql.exec.clock import Clock, SystemClock
+from server.claims import Claim, claim_directory
 from server.settings import Settings
 from server.silences import Silences
 from server.store import Store, default_path, open_store
+from server.store_claims import claim_store
 from server.tokens import Book, Tokens
 
 
@@ -24,12 +26,35 @@ class Keeper:
         self._url = settings.store
         self._declared = settings.silences
         self._store: Store | None = None
+        self._claims: tuple[Claim, ...] = ()
         self._guard = threading.Lock()
 
     @property
     def has_something(self) -> bool:
         """Whether there is a store from before."""
         return self._url is not None or default_path(self.data_dir).exists()
+
+    def claim(self) -> None:
+        """Keeps other servers away from the directory and the store, until `close`. MqlError where one is there."""
+        with self._guard:
+            if self._claims:
+                return
+            self._claims = (claim_directory(self.data_dir),)
+            try:
+                store = None if self._url is None else claim_store(self._url)
+            except BaseException:
+                self._let_go()
+                raise
+            self._claims += () if store is None else (store,)
+
+    def has_lost(self) -> bool:
+        """Whether another server has taken what was claimed here: its database was away, and that one came first."""
+        return not all(claim.is_held() for claim in self._claims)
+
+    def _let_go(self) -> None:
+        for claim in self._claims:
+            claim.let_go()
+        self._claims = ()
 
     def open(self) -> Store:
         with self._guard:
@@ -70,6 +95,7 @@ class Keeper:
             if self._store is not None:
                 self._store.close()
                 self._store = None
+            self._let_go()
 
 
 KEEPER = web.AppKey("keeper", Keeper)

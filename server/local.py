@@ -18,6 +18,7 @@ from mql.exec.frames import Frame
 from mql.parser import parse
 from mql.planner.reading import asked_by
 from mql.syntax import Join, Query, SourceRef, SubqueryRef
+from server.claims import claimed_by
 from server.settings import Settings, settings_of
 from server.tables import use_kept_tables
 from sources.declared import load_sources
@@ -93,10 +94,15 @@ def engine_for(house: House, text: str, params: Mapping[str, Any], workers: int 
 
 
 def declared(house: House, names: Sequence[str]) -> Sequence[Source]:
-    """The sources of these names that the configuration declares."""
+    """The sources of these names that the configuration declares, which a server may be reading, too."""
     wanted = {name: mapping for name, mapping in house.settings.sources.items() if name in names}
     base, data = house.settings.base_dir, house.settings.base_dir / house.settings.data_dir
-    return load_sources(wanted, base, document=house.document, data_dir=data)
+    recorded = [name for name, mapping in wanted.items() if isinstance(mapping, Mapping) and mapping.get("record")]
+    who = claimed_by(data) if recorded else None
+    if who is not None:
+        hint = "Ask that server, by --server and its address; or stop it first."
+        raise MqlError(f'source "{recorded[0]}" is recorded by {who}', hint=hint, code="in-use")
+    return load_sources(wanted, base, document=house.document, data_dir=data, notes=False)
 
 
 def declared_tables(house: House, names: Sequence[str]) -> Sequence[DeclaredTable]:

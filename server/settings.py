@@ -157,11 +157,17 @@ class Settings(Said):
 
 def load_settings(path: Path) -> tuple[Settings, Sequence[Source]]:
     """The settings in a file and the sources that it declares; ConfigError tells all that is wrong, with places."""
+    settings, document = read_config(path)
+    return settings, sources_of(settings, document)
+
+
+def read_config(path: Path) -> tuple[Settings, Document]:
+    """The settings in a file, whose sources are not opened; ConfigError as above."""
     document = read_yaml(path)
     settings = settings_of(document, path.parent)
     check_default(settings, document)
     check_tables(settings, document)
-    return settings, sources_of(settings, document)
+    return settings, document
 
 
 def read_settings(text: str) -> Settings:

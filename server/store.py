@@ -159,16 +159,20 @@ POOL_S = 120.0
 
 
 class Store:
-    """The tables. Thread-safe. `url`: of SQLAlchemy's form; use `open_store` for the default place."""
+    """The tables. Thread-safe. `url`: of SQLAlchemy's form; use `open_store` for the default place.
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    `migrates`: it brings the schema to the newest version; else it is for looking only.
+    """
+
+    def __init__(self, url: str, clock: Clock | None = None, *, migrates: bool = True) -> None:
         self.clock = clock or SystemClock()
         # A thousand jobs that start at once stand in line for its few connections.
         self.engine = create_engine(url, pool_pre_ping=True, pool_timeout=POOL_S)
         if make_url(url).get_backend_name() == "sqlite":
             event.listen(self.engine, "connect", set_sqlite)
         try:
-            self.migrate()
+            if migrates:
+                self.migrate()
         except BaseException:
             self.engine.dispose()
             raise
@@ -398,12 +402,12 @@ class Store:
             connection.execute(delete(CHANGES).where(CHANGES.c.id <= number - KEPT_CHANGES))
 
 
-def open_store(url: str | None, data_dir: Path, clock: Clock | None = None) -> Store:
+def open_store(url: str | None, data_dir: Path, clock: Clock | None = None, *, migrates: bool = True) -> Store:
     """The store at a URL; without one, a file in the data directory."""
     if url is not None:
-        return Store(url, clock)
+        return Store(url, clock, migrates=migrates)
     data_dir.mkdir(parents=True, exist_ok=True)
-    return Store(f"sqlite:///{default_path(data_dir)}", clock)
+    return Store(f"sqlite:///{default_path(data_dir)}", clock, migrates=migrates)
 
 
 def default_path(data_dir: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("server")
 
 LOOK_S = 1.0
+CLAIMS_S = 5.0
 TEMPLATES_S = 5.0
 STEADY_S = 300.0
 MINUTE_S = 60.0
@@ -79,6 +80,9 @@ class Upkeep:
         self._clusters: dict[str, Cluster] = {}
         self._templates: Mapping[str, tuple[int, Template]] = {}
         self._looked_s: float | None = None
+        self._claims_due_s = 0.0
+        self.on_lost: Callable[[], object] = lambda: None
+        """What is done when another server has the store now."""
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mql-upkeep", daemon=True)
 
@@ -93,6 +97,16 @@ class Upkeep:
     def _run(self) -> None:
         while not self._closing.wait(LOOK_S):
             self.look()
+            self._look_at_claims()
+
+    def _look_at_claims(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s < self._claims_due_s:
+            return
+        self._claims_due_s = now_s + CLAIMS_S
+        if self._jobs.keeper.has_lost():
+            log.critical("the store was away, and another server has it now: this one stops")
+            self.on_lost()
 
     def look(self) -> None:
         """All of it, once. What goes wrong with one job keeps nothing from the others."""

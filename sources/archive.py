@@ -274,7 +274,8 @@ def hold(directory: Path) -> BinaryIO:
     except OSError as error:
         held.close()
         raise MqlError(
-            f'the archive "{directory}" is in use', hint="Give each recorded source a directory of its own."
+            f'the archive "{directory}" is in use',
+            hint="Give each recorded source a directory of its own; a server that records it is asked by --server.",
         ) from error
     return held
 

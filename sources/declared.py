@@ -66,14 +66,16 @@ def load_sources(
     where: Where = ("sources",),
     clock: Clock | None = None,
     data_dir: Path | None = None,
+    notes: bool = True,
 ) -> list[Source]:
-    """The sources of a `sources:` mapping. Paths are relative to `base_dir`; archives go to `data_dir`.
+    """The sources of a `sources:` mapping. Paths are relative to `base_dir`; archives go to `data_dir`, where followed
+    files are noted, unless it `notes` nothing.
 
     `document`, `where`: the text that the mapping is from, and where in it, for the places of errors. ConfigError
     tells all of them; then no source is left open.
     """
     told = document or Document(config)
-    house = House(base_dir, data_dir or base_dir / ".mql", clock)
+    house = House(base_dir, data_dir or base_dir / ".mql", clock, notes=notes)
     problems: list[Problem] = []
     made: list[Source] = []
     for name, mapping in config.items():
@@ -119,6 +121,7 @@ class House:
     clock: Clock | None = None
     kinds: Collection[str] | None = None
     reach: Reach | None = None
+    notes: bool = True
 
     def formatting(self, subject: str | None = None) -> Place:
         """Where a source's format is declared."""
@@ -425,6 +428,7 @@ class FileModel(Declared):
             settings=self.settings(),
             clock=house.clock,
             registry=house.data_dir / "followed" / f"{name}.json" if self.follow else None,
+            notes=house.notes,
         )
 
 

@@ -46,7 +46,7 @@ class FileSource:
     `path`: a path, a pattern (`logs/*.json`), or several of them. `format`: ndjson, array (one JSON array or object),
     csv, parquet, or auto (by name, then by content). `follow`: wait for what is appended and for new files, as
     `tail -F` does (JSON lines, and new Parquet files). `registry`: where a followed source notes which file was which
-    split, for restarts.
+    split, for restarts; unless it `notes` nothing, as one that is a guest where a server is at home.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class FileSource:
         settings: Settings = DEFAULTS,
         clock: Clock | None = None,
         registry: Path | None = None,
+        notes: bool = True,
     ) -> None:
         self.name = name
         self.patterns = tuple(str(one) for one in ([path] if isinstance(path, str | Path) else path))
@@ -81,7 +82,7 @@ class FileSource:
         self.csv_plan: CsvPlan | None = plan_csv(csv_samples(self.paths), csv) if self.format == "csv" else None
         self.shape = self.learned()
         self.learner = Learner(self.shape, settings.open)
-        self.tail = Tail(self.patterns, self.format, self.clock, registry, self.learner) if follow else None
+        self.tail = Tail(self.patterns, self.format, self.clock, registry, self.learner, notes) if follow else None
 
     @property
     def info(self) -> SourceInfo:

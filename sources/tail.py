@@ -51,13 +51,20 @@ class Tail:
     """What all readers of a followed source share: which file is which split. Thread-safe."""
 
     def __init__(
-        self, patterns: Sequence[str], format: str, clock: Clock, registry: Path | None, learner: Learner
+        self,
+        patterns: Sequence[str],
+        format: str,
+        clock: Clock,
+        registry: Path | None,
+        learner: Learner,
+        notes: bool = True,
     ) -> None:
         self.learner = learner
         self.patterns = patterns
         self.format = format
         self.clock = clock
         self.registry = registry
+        self.notes = notes
         self.lock = threading.Lock()
         self.looked_s = -1e9
         self.splits: list[Followed] = self.remembered()
@@ -187,7 +194,7 @@ class Tail:
         return [Followed(one["path"], [Generation(*each) for each in one["generations"]]) for one in noted]
 
     def remember(self) -> None:
-        if self.registry is None:
+        if self.registry is None or not self.notes:
             return
         noted = [
             {"path": one.path, "generations": [(each.inode, each.base, each.length) for each in one.generations]}

@@ -221,15 +221,15 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
 
     def work() -> int:
         from server.app import serve as serve_settings
-        from server.settings import Settings, load_settings
+        from server.settings import Settings, read_config
 
         found = config_path(config)
-        settings, sources = (Settings(), ()) if found is None else load_settings(found)
+        settings, document = (Settings(), None) if found is None else read_config(found)
         told = {"host": host, "port": port, "workers": workers}
         changes = {name: value for name, value in told.items() if value is not None}
         server = settings.server.model_copy(update=changes)
         log_to_stderr()
-        serve_settings(settings.model_copy(update={"server": server}), sources)
+        serve_settings(settings.model_copy(update={"server": server}), document)
         return 0
 
     exit_by(work)

@@ -19,10 +19,9 @@ PROGRAM = """
 import logging, sys
 from pathlib import Path
 from server.app import serve
-from server.settings import load_settings
+from server.settings import read_config
 logging.basicConfig(level=logging.INFO, format="%(message)s")
-settings, sources = load_settings(Path(sys.argv[1]))
-serve(settings, sources)
+serve(*read_config(Path(sys.argv[1])))
 """
 
 
