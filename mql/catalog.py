@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mql.schema import Field, Path, Shape
+from mql.schema import Field, Path, PropertyMask, Shape
 
 SECOND_US = 1_000_000
 
@@ -30,7 +30,8 @@ class SourceInfo:
     `encoding`: `json` (each event is one JSON text in column `_raw`) or `columns` (events come as Arrow
     columns named as the shape's fields). `bounded`: the source ends by itself. `splits`: how many parts can be
     read side by side, as far as is known. `history`: SINCE can reach back. `envelope`: fields of the shape that
-    are not in `_raw` but come as columns of their own beside it. `hidden`: paths that who asks may not read.
+    are not in `_raw` but come as columns of their own beside it. `hidden`: paths that who asks may not read;
+    `masks`: what comes in another form, whose type the shape tells.
     """
 
     name: str
@@ -46,6 +47,7 @@ class SourceInfo:
     splits: int = 1
     envelope: tuple[Field, ...] = ()
     hidden: tuple[Path, ...] = ()
+    masks: tuple[PropertyMask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

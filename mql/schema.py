@@ -71,6 +71,14 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
+class PropertyMask:
+    """A property in another form: `null`, `hash` (keyed, 16 hexadecimal digits), `partial` (the last characters)."""
+
+    path: Path
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """What the events of a source look like. `open` takes unknown names (null until they appear).
 

@@ -23,6 +23,7 @@ from server.routes import ROUTES
 from server.routes.job_views import numbers_of
 from server.routes.replays import REPLAYS
 from server.routes.route import EVENTS, Route
+from server.secret import mask_key
 from server.settings import Settings, check_reach, sources_of, tables_of
 from server.shared import SHARED, Shared
 from server.tokens import FIRST, NewToken, own_grant
@@ -45,7 +46,13 @@ def serve(settings: Settings, document: Document | None = None) -> None:
     try:
         keeper.claim()
         found, tables = sources_of(settings, document), tables_of(settings, document)
-        engine = Engine(found, workers=settings.server.workers, default=settings.default, tables=tables)
+        engine = Engine(
+            found,
+            workers=settings.server.workers,
+            default=settings.default,
+            tables=tables,
+            secret=lambda: mask_key(keeper.data_dir),
+        )
         try:
             asyncio.run(serve_until_told(make_app(engine, settings, keeper)))
         finally:

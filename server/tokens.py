@@ -28,6 +28,7 @@ PREFIX = "mql_"
 NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,99}$"
 Pattern = Annotated[str, Field(pattern=r"^[A-Za-z_*][A-Za-z0-9_.*-]{0,199}$")]
 PathText = Annotated[str, Field(min_length=1, max_length=500)]
+MaskKind = Literal["null", "hash", "partial"]
 TOKENS_MAX = 1_000
 LOOK_AGAIN_S = 5.0
 """So long a token that another server of the same store has taken away goes on to be taken here."""
@@ -63,12 +64,15 @@ class NewToken(BaseModel):
     hide: dict[Pattern, Annotated[list[PathText], Field(min_length=1, max_length=100)]] = Field(
         default_factory=dict, max_length=100, description="properties that it may not read, by source or pattern"
     )
+    mask: dict[Pattern, Annotated[dict[PathText, MaskKind], Field(min_length=1, max_length=100)]] = Field(
+        default_factory=dict, max_length=100, description="properties that it gets in another form, likewise"
+    )
     comment: str = Field(default="", max_length=1_000)
 
     @model_validator(mode="after")
     def limits_readers_alone(self) -> NewToken:
-        if self.scope != "read" and (self.sources is not None or self.hide):
-            raise ValueError("sources and hide are for the scope read: what others change runs in the server's name")
+        if self.scope != "read" and (self.sources is not None or self.hide or self.mask):
+            raise ValueError("sources, hide, mask are for the scope read: what others change runs in the server's name")
         return self
 
     @field_validator("expires")
@@ -109,6 +113,7 @@ class Kept(BaseModel):
     comment: str = ""
     sources: list[str] | None = None
     hide: dict[str, list[str]] = Field(default_factory=dict)
+    mask: dict[str, dict[str, str]] = Field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -189,7 +194,7 @@ class Tokens:
             raise MqlError(f"there are {TOKENS_MAX} tokens already", hint="Delete some.", code="too-many-tokens")
         text = PREFIX + secrets.token_urlsafe(32)
         expires_us = None if said.expires is None else round(said.expires.timestamp() * 1e6)
-        told = said.model_dump(include={"scope", "comment", "sources", "hide"})
+        told = said.model_dump(include={"scope", "comment", "sources", "hide", "mask"})
         kept = Kept(**told, expires_us=expires_us, quotas=said.quotas)
         created_us = self.book.add(said.name, digest_of(text), kept.model_dump(mode="json"))
         self.load()
@@ -208,7 +213,7 @@ class Tokens:
 
 
 def token_of(name: str, digest: str, created_us: int, kept: Kept) -> Token:
-    grant = grant_of(kept.sources, kept.hide)
+    grant = grant_of(kept.sources, kept.hide, kept.mask)
     return Token(name, digest, kept.scope, created_us, kept.expires_us, kept.quotas, kept.comment, grant)
 
 

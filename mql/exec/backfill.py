@@ -451,7 +451,14 @@ class Backfill:
         envelope = tuple(field.name for field in self._info.envelope)
         prefilter = Prefilter(scan.needles) if scan.needles is not None and scan.encoding == "json" else None
         return Decoder(
-            session, scan.encoding, scan.time, scan.columns, envelope=envelope, splits=splits, prefilter=prefilter
+            session,
+            scan.encoding,
+            scan.time,
+            scan.columns,
+            envelope=envelope,
+            splits=splits,
+            prefilter=prefilter,
+            masks=scan.masks,
         )
 
     @contextmanager

@@ -75,7 +75,7 @@ def _files(plan: Plan, reading: Backfill) -> Sequence[Path]:
     intake, scan = intake_of(plan, 0), reading.scan
     if not isinstance(intake, Partial) or intake.predicate is not None or intake.sampling is not None:
         return ()
-    if scan.encoding != "json" or scan.needles is not None or reading.source.info.envelope:
+    if scan.masks or scan.encoding != "json" or scan.needles is not None or reading.source.info.envelope:
         return ()
     files = reading.source.plain_files(*reading.bounds())
     return files if sum(file.stat().st_size for file in files) >= LEAST_BYTES else ()

@@ -144,7 +144,15 @@ class Driver:
 
     def _decoder(self, scan: Scan, splits: Splits) -> Decoder:
         prefilter = None if scan.needles is None else Prefilter(scan.needles)
-        return Decoder(self._session, scan.encoding, scan.time, scan.columns, splits=splits, prefilter=prefilter)
+        return Decoder(
+            self._session,
+            scan.encoding,
+            scan.time,
+            scan.columns,
+            splits=splits,
+            prefilter=prefilter,
+            masks=scan.masks,
+        )
 
     def _make(self, stage: int, task: int, spec: OperatorSpec) -> Operator:
         return build(spec, self._session, self._tables)

@@ -63,7 +63,7 @@ class Engine:
     """Sources and tables, and the queries that run on them. Thread-safe; the user's errors are MqlError.
 
     `workers`: threads that run tasks. `default`: the source of a query that names none. `piped`: the one that stands
-    for any undeclared name.
+    for any undeclared name. `secret`: gives the key of masks.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Engine:
         default: str | None = None,
         piped: str | None = None,
         tables: Sequence[Table] = (),
+        secret: Callable[[], str] | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._default = default
@@ -82,7 +83,8 @@ class Engine:
         self._sources: dict[str, Source] = {}
         self._tables: dict[str, Table] = {}
         self._letters: dict[str, DeadLetters] = {}
-        self._kernel = Kernel()
+        self._kernel = Kernel(secret=secret)
+        self._secret = secret
         self._bulk: Kernel | None = None
         self._runtime = LocalRuntime(self._kernel, workers)
         self._hubs: list[Hub] = []
@@ -402,7 +404,8 @@ class Engine:
         """Compiled anew where its meaning may have changed: other shapes, or times told from now."""
         catalog = self.catalog(source)
         versions = tuple(
-            (name, info.shape.version, info.bounded, info.hidden) for name, info in sorted(catalog.sources.items())
+            (name, info.shape.version, info.bounded, info.hidden, info.masks)
+            for name, info in sorted(catalog.sources.items())
         )
         tables = sorted(catalog.tables.items())
         ready = tuple((name, info.shape.fields) for name, info in tables if info.trouble is None)
@@ -727,7 +730,7 @@ class Engine:
 
     def _bulk_kernel(self) -> Kernel:
         if self._bulk is None:
-            self._bulk = Kernel(threads=self._runtime.workers)
+            self._bulk = Kernel(threads=self._runtime.workers, secret=self._secret)
         return self._bulk
 
     def _spawn(self, execution: Execution, work: Callable[[], None]) -> None:

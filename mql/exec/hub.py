@@ -26,7 +26,7 @@ from mql.exec.splits import Splits
 from mql.exec.state import Snapshot
 from mql.planner.physical import Needles, Scan
 from mql.planner.sql import column_name
-from mql.schema import DataType, Path
+from mql.schema import DataType, Path, PropertyMask
 
 BYTES_MAX = 16 << 20
 ROWS_MAX = 65_536
@@ -314,11 +314,16 @@ class Hub:
             and self.time == scan.time
             and not any(share.ended for share in self.shares)
             and all(known.get(path, type) == type for path, type in scan.columns)
+            and (not self.feeds or self.masks() == scan.masks)
         )
 
     def columns(self) -> Mapping[Path, DataType]:
         """The union of what the attached queries read."""
         return {path: type for feed in self.feeds for path, type in feed.scan.columns}
+
+    def masks(self) -> tuple[PropertyMask, ...]:
+        """Those of the attached queries, which are the same for all."""
+        return self.feeds[0].scan.masks if self.feeds else ()
 
     def attach(self, feed: Feed) -> None:
         """From the next border on it gets what comes. `feed.positions` then tell from where."""
@@ -473,9 +478,9 @@ class Share:
         if not feeds:
             return
         began = self.pace.monotonic_s()
-        wanted = self.hub.columns()
-        if dict(decoder.columns) != wanted:
-            decoder.widen(wanted.items())
+        wanted, masks = self.hub.columns(), self.hub.masks()
+        if dict(decoder.columns) != wanted or decoder.masks != masks:
+            decoder.widen(wanted.items(), masks)
         self._filter(decoder, feeds)
         decoded = decoder.decode(raws)
         for letters in (self.hub.letters, self.letters):

@@ -5,11 +5,13 @@ Statements come from the planner, tables from memory. Nothing can be opened, ins
 
 from __future__ import annotations
 
+import secrets
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -35,10 +37,18 @@ class Kernel:
     """One locked DuckDB in memory; every thread works on a session (a cursor) of its own.
 
     `threads` is how many DuckDB may use for one statement: 1 for streaming, where tasks are the parallelism;
-    more for batches over history. `files`: what it may open itself, nothing beside.
+    more for batches over history. `files`: what it may open itself, nothing beside. `secret`: gives the key of masks,
+    when it is needed first; one of its own where none is given.
     """
 
-    def __init__(self, threads: int = 1, memory_limit: str = "4GB", files: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        threads: int = 1,
+        memory_limit: str = "4GB",
+        files: Sequence[str] = (),
+        secret: Callable[[], str] | None = None,
+    ) -> None:
+        self._secret = cache(secret or (lambda: secrets.token_hex(32)))
         config: dict[str, str | bool | int | float | list[str]] = {
             **_LOCK,
             "threads": str(threads),
@@ -59,7 +69,7 @@ class Kernel:
     def session(self) -> Session:
         """A session for one thread."""
         with self._guard:
-            return Session(self._connection.cursor())
+            return Session(self._connection.cursor(), self._secret)
 
     def close(self) -> None:
         self._connection.close()
@@ -85,7 +95,8 @@ class Session:
     computing on small batches (1.9 ms against 0.5).
     """
 
-    def __init__(self, cursor: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, cursor: duckdb.DuckDBPyConnection, secret: Callable[[], str]) -> None:
+        self.secret = secret
         self._cursor = cursor
         self._running = cursor
         self._prepared: OrderedDict[_Key, _Prepared | int] = OrderedDict()

@@ -33,6 +33,7 @@ from mql.exec.cutting import (
 from mql.exec.deadletters import DeadLetter, dead_letter
 from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Chunk, Raw, Rows
 from mql.exec.kernel import Session
+from mql.exec.masking import Masking
 from mql.exec.prefilter import Prefilter
 from mql.exec.splits import Splits
 from mql.planner.sql import (
@@ -45,7 +46,7 @@ from mql.planner.sql import (
     quote_string,
     type_sql,
 )
-from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType, ListOf, Path, Scalar
+from mql.schema import BIGINT, BOOLEAN, DOUBLE, JSON, TIMESTAMP, VARCHAR, DataType, ListOf, Path, PropertyMask, Scalar
 
 FIRST_US = -62_135_596_800_000_000  # year 1
 LAST_US = 253_402_300_799_999_999  # year 9999
@@ -94,6 +95,7 @@ class Decoder:
         envelope: Iterable[str] = (),
         splits: Splits | None = None,
         prefilter: Prefilter | None = None,
+        masks: tuple[PropertyMask, ...] = (),
     ) -> None:
         assert encoding in ("json", "columns"), encoding
         self.prefilter = prefilter
@@ -103,15 +105,17 @@ class Decoder:
         self._envelope = frozenset(envelope)
         self._splits = splits
         self._unread = Unread()
-        self.widen(columns)
+        self.widen(columns, masks)
 
     @property
     def columns(self) -> Columns:
         return self._columns
 
-    def widen(self, columns: Iterable[tuple[Path, DataType]]) -> None:
-        """From the next batch on these columns, and no others, are decoded."""
+    def widen(self, columns: Iterable[tuple[Path, DataType]], masks: tuple[PropertyMask, ...] = ()) -> None:
+        """From the next batch on these columns, and no others, are decoded, and these masks put on them."""
         self._columns: Columns = tuple(sorted(dict(columns).items()))
+        self.masks = masks
+        self._masking = Masking(self._session, masks, self._columns)
         self._json = json_statement(self._columns, self._time, self._envelope)
         self._swift = swift_statement(self._columns, self._time, self._envelope)
         self._careful = 0
@@ -209,6 +213,7 @@ class Decoder:
 
     def _table(self, columns: Mapping[str, Any], placed: Placed) -> pa.Table:
         names = [column_name(path) for path, _ in self._columns]
+        columns = self._masking.put_on(columns)
         place = [placed.times, placed.splits, placed.offsets, placed.arrivals, self._earlier(placed)]
         return pa.table(
             [*(pa.array(one) for one in place), *(columns[name] for name in names)],

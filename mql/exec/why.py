@@ -23,7 +23,7 @@ def why(asked: Questions, event: bytes, session: Session, now_us: int, reached_u
     """`kept`: whether nothing keeps the event out (None where that hangs on what is not known), `reason`: a sentence,
     `steps`: each with `step`, `ok` and a `detail`. `reached_us`: how far the source's event time has come."""
     scan = asked.scan
-    decoder = Decoder(session, "json", scan.time, scan.columns)
+    decoder = Decoder(session, "json", scan.time, scan.columns, masks=scan.masks)
     found = decoder.decode([Chunk(0, event.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n", 0, now_us)])
     if found.table.num_rows == 0:
         reason = found.malformed[0].reason if found.malformed else "empty"

@@ -16,6 +16,7 @@ from mql.planner.digest import digest
 from mql.planner.hidden import check_hidden
 from mql.planner.logical import Derived, Enriched, Input, Joined, Logical, inputs_of
 from mql.planner.lower import after_batch, stages_of
+from mql.planner.masking import check_masked, masks_of
 from mql.planner.needles import needles
 from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import Needles, Plan, Result, Scan
@@ -68,6 +69,7 @@ def compile_forms(
         top = rule(top)
     plan = _plan(text, tree, top, bound)
     check_hidden(plan.scans, {name: info.hidden for name, info in catalog.sources.items() if info.hidden})
+    check_masked(plan.scans, {name: info.masks for name, info in catalog.sources.items() if info.masks})
     return Compiled(tree, top, plan, sibling_of(top, plan))
 
 
@@ -120,6 +122,7 @@ def _scans(top: Logical, late_matters: bool, above: bool = False) -> Iterator[Sc
 
 def _scan(parts: Parts, scan: logical.Scan, late_matters: bool, needs_time: bool) -> Scan:
     info = scan.info
+    masks = masks_of(scan.columns, info.masks)
     return Scan(
         source=info.name,
         encoding=info.encoding,
@@ -130,8 +133,9 @@ def _scan(parts: Parts, scan: logical.Scan, late_matters: bool, needs_time: bool
         max_ahead_us=info.max_ahead_us,
         since=scan.since,
         until=scan.until,
-        needles=_needles(parts, info, late_matters, needs_time),
+        needles=None if masks else _needles(parts, info, late_matters, needs_time),
         shape_version=info.shape.version,
+        masks=masks,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mql.catalog import TimeRule
-from mql.schema import DataType, Path
+from mql.schema import DataType, Path, PropertyMask
 
 ROWS = "rows"
 """The port of ordinary rows and of the main partial table; bags travel on ports bag0, bag1, …"""
@@ -42,7 +42,8 @@ class Needles:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What is read. `columns` are decoded, sorted by path. `since`/`until` bound event time, too."""
+    """What is read. `columns` are decoded, sorted by path, and `masks` put on them. `since`/`until` bound event time,
+    too."""
 
     source: str
     encoding: str
@@ -55,6 +56,7 @@ class Scan:
     until: Start = LIVE
     needles: Needles | None = None
     shape_version: int = 1
+    masks: tuple[PropertyMask, ...] = ()
 
     @property
     def bounded(self) -> bool:

@@ -47,6 +47,7 @@ def token() -> None:
 @click.option("--requests", type=click.IntRange(1), metavar="N", help="So many requests a minute.")
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="What it may read: requests, job.* [all].")
 @click.option("--hide", multiple=True, metavar="SOURCE:PATH", help="A property that it may not read.")
+@click.option("--mask", multiple=True, metavar="SOURCE:PATH=KIND", help="One that it gets as null, hash or partial.")
 @click.option("--comment", default="", help="For people.")
 def new_token(
     name: str,
@@ -57,6 +58,7 @@ def new_token(
     requests: int | None,
     sources: Sequence[str],
     hide: Sequence[str],
+    mask: Sequence[str],
     comment: str,
 ) -> None:
     """Make a token, and print it: it is not told again. The first must be an admin's."""
@@ -68,7 +70,14 @@ def new_token(
         if not (source and colon and path):
             raise click.BadParameter(f'"{pair}" is not SOURCE:PATH', param_hint="--hide")
         hidden.setdefault(source, []).append(path)
-    said |= {"sources": list(sources) or None, "hide": hidden}
+    masked: dict[str, dict[str, str]] = {}
+    for text in mask:
+        source, colon, rest = text.partition(":")
+        path, equals, kind = rest.rpartition("=")
+        if not (source and colon and path and equals and kind):
+            raise click.BadParameter(f'"{text}" is not SOURCE:PATH=KIND', param_hint="--mask")
+        masked.setdefault(source, {})[path] = kind
+    said |= {"sources": list(sources) or None, "hide": hidden, "mask": masked}
 
     def work() -> int:
         from server.remote import call

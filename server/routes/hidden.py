@@ -10,9 +10,9 @@ from server.tokens import own_grant
 
 def check_nothing_hidden(name: str) -> None:
     """Of a source, or of a job's results (`job.name`)."""
-    if own_grant().hidden(name):
-        hint = f"SELECT * FROM {name} leaves out what is hidden."
-        raise refuse(403, "hidden", f'some of the properties of "{name[:80]}" are hidden from you', hint)
+    if own_grant().is_limited(name):
+        hint = f"SELECT * FROM {name} leaves out what is hidden, and masks what is masked."
+        raise refuse(403, "hidden", f'some of the properties of "{name[:80]}" are hidden from you or masked', hint)
 
 
 def check_may_read_all(sources: Iterable[str]) -> None:

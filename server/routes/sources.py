@@ -103,6 +103,7 @@ class Property(BaseModel):
     type: str
     presence: float | None
     example: str | None
+    mask: str | None
 
 
 class ShapeTold(BaseModel):
@@ -220,8 +221,15 @@ async def shape(request: web.Request) -> web.Response:
     source = await source_of(request)
     shared = shared_of(request)
     info = (await shared.call(shared.engine.catalog)).sources.get(source.info.name, source.info)
+    masks = {mask.path: mask.kind for mask in info.masks}
     properties = [
-        {"path": list(path), "type": str(kind), "presence": top.presence, "example": example}
+        {
+            "path": list(path),
+            "type": str(kind),
+            "presence": top.presence,
+            "example": example,
+            "mask": masks.get(path),
+        }
         for top in info.shape.fields
         for path, kind, example in paths_of((top.name,), top.type, top.example)
     ]

@@ -31,6 +31,7 @@ class TokenTold(BaseModel):
     quotas: dict[str, int]
     sources: list[str] | None
     hide: dict[str, list[str]]
+    mask: dict[str, dict[str, str]]
     comment: str
 
 
@@ -120,6 +121,7 @@ def told(token: Token) -> dict[str, Any]:
         "quotas": token.quotas.model_dump(exclude_none=True),
         "sources": None if token.grant.sources is None else list(token.grant.sources),
         "hide": {name: list(paths) for name, paths in token.grant.hide},
+        "mask": {name: dict(masks) for name, masks in token.grant.mask},
         "comment": token.comment,
     }
 
