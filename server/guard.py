@@ -124,6 +124,13 @@ def request_id(given: str | None) -> str:
     return given if given is not None and SAFE_ID.fullmatch(given) else secrets.token_hex(8)
 
 
+def actions_at(request: web.Request) -> list[str]:
+    """What may be done with things of this path: `start` of `/v1/jobs/{name}:start`."""
+    parent = request.path.rpartition("/")[0]
+    ends = (path.rpartition("/") for _, path in request.app[SCOPES])
+    return sorted({end.partition(":")[2] for above, _, end in ends if above == parent and ":" in end})
+
+
 def problem_of(request: web.Request, error: Exception) -> Problem:
     match error:
         case Refusal():
@@ -134,6 +141,8 @@ def problem_of(request: web.Request, error: Exception) -> Problem:
             return problems.of_query(error)
         case ValidationError():
             return problems.of_validation(error)
+        case web.HTTPMethodNotAllowed() if ":" in request.path.rpartition("/")[2]:
+            return problems.of_action(request.path, actions_at(request))
         case web.HTTPException():
             return problems.of_status(error.status, error.headers)
         case ConnectionError():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from mql.errors import MqlError, place_of, render
+from mql.errors import MqlError, did_you_mean, place_of, render
+from server.complaints import complaint, model_called
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -94,9 +95,10 @@ def span_of(error: MqlError) -> Mapping[str, int] | None:
 
 def of_validation(error: ValidationError) -> Problem:
     """All that is wrong with a body, each with a pointer to it."""
+    model = model_called(error.title)
     errors = [
-        {"pointer": "/" + "/".join(str(part) for part in said_of(each["loc"])), "message": each["msg"]}
-        for each in error.errors(include_url=False, include_context=False, include_input=False)
+        {"pointer": "/" + "/".join(str(part) for part in said_of(each["loc"])), "message": complaint(each, model)}
+        for each in error.errors(include_url=False)
     ]
     first = errors[0]
     detail = f"{first['pointer']}: {first['message']}" if first["pointer"] != "/" else first["message"]
@@ -109,6 +111,15 @@ def said_of(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """A place as it is in the body: behind a sink's number stands its kind, which is no part of the way."""
     at = location.index("sinks") if "sinks" in location else len(location)
     return (*location[: at + 2], *location[at + 3 :])
+
+
+def of_action(path: str, known: Sequence[str]) -> Problem:
+    """An action that there is not, or that is asked for by another method than POST."""
+    asked = path.rpartition(":")[2]
+    if asked in known:
+        return Problem(405, "method-not-allowed", f'":{asked}" is asked for by POST', headers={"Allow": "POST"})
+    hint = did_you_mean(asked, known) or f"There are {', '.join(known)}."
+    return Problem(404, "no-such-action", f'there is no action "{asked[:80]}"', hint if known else None)
 
 
 def of_status(status: int, headers: Mapping[str, str]) -> Problem:

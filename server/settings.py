@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from mql.errors import MqlError, did_you_mean
 from mql.exec.feed import Source
+from server.complaints import complaint
 from server.silences import Silence
 from sources.declared import load_sources
 from sources.declared_tables import load_tables, wrong_tables
@@ -218,8 +219,7 @@ def check_tables(settings: Settings, document: Document) -> None:
 def said_of(fault: Any) -> str:
     """A fault in the operator's words."""
     if fault["type"] != "extra_forbidden":
-        message = str(fault["msg"])
-        return message[0].lower() + message[1:]
+        return complaint(fault)
     name = str(fault["loc"][-1])
     return f'unknown setting "{name}". {did_you_mean(name, names_in(fault["loc"][:-1])) or ""}'.strip()
 

@@ -35,6 +35,7 @@ from mql.parser import parse
 from mql.planner.compile import compile_query
 from mql.planner.constants import duration_us
 from mql.planner.standins import params_in
+from server.complaints import complaint as told_of
 from server.life import Expect, Limits, Positive, Schedule, Sla
 from server.sinks import KINDS, AnySink
 from sources.strict_yaml import Document, Problem, Where, parse_yaml
@@ -227,8 +228,7 @@ def complaint(fault: Any, of: type[Template]) -> tuple[Where, str]:
                 f'unknown {where[-1]} "{said}". {did_you_mean(said, known) or "Known are " + ", ".join(known)}',
             )
         case _:
-            message = str(fault["msg"]).removeprefix("Value error, ")
-            return where, message[0].lower() + message[1:]
+            return where, told_of(fault)
 
 
 LIFE: Mapping[str, type[BaseModel]] = {"sla": Sla, "schedule": Schedule, "limits": Limits, "expect": Expect}

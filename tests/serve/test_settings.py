@@ -37,7 +37,7 @@ def test_every_fault_is_told_with_its_line_and_what_was_meant() -> None:
     with pytest.raises(ConfigError) as caught:
         read_settings("server:\n  prt: 9\n  limits: {bdy: 1, queries: no}\n")
     assert str(caught.value).splitlines() == [
-        "3:29: server.limits.queries: input should be a valid integer, unable to parse string as an integer",
+        "3:29: server.limits.queries: must be a whole number",
         '3:17: server.limits.bdy: unknown setting "bdy". Did you mean "body"?',
         '2:8: server.prt: unknown setting "prt". Did you mean "port"?',
     ]
