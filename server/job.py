@@ -64,7 +64,7 @@ class Job:
         keep = Keep(age_s=self.spec.keep_age, bytes=self.spec.keep_bytes)
         self.log = ResultLog(home / "results", keep, jobs.clock)
         self.checkpoints = Checkpoints(home / "checkpoints")
-        self.books = Books(home)
+        self.books = Books(home, keeps_checkpoints=self.spec.keeps_checkpoints)
         self.dead = DeadLogs(home / "dead", self.spec.dead_letters.keep, jobs.clock)
         self.groups = Groups(home / "groups", self.log, jobs.clock)
         self.checkpointed: Mapping[str, Any] | None = None
@@ -78,6 +78,7 @@ class Job:
             self.log.commit(Length(*last.notes["log"]) if last is not None else Length())
         if self.spec.keeps_checkpoints:
             self.dead.go_back({} if last is None else last.notes.get("dead"))
+            self.books.go_back({} if last is None else last.notes.get("ledger", {}))
         self.sinks: tuple[Delivery, ...] = ()
         self._told: str | None = None
         self._turn: Turn | None = None

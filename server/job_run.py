@@ -22,6 +22,7 @@ from mql.exec.frames import Ended, Failed, Frame, Gap, Phase, RowsFrame, Seal, W
 from mql.exec.results import cursor_of
 from mql.exec.running import Execution
 from mql.exec.state import Snapshot
+from server.books import without_state
 from server.carrying import asked_of, known_by, taken_over
 from server.job_spec import Bound, has_episodes, scale_of
 from server.looks import ends_of, looks_of
@@ -179,12 +180,14 @@ class Run:
             self.job.say("info", f"went back to checkpoint {last.number if last else 0}; {again} rows come again")
         self.marked = self.log.length
         self.job.dead.go_back({} if last is None else last.notes.get("dead"))
+        self.job.books.go_back({} if last is None else last.notes.get("ledger", {}))
 
     def _going_on(self, bound: Bound, last: Checkpoint) -> Snapshot:
         """What it knew at its last checkpoint, for what is asked of it now."""
         anew = self.spec.anew
         if anew is not None and self._is_anew(last):
             self.job.say("info", f"begins without what it knew, reading from: {anew.begin}")
+            self.job.books.discard()
             return self._beginning(bound, anew.begin, last.snapshot)
         snapshot, self.looks = taken_over(self.job.jobs, last, self.spec)
         return snapshot
@@ -232,6 +235,7 @@ class Run:
         """Results into the log, checkpoints in between, until the query ends or somebody tells to."""
         job = self.job
         subscription = running.subscribe(on_lag="drop", progress=False)
+        job.books.begin(running.execution.carried)
         job.running = running
         subscription.on_ready(job.ring)
         self.has_episodes = has_episodes(running.execution.plan)
@@ -361,8 +365,7 @@ class Run:
         now_s = self.clock.monotonic_s()
         if at_end or now_s - self.kept_s >= max(BOOKS_S, running.execution.sharing / CHECKPOINTS_PER_S):
             self.kept_s = now_s
-            goes_on = self.spec.keeps_checkpoints
-            self.job.books.keep(running.ledger(), running.late, at_end=at_end, goes_on=goes_on)
+            self.job.books.keep(running.ledger(), running.late, at_end=at_end)
 
     def _silenced(self, rows: pa.Table) -> pa.Table:
         """Rows of episodes with the silence that keeps them from alerting, if there is one."""
@@ -398,7 +401,7 @@ class Run:
         self._check_size(snapshot)
         yield from self._stored(self.log.sync)
         yield from self._bury(running, snapshot.marks)
-        yield from self._write(snapshot, self.marked)
+        yield from self._write(snapshot, self.marked, self.job.books.as_of(snapshot.ledger))
         self.job.dead.commit()
         if self.spec.guarantee == "exactly_once":
             self.log.commit(self.marked)
@@ -426,13 +429,25 @@ class Run:
         if most is not None and entries > most:
             raise OverLimit(f"its state has {entries:,} panes and keys; {most:,} are allowed")
 
-    def _write(self, snapshot: Snapshot, length: Length, *, done: bool = False) -> Waits[None]:
+    def _write(
+        self, snapshot: Snapshot, length: Length, ledger: Mapping[str, int] | None = None, *, done: bool = False
+    ) -> Waits[None]:
+        """A checkpoint. `ledger`: all that became of events; None where that is as at the one before."""
+        books = self.job.books
+        ledger = books.checkpointed if ledger is None else ledger
         self.number += 1
-        notes = {"log": [length.number, length.rows], "at_us": self.clock.now_us(), "done": done, "looks": self.looks}
-        notes["asked"] = asked_of(self.spec)
-        notes["dead"] = yield from self._stored(self.job.dead.places)
+        notes = {
+            "log": [length.number, length.rows],
+            "at_us": self.clock.now_us(),
+            "done": done,
+            "looks": self.looks,
+            "asked": asked_of(self.spec),
+            "ledger": ledger,
+            "dead": (yield from self._stored(self.job.dead.places)),
+        }
         checkpoint = Checkpoint(self.number, snapshot, notes)
         size = yield from self._stored(lambda: self.job.checkpoints.write(checkpoint))
+        books.checkpointed = ledger
         if self.job.spec.limits.state is not None and size > self.job.spec.limits.state:
             raise OverLimit(f"its state is {size:,} bytes; {self.job.spec.limits.state:,} are allowed")
         positions = {str(split): at for split, at in snapshot.positions.items()}
@@ -449,7 +464,8 @@ class Run:
                 self.log.sync()
                 yield from self._bury(running, running.marks())
                 if self.spec.keeps_checkpoints:
-                    yield from self._write(Snapshot(), self.log.length, done=True)
+                    ledger = self.job.books.as_of(without_state(running.ledger()))
+                    yield from self._write(Snapshot(), self.log.length, ledger, done=True)
                 self.log.commit()
                 self.job.dead.commit()
                 return Outcome("completed", REASONS[reason])

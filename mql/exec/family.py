@@ -21,23 +21,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mql.errors import MqlError
-from mql.exec.aside import Aside, Late, aside_of, renamed_late, unread_mark
+from mql.exec.aside import Aside, aside_of, renamed_late, unread_mark
 from mql.exec.clock import Clock
 from mql.exec.collect import WINDOW_START, Collector, Sealing, digest_sql, seal_of, visible
 from mql.exec.deadletters import Marks
 from mql.exec.frames import Ended, Failed, Gap, Phase, Warn
 from mql.exec.graph import Graph
-from mql.exec.hub import NEEDLES_MAX, Tally
+from mql.exec.hub import NEEDLES_MAX
 from mql.exec.items import MIN_US, Roster, State
 from mql.exec.kernel import Session
+from mql.exec.ledger import Tally, ledger_of_member
 from mql.exec.operators.base import number_state
-from mql.exec.operators.expand import ExpandOperator
+from mql.exec.operators.expand import Counted, ExpandOperator, own_in
 from mql.exec.operators.final import FinalOperator
 from mql.exec.results import KEY, Results
 from mql.exec.running import PRIORITIES, Execution, Options, numbers_of, problem_of
 from mql.exec.runtimes import Runtime
 from mql.exec.state import Snapshot
 from mql.exec.tallies import Ints, PerQuery
+from mql.exec.task import Task
 from mql.planner import sharing
 from mql.planner.physical import Final, Needles, Plan
 from mql.planner.sharing import QUERY, Sibling, Skeleton
@@ -82,9 +84,10 @@ class Family:
         self.core = Execution(sharing.family_plan(skeleton), runtime, clock, Fan(self), options)
         self.not_before = PerQuery(MIN_US)
         self.members: dict[int, Member] = {}
-        self.core.on_late = self.on_late
-        self.late_of: dict[int, PerQuery] = {}
-        """How many rows of each query were late at the last barrier, by operator."""
+        self.core.on_settled = self.on_settled
+        self.counted: dict[tuple[str, int], Counted] = {}
+        self.held: dict[tuple[str, int], PerQuery] = {}
+        """What had become of each query's events at the last barrier, by operator; and how many were held."""
         self.places: dict[int, int] = {}
         self.crowded: list[Results] = []
         self.expands: tuple[ExpandOperator, ...] = ()
@@ -128,6 +131,8 @@ class Family:
                 assert restored is not None
                 self._take_over(number, restored)
             member = Member(self, self._next if number is None else number, sibling, plan, options)
+            if number is not None:
+                member.carried = sum(final.held.get(number) for final in self.finals)
             self._next = max(self._next, member.number + 1)
             self._joined_s = self.clock.monotonic_s()
             self.members[member.number] = member
@@ -227,8 +232,8 @@ class Family:
                 cutter = Cutter(self.core.snapshot(SNAPSHOT_S), self.core.plan)
                 for member, answer in asked:
                     cut = cutter.cut(member.number, self.not_before.get(member.number))
-                    late = sum(counts.get(member.number) for counts in self.late_of.values())
-                    cut = replace(cut, marks={**cut.marks, OWN_LATE: late})
+                    ledger = member.ledger_at_barrier()
+                    cut = replace(cut, marks={**cut.marks, OWN_LATE: ledger["late"]}, ledger=ledger)
                     answer.set_result((cut, self.places.get(member.number, 0)))
             except MqlError:  # it took too long, or the family is over: whoever asked waits for the next
                 with self._asking:
@@ -244,11 +249,16 @@ class Family:
                     answer.set_exception(MqlError("the query ended", code="no-snapshot"))
             self._asked = []
 
-    def on_late(self, late: Sequence[Late]) -> None:
-        """How many rows of each query were late at a barrier, in one of the tasks."""
-        for expand in self.expands:
-            if any(one.rows is expand.late for one in late):
-                self.late_of[id(expand)] = expand.late_of.copy()
+    def on_settled(self, task: Task) -> None:
+        """What had become of each query's events when a barrier passed one of the tasks."""
+        for at, operator in enumerate(task.operators):
+            match operator:
+                case ExpandOperator():
+                    self.counted[task.name, at] = operator.counted()
+                case FinalOperator():
+                    self.held[task.name, at] = operator.held.copy()
+                case _:
+                    pass
 
     def on_barrier(self, epoch: int) -> None:
         """What was told before the barrier ends here, for each query."""
@@ -358,6 +368,8 @@ class Member:
         self.positions: dict[int, int] = {}
         self.is_in = False
         """It gets all that is read: `positions` tell from where."""
+        self.carried = 0
+        """Events that it held when it was restored."""
         self.on_in: Callable[[], None] = lambda: None
         self.on_over: Callable[[Member], None] = lambda member: None
         wanted = [one for one in (sibling.limit, options.max_rows) if one is not None]
@@ -450,31 +462,17 @@ class Member:
 
     def ledger(self) -> Mapping[str, int]:
         """events = emitted_from + filtered + late + malformed + sampled + skipped + dropped + in_state."""
-        taken = matched = late = sampled = held = 0
-        # Counts go on while they are read: those of what comes later on an event's way are read first.
-        for final in self.family.finals:
-            held += final.held.get(self.number)
-        for expand in self.family.expands:
-            matched += expand.matched.get(self.number)
-            late += expand.late_of.get(self.number)
-            sampled += expand.sampled(self.number)
-            taken += expand.taken(self.number)
-        since = self._since()
-        taken = max(taken, matched + late + sampled)
-        filtered = taken - matched - late - sampled
-        in_state = min(held, matched) + max(0, since.seen - since.dropped - taken)
-        gone = filtered + late + sampled + since.dropped + in_state
-        return {
-            "events": since.seen + since.malformed + since.skipped,
-            "emitted_from": max(0, since.seen - gone),
-            "filtered": filtered,
-            "late": late,
-            "malformed": since.malformed,
-            "sampled": sampled,
-            "skipped": since.skipped,
-            "dropped": since.dropped,
-            "in_state": in_state,
-        }
+        # What comes later on an event's way is read first, for counts go on.
+        held = sum(final.held.get(self.number) for final in self.family.finals)
+        parts = [own_in(expand, self.number) for expand in self.family.expands]
+        return ledger_of_member(self._since(), parts, held, self.carried)
+
+    def ledger_at_barrier(self) -> Mapping[str, int]:
+        """The same as of the last barrier, which has passed all tasks."""
+        family = self.family
+        held = sum(counts.get(self.number) for counts in family.held.values())
+        parts = [own_in(counted, self.number) for counted in family.counted.values()]
+        return ledger_of_member(self._since(family.core.feeds[0].handed), parts, held, self.carried)
 
     def numbers(self) -> dict[str, Any]:
         """What a progress frame says."""
@@ -529,16 +527,13 @@ class Member:
         rows = rows.filter(pc.equal(rows.column(QUERY), self.number)).drop_columns([QUERY])
         return rows if rows.num_rows else None
 
-    def _since(self) -> Tally:
-        """What has been handed on since it came."""
+    def _since(self, handed: Mapping[int, Tally] | None = None) -> Tally:
+        """What has been handed on since it came; or what had been, at some moment."""
         found = Tally()
-        if self._before:
-            for share, tally in enumerate(self.family.core.feeds[0].tallies):
-                before = self._before.get(share, tally)
-                found.dropped += tally.dropped - before.dropped  # the last that is counted of an event
-                found.seen += tally.seen - before.seen
-                found.malformed += tally.malformed - before.malformed
-                found.skipped += tally.skipped - before.skipped
+        for share, tally in enumerate(self.family.core.feeds[0].tallies if self._before else ()):
+            if share in self._before:
+                found.add(tally if handed is None else handed.get(share, self._before[share]))
+                found.add(self._before[share], -1)
         return found
 
 

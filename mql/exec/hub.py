@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from mql.exec.exchange import Channel
 from mql.exec.feed import From, Reader, Source
 from mql.exec.items import ARRIVAL, EARLIER, MIN_US, OFFSET, SPLIT, TIME, Barrier, Batch, End, Item, Raw, Watermark
 from mql.exec.kernel import Kernel
+from mql.exec.ledger import Tally
 from mql.exec.prefilter import Prefilter
 from mql.exec.scan import Decoder
 from mql.exec.splits import Splits
@@ -55,16 +56,6 @@ class Held:
 
 
 @dataclass(slots=True)
-class Tally:
-    """What one share has handed on, or could not."""
-
-    seen: int = 0
-    malformed: int = 0
-    skipped: int = 0
-    dropped: int = 0
-
-
-@dataclass(slots=True)
 class Feed:
     """One query's end of a hub. `channels[k]` takes what share k reads.
 
@@ -74,8 +65,8 @@ class Feed:
     `others`: how far the query's other sources have come, where it has several; `aside_us`: up to where this one, of
     which nothing had come yet, let them go on without it. `rank`: the hub waits for feeds of the highest
     rank alone. `letters`: by share, the letters of what could not be read, and how many there were before it attached;
-    `set_aside`: how many of its events could not be read when the last barrier went in. `on_border`: asked at each
-    border of a share, with the event time before which it has been handing on, for what is to go in there.
+    `handed`: what each share had handed on when the last barrier went in. `on_border`: asked at each border of a share,
+    with the event time before which it has been handing on, for what is to go in there.
     """
 
     scan: Scan
@@ -99,7 +90,7 @@ class Feed:
     aside_us: int = MIN_US
     passed: dict[int, int] = field(default_factory=dict)
     letters: dict[int, tuple[DeadLetters, int]] = field(default_factory=dict)
-    set_aside: dict[int, int] = field(default_factory=dict)
+    handed: dict[int, Tally] = field(default_factory=dict)
     reached: dict[int, pa.Table] = field(default_factory=dict)
     _barriers: dict[int, int] = field(default_factory=dict)
     _sent: dict[int, int] = field(default_factory=dict)
@@ -164,7 +155,7 @@ class Feed:
             epoch = self._barriers.pop(share, None) if self.held is None else None
             if epoch is not None:
                 self.passed.update(positions)
-                self.set_aside[share] = self.tallies[share].malformed
+                self.handed[share] = replace(self.tallies[share])
                 self.reached[share] = splits.snapshot(only=positions, least_us=self.aside_us)
                 self.channels[share].put(Barrier(epoch))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Warn
 from mql.exec.graph import Graph
 from mql.exec.hub import Feed, Hub
 from mql.exec.items import MAX_US, MIN_US, State, Tick
+from mql.exec.ledger import Settled, Tally, ledger_of, settled_together
 from mql.exec.results import Cursor, Reading, Results, cursor_of
 from mql.exec.runtimes import Runtime
 from mql.exec.splits import Splits
@@ -105,8 +106,9 @@ class Execution:
         self._epoch = SEAM
         self._states: dict[str, Mapping[int, State]] = {}
         self._late_marks: dict[str, int] = {}
-        self.on_late: Callable[[Sequence[Late]], None] = lambda late: None
-        """Called at a barrier with a task's late rows."""
+        self._settled: dict[str, Settled] = {}
+        self.on_settled: Callable[[Task], None] = lambda task: None
+        """Called at a barrier with a task that it has passed."""
         self._whole = threading.Event()
         self._snapshots = threading.Lock()
         self._paced = any(speaks_early(spec) for stage in plan.stages for spec in stage.operators) or any(
@@ -236,18 +238,22 @@ class Execution:
                 for split, offset in feed.passed.items()
             }
             unread = {
-                unread_mark(scan, share): count
+                unread_mark(scan, share): handed.malformed
                 for scan, feed in enumerate(self.feeds)
-                for share, count in feed.set_aside.items()
+                for share, handed in feed.handed.items()
             }
-            return Snapshot(dict(self._states), splits, positions, unread | self._late_marks)
+            assert self.graph is not None
+            ledger = self._ledger_at_barrier(self.graph)
+            return Snapshot(dict(self._states), splits, positions, unread | self._late_marks, ledger)
 
     def on_snapshot(self, task: str, epoch: int, states: Mapping[int, State]) -> None:
         """What a task knows at a barrier, on its thread."""
         if epoch == self._epoch:
-            late = [one for one in self.late_rows() if one.task == task]
-            self._late_marks |= {one.mark: one.rows.total for one in late}
-            self.on_late(late)
+            assert self.graph is not None
+            passed = next(one for one in self.graph.tasks if one.name == task)
+            self._late_marks |= {one.mark: one.rows.total for one in self.late_rows() if one.task == task}
+            self._settled[task] = passed.settled
+            self.on_settled(passed)
             self._states[task] = states
             self._look_whether_whole()
 
@@ -290,41 +296,28 @@ class Execution:
 
     def ledger(self) -> Mapping[str, int]:
         """events = emitted_from + filtered + late + malformed + sampled + skipped + dropped + in_state."""
-        feeds, backfills = self.feeds, self.backfills
-        # Counts go on while they are read: those of what comes later on an event's way are read first, so that nothing
-        # is counted behind a place that it has not been counted at.
-        filtered = late = sampled = in_state = taken = 0
-        if self.graph is not None:
-            found = {id(task): task.settled for task in reversed(self.graph.tasks)}
-            for settled in found.values():
-                in_state += settled.in_state
-                filtered += settled.filtered
-                late += settled.late
-                sampled += settled.sampled
-            taken = sum(found[id(task)].taken for task in self._first_tasks(self.graph))
+        feeds, backfills, graph = self.feeds, self.backfills, self.graph
+        if graph is not None:
+            settled = self._settled_in(graph, {task.name: task.settled for task in reversed(graph.tasks)})
         else:
             filtered = sum(backfill.filtered for backfill in backfills)
-            sampled = sum(backfill.sampled for backfill in backfills)
-        dropped = sum(feed.dropped for feed in feeds)
-        decoded = sum(feed.seen for feed in feeds) + sum(backfill.decoded for backfill in backfills)
-        malformed = sum(feed.malformed for feed in feeds) + sum(backfill.malformed for backfill in backfills)
-        skipped = sum(feed.skipped for feed in feeds) + sum(backfill.skipped for backfill in backfills)
-        if self.graph is not None:
-            in_state += max(0, decoded - dropped - taken)
-            decoded += self.carried
-            in_state = min(in_state, max(0, decoded - filtered - late - sampled - dropped))
-        gone = filtered + late + sampled + dropped + in_state
-        return {
-            "events": decoded + malformed + skipped,
-            "emitted_from": max(0, decoded - gone),
-            "filtered": filtered,
-            "late": late,
-            "malformed": malformed,
-            "sampled": sampled,
-            "skipped": skipped,
-            "dropped": dropped,
-            "in_state": in_state,
-        }
+            settled = Settled(filtered=filtered, sampled=sum(backfill.sampled for backfill in backfills))
+        handed = Tally()
+        for tally in (tally for feed in feeds for tally in feed.tallies):
+            handed.add(tally)
+        for backfill in backfills:
+            handed.add(Tally(backfill.decoded, backfill.malformed, backfill.skipped))
+        return ledger_of(handed, settled if graph is not None else replace(settled, taken=handed.seen), self.carried)
+
+    def _ledger_at_barrier(self, graph: Graph) -> Mapping[str, int]:
+        """The same as of the last barrier, which has passed all tasks."""
+        handed = Tally()
+        for tally in (tally for feed in self.feeds for tally in feed.handed.values()):
+            handed.add(tally)
+        return ledger_of(handed, self._settled_in(graph, self._settled), self.carried)
+
+    def _settled_in(self, graph: Graph, found: Mapping[str, Settled]) -> Settled:
+        return settled_together(found.values(), sum(found[task.name].taken for task in self._first_tasks(graph)))
 
     def numbers(self) -> dict[str, Any]:
         """What a progress frame says."""

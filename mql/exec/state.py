@@ -31,12 +31,14 @@ class BadState(Exception):
 class Snapshot:
     """What a plan knew at a barrier: the operators' states by task name and operator number, how far its splits had
     come, and the next offset of each. The splits of the scan n are numbered from n * SPLITS_MAX on. `marks`: how many
-    events had been set aside; whoever keeps the snapshot keeps these first, and of its bytes they are no part."""
+    events had been set aside; whoever keeps the snapshot keeps these first, and of its bytes they are no part. Nor is
+    the `ledger`: what had become of the run's events; without a run behind it there is none."""
 
     tasks: Mapping[str, Mapping[int, State]] = field(default_factory=dict)
     splits: pa.Table | None = None
     positions: Mapping[int, int] = field(default_factory=dict)
     marks: Marks = field(default_factory=dict, compare=False)
+    ledger: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def of_scan(self, scan: int) -> Snapshot:
         """What belongs to the splits of one of the plan's scans, with the numbers that these have there."""

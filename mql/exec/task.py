@@ -22,6 +22,7 @@ from mql.exec.items import (
     Tick,
     Watermark,
 )
+from mql.exec.ledger import Settled
 from mql.exec.pipeline import Pipeline
 
 
@@ -35,17 +36,6 @@ class Input:
     held: Barrier | None = None
     roster: Roster | None = None
     ended: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of the events that a task took, at one moment."""
-
-    taken: int = 0
-    filtered: int = 0
-    late: int = 0
-    sampled: int = 0
-    in_state: int = 0
 
 
 NOTHING_YET = Settled()
@@ -92,7 +82,7 @@ class Task:
         return tuple(operator.counts for operator in self.operators)
 
     def recount(self) -> None:
-        """What it holds, after it was restored."""
+        """What it holds, where it was restored or a barrier has passed."""
         self.in_state = self.pipeline.in_state(self.on_events)
         self._settle()
 
@@ -188,6 +178,7 @@ class Task:
         for one in self.inputs:
             one.held = None
         self.pipeline.push(barrier)
+        self.recount()
         self.on_snapshot(self.name, barrier.epoch, self.pipeline.snapshot())
 
     def _end(self, source: Input) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from mql.errors import MqlError
 from mql.exec.graph import Graph
 from mql.planner.physical import Plan
-from server.books import CLASSES, added
+from server.books import CLASSES
 from server.job import Job
 from server.problems import Refusal, of_query
 from server.routes.asking import INT64, count, format_of, format_parameter, number_in
@@ -119,7 +119,7 @@ async def job_ledger(request: web.Request) -> web.Response:
         running = job.running
         run = None if running is None else {kind: running.ledger()[kind] for kind in ("events", *CLASSES)}
         letters = job.dead.numbers()
-        return {"run": run, "total": added(job.books.earlier, run or {}), "dead_letters": letters}
+        return {"run": run, "total": job.books.total(run), "dead_letters": letters}
 
     return json_answer(await shared_of(request).call(ledger))
 

@@ -76,6 +76,7 @@ def test_the_ledger_adds_up_at_every_look_and_over_snapshots() -> None:
                 running = engine.resume(snapshot, QUERY)
                 subscription = running.subscribe()
                 assert checked(running)["in_state"] == checked(running)["events"] == ledger["in_state"]
+                assert snapshot.ledger == ledger
         counted(running, sum(told.values()) - before)
     finally:
         engine.close()

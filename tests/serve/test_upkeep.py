@@ -17,7 +17,7 @@ from mql.exec.clock import ManualClock
 from mql.exec.engine import Engine
 from mql.exec.items import Chunk
 from server import resultlog
-from server.books import CLASSES, added
+from server.books import CLASSES
 from server.job import Job
 from server.job_spec import Spec
 from server.jobs import Jobs
@@ -316,15 +316,17 @@ def test_the_ledger_goes_on_over_runs_and_adds_up(place: Place) -> None:
     wait_for(lambda: job.checkpointed is not None and job.checkpointed["number"] >= 2)
     for _ in range(2):
         job.act("stop")
-        assert job.books.earlier["in_state"] == 0
+        total = job.books.total(None)
+        assert (total["events"], total["in_state"], total["filtered"]) == (5, 3, 2)
         job.act("start")
         place.comes_to(job, "running")
         wait_for(lambda: job.running is not None and job.running.ledger()["in_state"] == 3)
     assert job.running is not None
     ledger = job.running.ledger()
     assert ledger["events"] == sum(ledger[kind] for kind in CLASSES) == 3
-    total = added(job.books.earlier, ledger)
+    total = job.books.total(ledger)
     assert total["events"] == sum(total[kind] for kind in CLASSES) == 5
+    assert total["dropped"] == 0
 
 
 def test_a_job_without_a_guarantee_drops_what_was_in_its_state(place: Place) -> None:

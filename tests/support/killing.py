@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ def call(port: int, method: str, path: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
     request.method = method
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        return json.loads(answer.read())
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        error.add_note(error.read().decode())
+        raise
 
 
 def start(home: Path) -> subprocess.Popen[bytes]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from mql.exec.deadletters import LateRows
-from mql.exec.items import Batch, Item, Roster, State
+from mql.exec.items import Batch, Counts, Item, Roster, State
 from mql.exec.kernel import Session
+from mql.exec.ledger import Matched
 from mql.exec.operators.base import Base, is_suspicious
 from mql.exec.tallies import PerQuery
 from mql.planner.physical import Expand
@@ -67,13 +69,10 @@ class ExpandOperator(Base):
     def restore(self, state: State) -> None:
         """A query's number is its family's affair; the roster comes anew."""
 
-    def taken(self, query: int) -> int:
-        """How many events have been looked at since the query came."""
-        before = self.seen_before.get(query)
-        return 0 if before < 0 else self.counts.seen - before
-
-    def sampled(self, query: int) -> int:
-        return 0 if self.seen_before.get(query) < 0 else self.counts.sampled - self.sampled_before.get(query)
+    def counted(self) -> Counted:
+        """What became of events until now, for who asks later."""
+        per_query = (self.matched, self.late_of, self.seen_before, self.sampled_before)
+        return Counted(replace(self.counts), *(one.copy() for one in per_query))
 
     def _expanded(self, table: pa.Table, roster: pa.Table) -> Iterator[pa.Table]:
         at = 0
@@ -104,3 +103,25 @@ class ExpandOperator(Base):
         self.counts.late += missed.num_rows
         self.late.add(missed)
         return self.rows(f"SELECT * FROM batch WHERE ({late}) IS NOT TRUE", table)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What had become of events in one operator at some moment, for each query."""
+
+    counts: Counts
+    matched: PerQuery
+    late_of: PerQuery
+    seen_before: PerQuery
+    """What the operator had seen, and sampled out, when a query came."""
+    sampled_before: PerQuery
+
+
+def own_in(found: ExpandOperator | Counted, query: int) -> Matched:
+    """What became of events for one query. Counts go on: those of what comes later on an event's way are read first."""
+    matched, late = found.matched.get(query), found.late_of.get(query)
+    before = found.seen_before.get(query)
+    if before < 0:
+        return Matched(matched=matched, late=late)
+    sampled = found.counts.sampled - found.sampled_before.get(query)
+    return Matched(found.counts.seen - before, matched, late, sampled)
