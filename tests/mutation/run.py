@@ -1,92 +1,250 @@
-"""How many mutants of a part of the engine its tests kill: `python tests/mutation/run.py windows --sample 120`.
+"""How many mutants of windows, watermarks and joins the tests kill: `python tests/mutation/run.py --sample 150`.
 
 A mutant is the code with one small mistake put in: a bound that is off by one, a condition the other way round. One
-that no test notices shows what is not tested. The mutants are made by Cosmic Ray (`pip install cosmic-ray`), in a copy
-of what is committed; a part is a file `PART.toml` here, which names the modules and the tests. A sample is drawn with a
-seed, so that it can be drawn again. Prints each survivor as a change, and the share that was killed; ends with 1 where
-that is below `--bar`.
+that no test notices shows what is not tested. A copy of what is committed is made; in it all tests of `parts.toml` run
+once, to learn which of them reach which line. Then each mutant is put into the copy and meets the tests that reach its
+line: first what killed others of its module, then the fastest, until one fails, or `--seconds` of tests have passed.
+A sample has so many of each module as the module has of all, but at least three, and can be drawn again by its seed.
+
+`equivalent.txt` lists the mutants that no test can kill, with the reason; they are counted apart. What became of each
+mutant is added to the file of `--results`; `--again FILE` tries only those that survived in such a file. Ends with 1
+where the share that was killed is below `--bar`. Needs `pip install cosmic-ray coverage`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
-import sqlite3
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from making import Mutant, header, make, meaning, places
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-DONE = "SELECT test_outcome FROM work_results WHERE worker_outcome IN ('NORMAL', 'TIMEOUT')"
-SURVIVORS = """
-    SELECT module_path, start_pos_row, operator_name, diff FROM work_results JOIN mutation_specs USING (job_id)
-    WHERE worker_outcome = 'NORMAL' AND test_outcome = 'SURVIVED' ORDER BY 1, 2"""
-WAITING = "SELECT job_id FROM work_items WHERE job_id NOT IN (SELECT job_id FROM work_results) ORDER BY 1"
+LEAST = 3
+"""So many mutants each module gives, if it has them."""
+KILLED, TIMED_OUT, SURVIVED, EQUIVALENT = OUTCOMES = ("killed", "timed out", "survived", "equivalent")
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of a mutant, by which test, after how long."""
+
+    mutant: Mutant
+    outcome: str
+    by: str
+    seconds: float
 
 
 def main() -> int:
     asked = arguments()
+    parts = tomllib.loads((HERE / "parts.toml").read_text())
     with tempfile.TemporaryDirectory() as place:
-        copy, session = Path(place) / "copy", Path(place) / "session.sqlite"
+        copy = Path(place) / "copy"
         subprocess.run(("git", "clone", "-q", ROOT, copy), check=True)
-        config = copy / "tests" / "mutation" / f"{asked.part}.toml"
-        cosmic_ray(copy, "cosmic-ray", "init", config, session)
-        cosmic_ray(copy, "cr-filter-operators", session, config)
-        drawn, of = draw(session, asked.sample, asked.seed)
-        print(f"{asked.part}: {drawn} of {of} mutants, seed {asked.seed}", flush=True)
-        cosmic_ray(copy, "cosmic-ray", "exec", config, session)
-        return report(session, asked.bar)
+        modules = [module for part in asked.parts for module in parts[part]["modules"]]
+        drawn = draw(copy, modules, asked.sample, asked.seed)
+        if asked.again:
+            names = survivors_of(asked.again)
+            drawn = [one for one in every(copy, sorted({path for path, *_ in names})) if one.name in names]
+        print(f"{len(drawn)} mutants of {len(modules)} modules, seed {asked.seed}", flush=True)
+        reach = learn(copy, parts, asked.reach)
+        tried = try_all(copy, drawn, reach, asked)
+    return report(tried, parts, asked.bar)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Share of mutants that the tests kill.")
-    parser.add_argument("part", choices=sorted(one.stem for one in HERE.glob("*.toml")))
-    parser.add_argument("--sample", type=int, default=100, help="how many mutants (default 100)")
+    parser.add_argument("parts", nargs="*", default=["windows", "watermarks", "joins"])
+    parser.add_argument("--sample", type=int, default=150, help="how many mutants (default 150)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--bar", type=float, default=0.8, help="the least share that counts as good (default 0.8)")
+    parser.add_argument("--seconds", type=float, default=60, help="of tests for each mutant (default 60)")
+    parser.add_argument("--bar", type=float, default=0.85, help="the least share that counts as good (default 0.85)")
+    parser.add_argument("--reach", type=Path, help="where it is kept which test reaches what; read if it is there")
+    parser.add_argument("--results", type=Path, help="where the outcomes are added, one JSON object a line")
+    parser.add_argument("--again", type=Path, help="outcomes of which only the survivors are tried")
     return parser.parse_args()
 
 
-def cosmic_ray(copy: Path, *command: str | Path) -> None:
-    beside = Path(sys.executable).parent
-    env = os.environ | {
-        "PYTHONPATH": f"{copy}:{copy / 'tests'}",
+def draw(root: Path, modules: list[str], sample: int, seed: int) -> list[Mutant]:
+    """A sample in the order of the modules."""
+    chance = random.Random(seed)
+    all_places = {module: places(root, module) for module in modules}
+    total = sum(len(found) for found in all_places.values())
+    drawn = []
+    for found in all_places.values():
+        wanted = max(LEAST, round(sample * len(found) / total))
+        chance.shuffle(found)
+        drawn += islice(distinct(make(root, place) for place in found), wanted)
+    return drawn
+
+
+def distinct(made: Iterable[Mutant | None]) -> Iterator[Mutant]:
+    """Without those that are the same program as one before."""
+    known = []
+    for one in made:
+        if one is not None and (does := meaning(one.text)) not in known:
+            known.append(does)
+            yield one
+
+
+def every(root: Path, modules: list[str]) -> list[Mutant]:
+    """All mutants of these modules."""
+    made = (make(root, place) for module in modules for place in places(root, module))
+    return list({one.name: one for one in made if one is not None}.values())
+
+
+def survivors_of(file: Path) -> set[tuple[str, ...]]:
+    """The names of the mutants that survived when they were tried last."""
+    last = {tuple(one["name"]): one["outcome"] for one in map(json.loads, file.read_text().splitlines())}
+    return {name for name, outcome in last.items() if outcome == SURVIVED}
+
+
+def learn(copy: Path, parts: dict[str, Any], kept: Path | None) -> dict[str, Any]:
+    """Which tests reach which line, and how long they take."""
+    if kept is None or not kept.exists():
+        to = kept or copy.parent / "reach.json"
+        modules = [module for part in parts.values() for module in part.get("modules", ())]
+        env = {"MQL_REACH": str(to.absolute()), "MQL_MODULES": ":".join(modules)}
+        command = (*pytest(parts["tests"]["files"]), "-k", f"not ({parts['tests']['without']})")
+        subprocess.run(command, cwd=copy, env=environment(copy) | env, stdout=subprocess.DEVNULL, check=False)
+        kept = to
+    return dict(json.loads(kept.read_text()))
+
+
+def try_all(copy: Path, drawn: list[Mutant], reach: dict[str, Any], asked: argparse.Namespace) -> list[Tried]:
+    equivalent = equivalents()
+    killers: dict[str, Counter[str]] = defaultdict(Counter)
+    done = []
+    for at, mutant in enumerate(drawn, 1):
+        if mutant.name in equivalent:
+            one = Tried(mutant, EQUIVALENT, "", 0.0)
+        else:
+            one = attempt(copy, mutant, choose(copy, mutant, reach, killers[mutant.path], asked.seconds), reach)
+            killers[mutant.path][one.by] += 1
+        done.append(one)
+        print(f"{at}/{len(drawn)} {one.outcome} {one.seconds:.0f}s {shown(mutant)}", flush=True)
+        if asked.results:
+            line = {"name": mutant.name, "line": mutant.line, "outcome": one.outcome, "by": one.by}
+            with asked.results.open("a") as results:
+                results.write(json.dumps(line | {"seconds": round(one.seconds, 1)}) + "\n")
+    return done
+
+
+def choose(copy: Path, mutant: Mutant, reach: dict[str, Any], killers: Counter[str], most: float) -> list[str]:
+    """The tests that reach the mutant's statement; of what runs at import, those that reach the module."""
+    lines = reach["lines"].get(mutant.path, {})
+    stood = header((copy / mutant.path).read_text(), mutant.line)
+    reaching = {test for line in stood for test in lines.get(str(line), ())}
+    if not reaching and any(str(line) in lines for line in stood):
+        reaching = {test for tests in lines.values() for test in tests}
+    seconds = reach["seconds"]
+    chosen, left = [], most
+    for test in sorted(reaching, key=lambda one: (-killers[one], seconds[one], one)):
+        chosen.append(test)
+        left -= seconds[test]
+        if left < 0:
+            break
+    return chosen
+
+
+def attempt(copy: Path, mutant: Mutant, tests: list[str], reach: dict[str, Any]) -> Tried:
+    """Puts the mutant in, runs the tests, and takes it out again."""
+    if not tests:
+        return Tried(mutant, SURVIVED, "no test reaches it", 0.0)
+    file, chosen = copy / mutant.path, copy.parent / "chosen.txt"
+    old = file.read_text()
+    chosen.write_text("\n".join(tests))
+    file.write_text(mutant.text)
+    began = time.monotonic()
+    try:
+        files = dict.fromkeys(test.split("::")[0] for test in tests)
+        expected = sum(reach["seconds"][test] for test in tests)
+        env = environment(copy) | {"MQL_CHOSEN": str(chosen)}
+        code = bounded((*pytest(files), "-x"), copy, env, 60 + 3 * expected)
+    finally:
+        file.write_text(old)
+    assert code != 5, f"none of the chosen tests is there: {tests[0]}"
+    outcome = TIMED_OUT if code is None else KILLED if code else SURVIVED
+    return Tried(mutant, outcome, chosen.read_text() if outcome == KILLED else "", time.monotonic() - began)
+
+
+def bounded(command: tuple[str, ...], place: Path, env: dict[str, str], seconds: float) -> int | None:
+    """The exit code; None where it takes too long."""
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=place, env=env, stdout=quiet, stderr=quiet, start_new_session=True) as running:
+        try:
+            return running.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)
+            return None
+
+
+def pytest(files: Any) -> tuple[str, ...]:
+    return (sys.executable, "-m", "pytest", "-q", "-p", "reaching", "--hypothesis-seed=0", *files)
+
+
+def environment(copy: Path) -> dict[str, str]:
+    return os.environ | {
+        "PYTHONPATH": f"{copy}:{copy / 'tests'}:{HERE}",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PATH": f"{beside}:{os.environ['PATH']}",
         "MQL_QUERIES": "30",
+        "MQL_LAWS": "3",
     }
-    subprocess.run((beside / command[0], *command[1:]), cwd=copy, env=env, check=True)
 
 
-def draw(session: Path, sample: int, seed: int) -> tuple[int, int]:
-    """Leaves a sample of the mutants in the session; how many, of how many."""
-    with sqlite3.connect(session) as db:
-        waiting = sorted(
-            db.execute(
-                f"SELECT job_id, module_path, operator_name, occurrence FROM mutation_specs WHERE job_id IN ({WAITING})"
-            ),
-            key=lambda one: one[1:],
-        )
-        kept = {one[0] for one in random.Random(seed).sample(waiting, min(sample, len(waiting)))}
-        gone = [(one[0],) for one in waiting if one[0] not in kept]
-        db.executemany("DELETE FROM mutation_specs WHERE job_id = ?", gone)
-        db.executemany("DELETE FROM work_items WHERE job_id = ?", gone)
-    return len(kept), len(waiting)
+def equivalents() -> dict[tuple[str, ...], str]:
+    """The mutants of `equivalent.txt`, with the reason."""
+    found = {}
+    for block in (HERE / "equivalent.txt").read_text().split("\n\n"):
+        lines = [line for line in block.splitlines() if not line.startswith("#")]
+        if lines:
+            place, before, after, *reason = lines
+            path, inside = place.split(" ")
+            found[path, inside, before.removeprefix("- "), after.removeprefix("+ ")] = " ".join(reason)
+    return found
 
 
-def report(session: Path, bar: float) -> int:
-    with sqlite3.connect(session) as db:
-        outcomes = [one for (one,) in db.execute(DONE)]
-        survivors = db.execute(SURVIVORS).fetchall()
-    for path, row, operator, diff in survivors:
-        print(f"\nsurvived: {path}:{row} {operator}\n{diff}")
-    killed = sum(outcome != "SURVIVED" for outcome in outcomes)
-    share = killed / len(outcomes) if outcomes else 0.0
-    print(f"\nkilled {killed} of {len(outcomes)}: {share:.0%} (bar {bar:.0%})")
-    return int(share < bar)
+def shown(mutant: Mutant) -> str:
+    return f"{mutant.path}:{mutant.line} {mutant.inside}\n    - {mutant.before}\n    + {mutant.after}"
+
+
+def report(tried: list[Tried], parts: dict[str, Any], bar: float) -> int:
+    """A table with a line for each module and each part, and the survivors below it."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in tried:
+        part = next(name for name, part in parts.items() if one.mutant.path in part.get("modules", ()))
+        for row in (one.mutant.path, f"all of {part}", "all"):
+            counts[row][one.outcome] += 1
+    print(f"\n{'module':44}{'mutants':>9}" + "".join(f"{outcome:>12}" for outcome in OUTCOMES) + f"{'share':>8}")
+    order = sorted(counts, key=lambda row: (row == "all", row.startswith("all of"), row))
+    for row in order:
+        tally = counts[row]
+        figures = "".join(f"{tally[outcome]:12}" for outcome in OUTCOMES)
+        print(f"{row:44}{tally.total():9}{figures}{share(tally):8.0%}")
+    for one in tried:
+        if one.outcome == SURVIVED:
+            print(f"\nsurvived: {shown(one.mutant)}" + (f"\n    {one.by}" if one.by else ""))
+    return int(share(counts["all"]) < bar)
+
+
+def share(tally: Counter[str]) -> float:
+    """Of the mutants that can be killed, how many were."""
+    killed = tally[KILLED] + tally[TIMED_OUT]
+    return killed / (killed + tally[SURVIVED]) if killed + tally[SURVIVED] else 1.0
 
 
 if __name__ == "__main__":
