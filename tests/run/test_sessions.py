@@ -44,6 +44,11 @@ def test_a_session_that_lasts_its_maximum_is_told_a_gap_later() -> None:
     assert told_after(text, [1, 4, 6, 8, 11, 12]) == [[], [], [], [], [], [3]]
 
 
+def test_a_session_with_a_maximum_is_told_when_no_event_in_time_can_join_it() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 5s MAX 60s"
+    assert told_after(text, [1, 1.5, 11, 11.5, 20]) == [[], [], [], [2], []]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_short_sessions_are_folded_into_the_ones_they_meet(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SessionsOperator, "FOLD_ROWS", 4)
