@@ -6,12 +6,15 @@ import json
 import random
 from collections.abc import Mapping
 
+import pytest
+from support.reading import read_all
 from support.waiting import wait_for
 
 from mql.catalog import TimeRule
-from mql.exec.engine import Engine, Running
+from mql.exec.engine import Engine, Options, Running
 from mql.exec.frames import Progress
 from sources.http import HttpSource
+from sources.memory import MemorySource
 from sources.settings import Settings
 
 CLASSES = ("emitted_from", "filtered", "late", "malformed", "sampled", "skipped", "dropped", "in_state")
@@ -78,5 +81,39 @@ def test_the_ledger_adds_up_at_every_look_and_over_snapshots() -> None:
                 assert checked(running)["in_state"] == checked(running)["events"] == ledger["in_state"]
                 assert snapshot.ledger == ledger
         counted(running, sum(told.values()) - before)
+    finally:
+        engine.close()
+
+
+HUNDRED = [{"ts": at, "k": "ab"[at % 2], "v": at} for at in range(100)]
+
+
+@pytest.mark.parametrize("route", ["batch", "stream"])
+@pytest.mark.parametrize(
+    ("query", "emitted_from", "filtered"),
+    [
+        ("SELECT v FROM stored WHERE v < 0", 0, 100),
+        ("SELECT k, count(*) AS n FROM stored WHERE v < 0 WINDOW 10s GROUP BY k", 0, 100),
+        ("SELECT k, count(*) AS n FROM stored WHERE v < 30 WINDOW 10s GROUP BY k", 30, 70),
+        ("SELECT count(*) AS n FROM stored WHERE v < 30 WINDOWS (a AS TUMBLING 10s, b AS TUMBLING 5s)", 30, 70),
+        ("SELECT k, count(*) AS n FROM stored WHERE v < 30 WINDOW SESSION 5s GROUP BY k", 30, 70),
+        ("SELECT k, count(*) AS n FROM stored WHERE v < 30 WINDOW SLIDING 5s GROUP BY k", 30, 70),
+        ("SELECT k, count(*) AS n FROM stored WHERE v < 30 WINDOW 4 EVENTS GROUP BY k", 30, 70),
+        # In the windows of a join a row stands once for each that holds it, and counts once.
+        ("SELECT a.v FROM stored AS a JOIN stored AS b ON a.v = b.v AND a.v < 30 WITHIN 1s", 130, 70),
+        (
+            "SELECT count(*) AS n FROM stored AS a JOIN stored AS b ON a.v = b.v AND a.v < 30 WINDOW HOPPING 4s EVERY 2s",
+            130,
+            70,
+        ),
+    ],
+)
+def test_what_became_of_a_hundred_events(query: str, emitted_from: int, filtered: int, route: str) -> None:
+    engine = Engine([MemorySource("stored", HUNDRED, time=TimeRule(("ts",), "s"), splits=3)])
+    try:
+        running = engine.start(query, options=Options(route=route))
+        read_all(running.subscribe())
+        ledger = checked(running)
+        assert (ledger["emitted_from"], ledger["filtered"]) == (emitted_from, filtered)
     finally:
         engine.close()
