@@ -185,8 +185,10 @@ class Task:
         source.ended = True
         source.watermark_us = source.tick_us = MAX_US
         if all(one.ended for one in self.inputs):
-            self.pipeline.push(End())
+            # Settled first: who hears of the end looks at the ledger at once, and nothing is held any more then.
             self.in_state = 0
+            self._settle()
+            self.pipeline.push(End())
             self.ended = True
             return
         self._move_watermark()

@@ -7,8 +7,9 @@ line: first what killed others of its module, then the fastest, until one fails,
 A sample has so many of each module as the module has of all, but at least three, and can be drawn again by its seed.
 
 `equivalent.txt` lists the mutants that no test can kill, with the reason; they are counted apart. What became of each
-mutant is added to the file of `--results`; `--again FILE` tries only those that survived in such a file. Ends with 1
-where the share that was killed is below `--bar`. Needs `pip install cosmic-ray coverage`.
+mutant is added to the file of `--results`; a run that was stopped goes on from it, and with `--again` those mutants are
+drawn that are in it, and those that survived are tried anew. Ends with 1 where the share that was killed is below
+`--bar`. Needs `pip install cosmic-ray coverage`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import tempfile
 import time
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -56,13 +57,11 @@ def main() -> int:
         copy = Path(place) / "copy"
         subprocess.run(("git", "clone", "-q", ROOT, copy), check=True)
         modules = [module for part in asked.parts for module in parts[part]["modules"]]
-        drawn = draw(copy, modules, asked.sample, asked.seed)
-        if asked.again:
-            names = survivors_of(asked.again)
-            drawn = [one for one in every(copy, sorted({path for path, *_ in names})) if one.name in names]
+        known = outcomes(asked.results)
+        drawn = drawn_before(copy, known) if asked.again else draw(copy, modules, asked.sample, asked.seed)
         print(f"{len(drawn)} mutants of {len(modules)} modules, seed {asked.seed}", flush=True)
         reach = learn(copy, parts, asked.reach)
-        tried = try_all(copy, drawn, reach, asked)
+        tried = try_all(copy, drawn, reach, known, asked)
     return report(tried, parts, asked.bar)
 
 
@@ -75,7 +74,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bar", type=float, default=0.85, help="the least share that counts as good (default 0.85)")
     parser.add_argument("--reach", type=Path, help="where it is kept which test reaches what; read if it is there")
     parser.add_argument("--results", type=Path, help="where the outcomes are added, one JSON object a line")
-    parser.add_argument("--again", type=Path, help="outcomes of which only the survivors are tried")
+    parser.add_argument("--again", action="store_true", help="the mutants of --results, those that survived anew")
     return parser.parse_args()
 
 
@@ -101,16 +100,21 @@ def distinct(made: Iterable[Mutant | None]) -> Iterator[Mutant]:
             yield one
 
 
-def every(root: Path, modules: list[str]) -> list[Mutant]:
-    """All mutants of these modules."""
-    made = (make(root, place) for module in modules for place in places(root, module))
-    return list({one.name: one for one in made if one is not None}.values())
+def outcomes(file: Path | None) -> dict[tuple[str, ...], str]:
+    """What became of each mutant when it was tried last, by its name."""
+    lines = file.read_text().splitlines() if file is not None and file.exists() else []
+    return {tuple(one["name"]): one["outcome"] for one in map(json.loads, lines)}
 
 
-def survivors_of(file: Path) -> set[tuple[str, ...]]:
-    """The names of the mutants that survived when they were tried last."""
-    last = {tuple(one["name"]): one["outcome"] for one in map(json.loads, file.read_text().splitlines())}
-    return {name for name, outcome in last.items() if outcome == SURVIVED}
+def drawn_before(root: Path, known: Collection[tuple[str, ...]]) -> list[Mutant]:
+    """The mutants of these names, as far as their lines are still there."""
+    found: dict[tuple[str, ...], Mutant] = {}
+    for path in dict.fromkeys(name[0] for name in known):
+        lines = [" ".join(line.split()) for line in (root / path).read_text().split("\n")]
+        wanted = {name[2] for name in known if name[0] == path}
+        made = (make(root, place) for place in places(root, path) if lines[place.line - 1] in wanted)
+        found.update((one.name, one) for one in made if one is not None and one.name in known)
+    return list(found.values())
 
 
 def learn(copy: Path, parts: dict[str, Any], kept: Path | None) -> dict[str, Any]:
@@ -125,13 +129,22 @@ def learn(copy: Path, parts: dict[str, Any], kept: Path | None) -> dict[str, Any
     return dict(json.loads(kept.read_text()))
 
 
-def try_all(copy: Path, drawn: list[Mutant], reach: dict[str, Any], asked: argparse.Namespace) -> list[Tried]:
+def try_all(
+    copy: Path,
+    drawn: list[Mutant],
+    reach: dict[str, Any],
+    known: Mapping[tuple[str, ...], str],
+    asked: argparse.Namespace,
+) -> list[Tried]:
     equivalent = equivalents()
     killers: dict[str, Counter[str]] = defaultdict(Counter)
     done = []
     for at, mutant in enumerate(drawn, 1):
         if mutant.name in equivalent:
             one = Tried(mutant, EQUIVALENT, "", 0.0)
+        elif mutant.name in known and not (asked.again and known[mutant.name] == SURVIVED):
+            done.append(Tried(mutant, known[mutant.name], "", 0.0))
+            continue
         else:
             one = attempt(copy, mutant, choose(copy, mutant, reach, killers[mutant.path], asked.seconds), reach)
             killers[mutant.path][one.by] += 1
