@@ -3,7 +3,8 @@
 A mutant is the code with one small mistake put in: a bound that is off by one, a condition the other way round. One
 that no test notices shows what is not tested. A copy of what is committed is made; in it all tests of `parts.toml` run
 once, to learn which of them reach which line. Then each mutant is put into the copy and meets the tests that reach its
-line: first what killed others of its module, then the fastest, until one fails, or `--seconds` of tests have passed.
+line: first what killed others of its module, then what killed any, then the fastest, until one fails, or `--seconds`
+of tests have passed.
 A sample has so many of each module as the module has of all, but at least three, and can be drawn again by its seed.
 
 `equivalent.txt` lists the mutants that no test can kill, with the reason; they are counted apart. What became of each
@@ -15,6 +16,7 @@ drawn that are in it, and those that survived are tried anew. Ends with 1 where 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -25,19 +27,29 @@ import tempfile
 import time
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 from making import Mutant, header, make, meaning, places
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 LEAST = 3
 """So many mutants each module gives, if it has them."""
+LEARNING_S = 3600
+BROKEN = 99
+PLUGINS = [word for name in ("reaching", "pytest_timeout", "_hypothesis_pytestplugin") for word in ("-p", name)]
+PACKAGES = ("numpy", "scipy.special", "pyarrow.compute", "pyarrow.parquet", "duckdb", "lark", "reactivex", "hypothesis")
+"""What takes long to import, and is no part of what is tried."""
 KILLED, TIMED_OUT, SURVIVED, EQUIVALENT = OUTCOMES = ("killed", "timed out", "survived", "equivalent")
+
+
+Killers = defaultdict[str, Counter[str]]
+"""How many mutants of each module, and of all, each test has killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +64,8 @@ class Tried:
 
 def main() -> int:
     asked = arguments()
+    for name in PACKAGES:
+        importlib.import_module(name)
     parts = tomllib.loads((HERE / "parts.toml").read_text())
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "copy"
@@ -122,9 +136,9 @@ def learn(copy: Path, parts: dict[str, Any], kept: Path | None) -> dict[str, Any
     if kept is None or not kept.exists():
         to = kept or copy.parent / "reach.json"
         modules = [module for part in parts.values() for module in part.get("modules", ())]
-        env = {"MQL_REACH": str(to.absolute()), "MQL_MODULES": ":".join(modules)}
-        command = (*pytest(parts["tests"]["files"]), "-k", f"not ({parts['tests']['without']})")
-        subprocess.run(command, cwd=copy, env=environment(copy) | env, stdout=subprocess.DEVNULL, check=False)
+        given = {"MQL_REACH": str(to.absolute()), "MQL_MODULES": ":".join(modules)}
+        args = (*parts["tests"]["files"], "-k", f"not ({parts['tests']['without']})")
+        bounded(lambda: in_copy(copy, args, given), LEARNING_S)
         kept = to
     return dict(json.loads(kept.read_text()))
 
@@ -137,7 +151,7 @@ def try_all(
     asked: argparse.Namespace,
 ) -> list[Tried]:
     equivalent = equivalents()
-    killers: dict[str, Counter[str]] = defaultdict(Counter)
+    killers: Killers = defaultdict(Counter)
     done = []
     for at, mutant in enumerate(drawn, 1):
         if mutant.name in equivalent:
@@ -146,8 +160,9 @@ def try_all(
             done.append(Tried(mutant, known[mutant.name], "", 0.0))
             continue
         else:
-            one = attempt(copy, mutant, choose(copy, mutant, reach, killers[mutant.path], asked.seconds), reach)
+            one = attempt(copy, mutant, choose(copy, mutant, reach, killers, asked.seconds), reach)
             killers[mutant.path][one.by] += 1
+            killers[""][one.by] += 1
         done.append(one)
         print(f"{at}/{len(drawn)} {one.outcome} {one.seconds:.0f}s {shown(mutant)}", flush=True)
         if asked.results:
@@ -157,7 +172,7 @@ def try_all(
     return done
 
 
-def choose(copy: Path, mutant: Mutant, reach: dict[str, Any], killers: Counter[str], most: float) -> list[str]:
+def choose(copy: Path, mutant: Mutant, reach: dict[str, Any], killers: Killers, most: float) -> list[str]:
     """The tests that reach the mutant's statement; of what runs at import, those that reach the module."""
     lines = reach["lines"].get(mutant.path, {})
     stood = header((copy / mutant.path).read_text(), mutant.line)
@@ -166,7 +181,7 @@ def choose(copy: Path, mutant: Mutant, reach: dict[str, Any], killers: Counter[s
         reaching = {test for tests in lines.values() for test in tests}
     seconds = reach["seconds"]
     chosen, left = [], most
-    for test in sorted(reaching, key=lambda one: (-killers[one], seconds[one], one)):
+    for test in sorted(reaching, key=lambda one: (-killers[mutant.path][one], -killers[""][one], seconds[one], one)):
         chosen.append(test)
         left -= seconds[test]
         if left < 0:
@@ -186,37 +201,44 @@ def attempt(copy: Path, mutant: Mutant, tests: list[str], reach: dict[str, Any])
     try:
         files = dict.fromkeys(test.split("::")[0] for test in tests)
         expected = sum(reach["seconds"][test] for test in tests)
-        env = environment(copy) | {"MQL_CHOSEN": str(chosen)}
-        code = bounded((*pytest(files), "-x"), copy, env, 60 + 3 * expected)
+        code = bounded(lambda: in_copy(copy, (*files, "-x"), {"MQL_CHOSEN": str(chosen)}), 60 + 5 * expected)
     finally:
         file.write_text(old)
-    assert code != 5, f"none of the chosen tests is there: {tests[0]}"
+    assert code not in (5, BROKEN), f"the chosen tests can not be run: {tests[0]}"
     outcome = TIMED_OUT if code is None else KILLED if code else SURVIVED
     return Tried(mutant, outcome, chosen.read_text() if outcome == KILLED else "", time.monotonic() - began)
 
 
-def bounded(command: tuple[str, ...], place: Path, env: dict[str, str], seconds: float) -> int | None:
-    """The exit code; None where it takes too long."""
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=place, env=env, stdout=quiet, stderr=quiet, start_new_session=True) as running:
+def bounded(work: Callable[[], int], seconds: float) -> int | None:
+    """What the work comes to in a process that begins with the packages loaded; None where it takes too long."""
+    child = os.fork()
+    if not child:
+        os.setsid()
         try:
-            return running.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)
-            return None
+            os._exit(work())
+        finally:
+            os._exit(BROKEN)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
-def pytest(files: Any) -> tuple[str, ...]:
-    return (sys.executable, "-m", "pytest", "-q", "-p", "reaching", "--hypothesis-seed=0", *files)
-
-
-def environment(copy: Path) -> dict[str, str]:
-    return os.environ | {
-        "PYTHONPATH": f"{copy}:{copy / 'tests'}:{HERE}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MQL_QUERIES": "30",
-        "MQL_LAWS": "3",
-    }
+def in_copy(copy: Path, args: Iterable[str], given: Mapping[str, str]) -> int:
+    """Runs tests of the copy, silently. Chance always falls the same way."""
+    os.chdir(copy)
+    os.environ.update(given, MQL_QUERIES="30", MQL_LAWS="3", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    sys.path[:0] = [str(copy), str(copy / "tests"), str(HERE)]
+    sys.dont_write_bytecode = True
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        return int(pytest.main(["-q", *PLUGINS, "--hypothesis-seed=0", *args]))
 
 
 def equivalents() -> dict[tuple[str, ...], str]:

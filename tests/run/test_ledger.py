@@ -102,7 +102,7 @@ HUNDRED = [{"ts": at, "k": "ab"[at % 2], "v": at} for at in range(100)]
         # In the windows of a join a row stands once for each that holds it, and counts once.
         ("SELECT a.v FROM stored AS a JOIN stored AS b ON a.v = b.v AND a.v < 30 WITHIN 1s", 130, 70),
         (
-            "SELECT count(*) AS n FROM stored AS a JOIN stored AS b ON a.v = b.v AND a.v < 30 WINDOW HOPPING 4s",
+            "SELECT count(*) AS n FROM stored a JOIN stored b ON a.v = b.v AND a.v < 30 WINDOW HOPPING 4s EVERY 2s",
             130,
             70,
         ),
