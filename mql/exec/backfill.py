@@ -524,12 +524,25 @@ def answer(
 
 def results_of(plan: Plan, session: Session, other: Session, tables: Mapping[str, Any]) -> Iterator[pa.Table]:
     """The rows of the plan's statement, as they are told."""
+    tables = judged_of(plan, session, other, tables)
     afterwards = Afterwards(plan.after_batch, other)
     for batch in session.stream(plan.batch, tables):
         for table in afterwards.take(pa.Table.from_batches([batch])):
             yield _as_told(plan, table)
     for table in afterwards.end():
         yield _as_told(plan, table)
+
+
+def judged_of(plan: Plan, session: Session, other: Session, tables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tables with those that the plan's inner detectors make of them."""
+    known = dict(tables)
+    for judged in plan.judged:
+        afterwards = Afterwards(judged.operators, other)
+        batches = session.stream(judged.sql, known)
+        found = [one for batch in batches for one in afterwards.take(pa.Table.from_batches([batch]))]
+        found += afterwards.end()
+        known[judged.table] = pa.concat_tables(found) if found else session.run(judged.blank, {})
+    return known
 
 
 def _trouble(readings: Sequence[Backfill]) -> Exception | None:

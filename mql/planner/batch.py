@@ -1,5 +1,7 @@
 """From the logical plan to one SQL statement over stored events: how a query is answered over history.
 
+No statement says what a detector does: what one tells in an inner query is a table that is made before.
+
 The statement reads the table `events`: decoded columns with __t, __s, __o (and __m, where lateness is judged as if
 the events came live); where there are several scans, a table for each. What a query reads of another query is a
 statement in the statement.
@@ -7,6 +9,7 @@ statement in the statement.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -16,6 +19,7 @@ from mql.planner.expressions import conjunction
 from mql.planner.joins import batch_ctes, meeting_of
 from mql.planner.logical import (
     Derived,
+    Detect,
     Enriched,
     Filled,
     Group,
@@ -25,16 +29,18 @@ from mql.planner.logical import (
     Merge,
     Scan,
     Union,
+    find,
     first_number,
     has_events,
+    input_of,
     inputs_of,
     numbered,
 )
 from mql.planner.lookups import lookup_sql, table_name
-from mql.planner.lower import event_time, result_sql, row_late_sql, sample_hash_sql, sampling_sql
+from mql.planner.lower import after_batch, event_time, result_sql, row_late_sql, sample_hash_sql, sampling_sql
 from mql.planner.parts import Parts, parts_of
-from mql.planner.physical import SPLITS_MAX
-from mql.planner.sql import column_name, expression_sql, quote_identifier
+from mql.planner.physical import SPLITS_MAX, Judged
+from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
 from mql.planner.told import arranging_sql, is_ordered, rows_sql
 
 ARRIVED = "arrived"
@@ -44,6 +50,38 @@ PLACED = ('"__t"', '"__s"', '"__o"', '"__a"', '"__m"')
 def batch_sql(top: Logical, as_live: bool) -> str:
     """The one statement. `as_live`: rows that a live query would have called late are left out."""
     return _query(top, as_live, first_number(top))
+
+
+def judged_tables(top: Logical, as_live: bool) -> tuple[Judged, ...]:
+    """What the detectors of inner queries tell, in the order in which they read each other."""
+    return tuple(_judged(input_of(top), as_live, first_number(top)))
+
+
+def _judged(node: Input, as_live: bool, scan: int | None) -> Iterator[Judged]:
+    for one, number in numbered(inputs_of(node), scan):
+        yield from _judged(one, as_live, number)
+    if not isinstance(node, Derived):
+        return
+    parts = parts_of(node.query)
+    if parts.detect is not None:
+        columns = [
+            f"CAST(NULL AS {type_sql(type)}) AS {quote_identifier(column_name(path))}" for path, type in node.columns
+        ]
+        hidden = [f'CAST(NULL AS BIGINT) AS "{name}"' for name in ("__ws", "__we", "__place")]
+        yield Judged(
+            _judged_table(node.query, scan),
+            _query(node.query, as_live, scan),
+            after_batch(parts),
+            f"SELECT {', '.join([*columns, *hidden])} WHERE false",
+        )
+
+
+def _judged_table(query: Logical, scan: int | None) -> str:
+    """The table of what a query's detector tells: by its first scan, and how many queries are inside."""
+    depth, read = 0, input_of(query)
+    while inputs_of(read):
+        depth, read = depth + 1, inputs_of(read)[0]
+    return f"judged{scan or 0}_{depth}"
 
 
 def _query(top: Logical, as_live: bool, scan: int | None) -> str:
@@ -146,6 +184,8 @@ def _as_events(node: Derived, query: Logical, as_live: bool, scan: int | None) -
     """The rows of a query as events, as the operator for that makes them."""
     rows = _query(query, as_live, scan)
     group = parts_of(query).group
+    if find(query, Detect) is not None:
+        rows = f"SELECT * FROM {_judged_table(query, scan)}"
     if group is None:
         return rows
     time = {"window": '"__we" - 1', "end": '"__we"', "own": '"__t"', "none": "0::BIGINT"}[event_time(group.window)]

@@ -33,6 +33,7 @@ from mql.planner.logical import (
     Speak,
     Union,
     find,
+    has_detector,
     input_of,
     scans_of,
 )
@@ -97,14 +98,15 @@ def bind(query: syntax.Query, catalog: Catalog, given: Given) -> BoundQuery:
         as_live=as_live,
         state_ttl_us=settings.get("state_ttl"),
         state_bytes_max=settings.get("state_max", STATE_BYTES_MAX),
+        keys_max=settings.get("max_keys"),
+        key_ttl_us=settings.get("key_ttl"),
     )
     top, columns = _bind_query(query, reading, settings, given.early_us)
     if after_us is not None:
         top = told_after(top, after_us)
     if given.scale is not None:
         top = scaled(top, given.scale)
-    if settings.keys() & {"max_keys", "key_ttl"}:
-        top = bounded(top, settings.get("max_keys"), settings.get("key_ttl"))
+    _check_bounds(query, top)
     if as_live:
         check_as_live(top, query.span)
     unseen = (f'"{".".join(path)}" has not been seen in "{name}" yet' for path, name in sorted(reading.opened.items()))
@@ -180,7 +182,7 @@ def _bind_query(
         raise MqlError('"revisions_for" is for rows that are revised', query.span, "Add EMIT FINAL WITH REVISIONS.")
     check_order(query, reading.until, window)
     reading.opened.update(dict.fromkeys(opened, read.info.name))
-    return emit, columns
+    return bounded(emit, reading.keys_max, reading.key_ttl_us), columns
 
 
 def _check_taken_back(query: syntax.Query, plan: Logical) -> None:
@@ -228,7 +230,8 @@ def _rows_of(query: syntax.Query, reading: Reading, name: str) -> Derived | Unio
 
 def _derived(query: syntax.Query, reading: Reading, name: str) -> Derived:
     check_inner(query, not query.union and is_grouped(query), reading)
-    query = replace(query, emit=None, order_by=() if query.limit is None else query.order_by)
+    emit = None if query.anomaly is None else query.emit
+    query = replace(query, emit=emit, order_by=() if query.limit is None else query.order_by)
     top, columns = _bind_query(query, reading, {}, None, inner=True)
     read = input_of(top)
     if isinstance(read, Joined) and read.retracts:
@@ -272,8 +275,6 @@ def _settings(query: syntax.Query, scope: Scope) -> dict[str, Any]:
         if name.lower() not in SETTINGS:
             hint = did_you_mean(name, SETTINGS) or f"There are: {', '.join(SETTINGS)}."
             raise MqlError(f'no setting "{name}"', value.span, hint)
-        if name.lower() in ("max_keys", "key_ttl") and query.anomaly is None:
-            raise MqlError(f'"{name}" is for detectors', value.span, "Leave it out, or add ANOMALY ON ….")
         if name.lower() == "max_keys":
             found[name.lower()] = constant_int(value, scope, 1, 100_000_000)
             continue
@@ -289,6 +290,13 @@ def _settings(query: syntax.Query, scope: Scope) -> dict[str, Any]:
             raise MqlError(f'setting "late" can not be "{text}"', value.span, "Write 'as_live' or 'never'.")
         found[name.lower()] = text
     return found
+
+
+def _check_bounds(query: syntax.Query, top: Speak) -> None:
+    """What a text says of detectors needs one, in any of its queries."""
+    for name, value in query.settings:
+        if name.lower() in ("max_keys", "key_ttl") and not has_detector(top):
+            raise MqlError(f'"{name}" is for detectors', value.span, "Leave it out, or add ANOMALY ON ….")
 
 
 def _bytes(node: syntax.Expression, scope: Scope) -> int:

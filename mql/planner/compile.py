@@ -10,7 +10,7 @@ from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError
 from mql.parser import parse
 from mql.planner import logical
-from mql.planner.batch import batch_sql
+from mql.planner.batch import batch_sql, judged_tables
 from mql.planner.binder import BoundQuery, Given, bind
 from mql.planner.digest import digest
 from mql.planner.hidden import check_hidden
@@ -87,6 +87,7 @@ def _plan(text: str, tree: syntax.Query, top: Logical, bound: BoundQuery) -> Pla
         stages=stages_of(top, late_matters),
         result=Result(bound.columns, keyed, _is_windowed(parts), speak.kind),
         batch=batch_sql(top, bound.as_live),
+        judged=judged_tables(top, bound.as_live),
         after_batch=after_batch(parts),
         as_live=bound.as_live,
         speed=bound.speed,

@@ -55,12 +55,12 @@ def check_inner(query: syntax.Query, grouped: bool, reading: Reading) -> None:
             hint = f"Write {word} once, behind the outermost query: it is about everything that is read."
             raise MqlError(f"{word} can not stand in an inner query", _span_of(getattr(query, name), query), hint)
     emit = query.emit
-    if emit is not None and (emit.kind != "final" or emit.early is not None or emit.revisions):
+    kinds = ("final",) if query.anomaly is None else ("final", "all", "anomalies", "episodes")
+    if emit is not None and (emit.kind not in kinds or emit.early is not None or emit.revisions):
         hint = "What reads it gets each row once, when it is final. Write EMIT behind the outermost query."
         raise MqlError("the rows of an inner query are always final", emit.span, hint)
     if query.anomaly is not None:
-        hint = "Judge the rows in the outermost query: SELECT … FROM (…) WINDOW … ANOMALY …."
-        raise MqlError("ANOMALY can not stand in an inner query", query.anomaly.span, hint)
+        _check_judged(query.anomaly, grouped)
     window = query.windows[0] if query.windows else None
     if window is not None and not grouped:
         hint = "Write the WINDOW in the query around it."
@@ -75,6 +75,17 @@ def check_inner(query: syntax.Query, grouped: bool, reading: Reading) -> None:
         raise MqlError(f"{what} over a stream without a window is never final", query.span, hint)
     if query.order_by and query.limit is None:
         reading.warnings.append("ORDER BY in an inner query changes nothing: write it behind the outermost query")
+
+
+def _check_judged(node: syntax.Anomaly, grouped: bool) -> None:
+    """Refuses what a detector can not have in an inner query: a history of its own, and rows that no window has."""
+    if not grouped:
+        hint = "Write it behind the outermost query; or add WINDOW and GROUP BY, and judge each window."
+        raise MqlError("ANOMALY over plain rows can not stand in an inner query", node.span, hint)
+    for option, name in (("warmup_from", "WARMUP FROM HISTORY"), ("budget", "ALERT BUDGET")):
+        if option in dict(node.options):
+            hint = "It changes what all queries of the text read: ask it of a detector in the outermost one."
+            raise MqlError(f"{name} can not stand in an inner query", node.span, hint)
 
 
 def check_times(query: syntax.Query, read: Input) -> None:

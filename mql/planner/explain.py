@@ -72,7 +72,8 @@ def explain(compiled: Compiled, form: str = "plan", placement: str | None = None
         case "physical":
             return _with_placement(physical(plan), placement)
         case "sql":
-            return laid_out(plan.batch)
+            judged = (f"-- {one.table}, judged by a detector:\n{laid_out(one.sql)}\n\n" for one in plan.judged)
+            return "".join(judged) + laid_out(plan.batch)
         case "estimate":
             return estimate(compiled)
         case "plan":

@@ -466,6 +466,18 @@ def has_events(node: Input) -> bool:
             assert_never(node)
 
 
+def has_detector(top: Logical) -> bool:
+    """Whether a query judges its rows, or one that it reads, at any depth."""
+    waiting = [top]
+    while waiting:
+        query = waiting.pop()
+        if find(query, Detect) is not None:
+            return True
+        read = input_of(query)
+        waiting.extend([read.query] if isinstance(read, Derived) else inputs_of(read))
+    return False
+
+
 def has_times(node: Input) -> bool:
     """Whether rows have an event time: groups of everything have none."""
     if isinstance(node, Derived):

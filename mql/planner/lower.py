@@ -571,6 +571,7 @@ def _read_from(node: Input) -> list[str]:
             return [
                 *_read_from(inner.scan),
                 *group,
+                *([] if inner.detect is None else [show_line(inner.detect)]),
                 *(expression_sql(one) for one in conditions),
                 show_line(inner.project),
             ]
@@ -591,7 +592,9 @@ def _told_sql(parts: Parts, detect: Detect, group: Group) -> str:
         f'make_timestamp("__since") AS since, CASE WHEN {first} THEN "__more" ELSE 0 END AS suppressed FROM rows'
     )
     items = [f"{expression_sql(item)} AS {quote_identifier(name)}" for name, item in parts.project.items]
-    columns = [*items, '"__ws"', '"__we"', *order_columns(parts)]
+    keyed = ['"__ws"', '"__we"', *(f"k{i}" for i in range(len(group.keys)))]
+    place = [f'{place_sql(keyed)} AS "__place"'] if parts.inner else []
+    columns = [*items, '"__ws"', '"__we"', *place, *order_columns(parts)]
     return f"SELECT {', '.join(columns)} FROM ({inside}) ORDER BY {', '.join(order)}"
 
 

@@ -569,13 +569,25 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What an inner query's detector tells, as a table of the batch statement: the rows that `sql` gives, through
+    `operators`. `blank` has its columns and no row."""
+
+    table: str
+    sql: str
+    operators: tuple[OperatorSpec, ...]
+    blank: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A compiled query: everything that running it needs, and nothing that a machine would know better.
 
     `hash` is equal for queries that mean the same (names normalised, AND in any order, parameters' values): they
     share one execution. `batch` is the one SQL statement that answers the query over stored events, in the table
-    `events` (decoded columns; `events0`, `events1`, … where there are several scans); its rows go through the operators
-    `after_batch`. `as_live`: a bounded input is judged late or not as if it came live, so `__m` counts.
+    `events` (decoded columns; `events0`, `events1`, … where there are several scans) and in those of `judged`, each of
+    which may read the ones before it; its rows go through the operators `after_batch`. `as_live`: a bounded input is
+    judged late or not as if it came live, so `__m` counts.
     `speed`: stored events are played by their times, so many times as fast as they came; else read at once.
     `warnings` are told in the result's meta. `explain` is the form that the text asks for instead of rows.
     """
@@ -586,6 +598,7 @@ class Plan:
     stages: tuple[Stage, ...]
     result: Result
     batch: str
+    judged: tuple[Judged, ...] = ()
     after_batch: tuple[OperatorSpec, ...] = ()
     as_live: bool = False
     warnings: tuple[str, ...] = ()

@@ -60,7 +60,8 @@ class Reading:
     """What all parts of a text have in common: names, the stretch of time that is read, and what is found on the way:
     names of open shapes (`opened`), and things to warn of. `several`: more than one scan reads it.
     `ttl_us`: how long state of what is silent is kept; `state_ttl_us`: where the query says so itself.
-    `state_bytes_max`: how much each task of a join may hold.
+    `state_bytes_max`: how much each task of a join may hold. `keys_max`, `key_ttl_us`: what detectors
+    remember, where the text says it.
     """
 
     names: Names
@@ -74,6 +75,8 @@ class Reading:
     as_live: bool = False
     state_ttl_us: int | None = None
     state_bytes_max: int = STATE_BYTES_MAX
+    keys_max: int | None = None
+    key_ttl_us: int | None = None
 
     @property
     def ends(self) -> bool:

@@ -10,6 +10,7 @@ from mql.planner.expressions import Aggregate, Bound, Column, EventMeta, Output,
 from mql.planner.logical import (
     Arrange,
     Derived,
+    Detect,
     Enriched,
     Filter,
     Group,
@@ -24,6 +25,7 @@ from mql.planner.logical import (
     Track,
     Union,
     chain,
+    find,
     with_input,
 )
 from mql.planner.merging import merge_queries, value_of
@@ -201,7 +203,10 @@ _LITTLE = Aggregate("count", (), BIGINT)
 
 
 def compute_what_is_used(query: Logical) -> Logical:
-    """The groups of an inner query compute the aggregates that the select list and the nodes below it still name."""
+    """The groups of an inner query compute the aggregates that the select list and the nodes below it still name. A
+    detector's stay as they are written: the names of its episodes are made of them."""
+    if find(query, Detect) is not None:
+        return query
     above = [node for node in chain(query) if not isinstance(node, Input | Group)]
     named = {name for node in above for name in _outputs(node)}
 

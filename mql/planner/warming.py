@@ -58,6 +58,8 @@ def scaled(plan: Speak, scale: float) -> Speak:
 
 def bounded(plan: Speak, max_keys: int | None, ttl_us: int | None) -> Speak:
     """The plan, whose detector remembers at most so many groups, and each for so long after it was seen last."""
+    if max_keys is None and ttl_us is None:
+        return plan
 
     def change(detect: Detect) -> Detect:
         group = detect.input.input if isinstance(detect.input, Filter) else detect.input

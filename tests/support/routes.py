@@ -12,6 +12,7 @@ from support.random_queries import Stream
 
 from mql.catalog import Catalog, SourceInfo, TimeRule
 from mql.exec.afterwards import Afterwards
+from mql.exec.backfill import judged_of
 from mql.exec.drive import Round, drive, raws_of
 from mql.exec.feed import Table
 from mql.exec.items import Raw, Rows
@@ -115,9 +116,11 @@ def batched(plan: Plan, rounds: Sequence[Round], kernel: Kernel, tables: Sequenc
         # Stored events can be read once only.
         readers[name] = pa.concat_tables(decoded).to_reader()
     declared = {called: table.rows for table in tables for name, called in plan.lookups if name == table.info.name}
-    rows = session.run(plan.batch, {**readers, **declared})
-    afterwards = Afterwards(plan.after_batch, session)
+    other = kernel.session()
+    rows = session.run(plan.batch, judged_of(plan, session, other, {**readers, **declared}))
+    afterwards = Afterwards(plan.after_batch, other)
     found = [*afterwards.take(rows), *afterwards.end()]
+    other.close()
     session.close()
     return [row for table in found for row in table.select([name for name, _ in plan.result.columns]).to_pylist()]
 
