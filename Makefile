@@ -30,6 +30,7 @@ soak: $(VENV)/.for-tests
 	@MQL_TEST_CUTS=1000 MQL_FLIPS=100000 $(PYTEST) --timeout 0 tests/serve/test_reader_kills.py tests/run/test_checkpoint.py
 	@MQL_LEDGERS=300 $(PYTEST) --timeout 0 tests/run/test_ledger_faults.py
 	@MQL_TEST_SINK_KILLS=200 MQL_TEST_SINK_EVENTS=1000000 $(PYTEST) --timeout 0 -s tests/serve/test_sink_kills.py
+	@MQL_TEST_CHANGE_KILLS=50 $(PYTEST) --timeout 0 tests/serve/test_changing_sinks_kills.py
 	@MQL_TEST_LEDGER_KILLS=50 $(PYTEST) --timeout 0 tests/serve/test_ledger_kills.py
 	@MQL_TEST_DEAD_KILLS=50 $(PYTEST) --timeout 0 -k killed tests/serve/test_dead_events.py
 	@MQL_TEST_BROKER_FAULTS=100 MQL_TEST_BROKER_EVENTS=10000 $(PYTEST) --timeout 0 -s tests/kafka

@@ -155,12 +155,15 @@ class Delivery:
             pass
         return max(0, until - self._reached)
 
-    def close(self, *, for_good: str | None = None) -> None:
-        """`for_good`: why it does not come again; what is to be said of that is said."""
+    def close(self, *, for_good: str | None = None, within_s: float = JOIN_S) -> bool:
+        """Whether it has ended: who is amid a write does so with that. `for_good`: why it does not come again; what is
+        to be said of that is said."""
         self._for_good = for_good
         self.ask_to_close()
-        if self._thread is not None:
-            self._thread.join(JOIN_S)
+        if self._thread is None:
+            return True
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
 
     @property
     def behind(self) -> int:

@@ -43,6 +43,8 @@ log = logging.getLogger("server")
 
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 DRAIN_S = 5.0
+END_S = 60.0
+"""A sink that is taken away may end the write that it is amid: longer than a transaction of Kafka takes."""
 NO_SINKS: Mapping[int, Delivery] = {}
 STEADY_S = 300.0
 """A run that lasted so long begins the backoff anew."""
@@ -301,9 +303,11 @@ class Job:
                 raise MqlError(f'job "{self.name}" was changed meanwhile', hint="Try again.", code="conflict")
             stays = {sink.seat.number: sink for sink in self.sinks if sink.seat.number not in seating.changed}
             found = self._sinks_of(spec, stays)
-            for sink in self.sinks:
-                if sink not in found:
-                    sink.close(for_good="the sink was taken away" if sink.seat.number in seating.gone else None)
+            for sink in (sink for sink in self.sinks if sink not in found):
+                why = "the sink was taken away" if sink.seat.number in seating.gone else None
+                if not sink.close(for_good=why, within_s=END_S):
+                    told = f"sink {sink.seat.number} ({sink.about.get('kind')}) has not ended what it was writing"
+                    self.say("error", told)
             try:
                 self.jobs.store.change_job(self.name, spec.model_dump(mode="json"))
             except SQLAlchemyError:

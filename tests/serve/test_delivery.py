@@ -105,6 +105,31 @@ def test_rows_come_in_order_in_portions_that_the_sink_can_take(tmp_path: Path) -
     assert shelf.rows == list(range(13))
 
 
+class Slow(Shelf):
+    """It takes rows when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def write(self, portion: Portion) -> None:
+        self.begun.set()
+        assert self.may_end.wait(30)
+        super().write(portion)
+
+
+def test_who_is_amid_a_write_has_not_ended(tmp_path: Path) -> None:
+    log, slow = ResultLog(tmp_path), Slow()
+    told(log, 0, 1)
+    with delivered(log, slow) as delivery:
+        assert slow.begun.wait(30)
+        assert not delivery.close(for_good="the sink was taken away", within_s=0.05)
+        told(log, 2)
+        slow.may_end.set()
+        assert delivery.close(for_good="the sink was taken away")
+    assert slow.rows == [0, 1]
+
+
 def test_after_trouble_it_goes_on_where_the_sink_says(tmp_path: Path) -> None:
     log, shelf, said = ResultLog(tmp_path), Shelf(), list[str]()
     shelf.failures = [Away("the shelf is full"), Away("the shelf is full"), ValueError("ours")]

@@ -25,7 +25,7 @@ from support.waiting import wait_for
 
 from server.books import CLASSES
 
-KILLS = int(os.environ.get("MQL_TEST_LEDGER_KILLS", "3"))
+KILLS = int(os.environ.get("MQL_TEST_LEDGER_KILLS", "2"))
 SEED = int(os.environ.get("MQL_TEST_SEED", "5"))
 EVENTS = 4_000
 CONFIG = """
