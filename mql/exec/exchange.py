@@ -131,17 +131,22 @@ class Forward:
 
 
 class Hash:
-    """Rows of equal `__h` to the same task; whatever is not a batch to all of them."""
+    """Rows of equal `__h` to the same task; whatever is not a batch to all of them.
+
+    The first batch of a port goes to all of them, even without rows: its columns are known to each task from then on.
+    """
 
     def __init__(self, channels: Sequence[Channel]) -> None:
         assert channels
         self.channels: tuple[Channel, ...] = tuple(channels)
+        self._known: set[str] = set()
 
     def send(self, item: Item) -> None:
         if isinstance(item, Batch) and len(self.channels) > 1:
             for channel, part in zip(self.channels, partition(item.table, len(self.channels)), strict=True):
-                if part.num_rows:
+                if part.num_rows or item.port not in self._known:
                     channel.put(Batch(part, item.port))
+            self._known.add(item.port)
             return
         for channel in self.channels:
             channel.put(item)

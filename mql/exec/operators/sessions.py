@@ -89,8 +89,8 @@ class SessionsOperator(Base):
         return self._session.run(self._spec.close, {**self._tables(), "spans": spans}, {"until": until_us})
 
     def _is_known(self) -> bool:
-        """Whether there has ever been a session, so that its table has columns."""
-        return self._piles["state"].table_or_blank() is not None
+        """Whether all tables have come, with rows or without: what they are made of is known only then."""
+        return all(pile.table_or_blank() is not None for pile in self._piles.values())
 
     def _spans(self) -> pa.Table:
         """Which session each of the short ones belongs to."""
