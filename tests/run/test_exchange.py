@@ -58,6 +58,19 @@ def test_bytes_fill_a_line_too() -> None:
     assert line.full
 
 
+def test_what_is_no_batch_weighs_nothing() -> None:
+    batch = Batch(table(*range(100)))
+    line = Channel(bytes_max=batch.table.nbytes)
+    line.put(Watermark(1))
+    assert not line.full
+    line.put(batch)
+    assert line.full
+    line.take()
+    assert line.full
+    line.take()
+    assert not line.full
+
+
 def test_watermarks_that_wait_behind_each_other_become_one() -> None:
     line = Channel()
     line.put(Batch(table(1)))

@@ -117,3 +117,30 @@ def test_what_became_of_a_hundred_events(query: str, emitted_from: int, filtered
         assert (ledger["emitted_from"], ledger["filtered"]) == (emitted_from, filtered)
     finally:
         engine.close()
+
+
+#  event    0 ............ 90 ......... 98 | 99
+#  passed   all up to here                 |
+@pytest.mark.parametrize(
+    ("query", "in_state"),
+    [
+        ("SELECT count(*) AS n FROM live WINDOW 10s", 10),
+        ("SELECT count(*) AS n FROM live WINDOW HOPPING 20s EVERY 10s", 20),
+        ("SELECT count(*) AS n FROM live WINDOWS (a AS TUMBLING 10s, b AS TUMBLING 50s)", 50),
+        ("SELECT count(*) AS n FROM live WINDOW SESSION 5s", 100),
+        ("SELECT count(*) AS n FROM live WINDOW SLIDING 5s", 5),
+        # of two groups with 50 and 49 rows that are numbered two and one are left, and one waits for the watermark
+        ("SELECT k, count(*) AS n FROM live WINDOW 4 EVENTS GROUP BY k", 4),
+        ("SELECT v FROM live", 0),
+    ],
+)
+def test_so_many_of_a_hundred_live_events_are_in_state(query: str, in_state: int) -> None:
+    source = MemorySource("live", HUNDRED[:1], bounded=False, time=TimeRule(("ts",), "s"))
+    engine = Engine([source])
+    try:
+        running = engine.start(query + (" LATENESS 0s" if "WINDOW" in query else ""))
+        running.subscribe()
+        source.push(0, HUNDRED)
+        wait_for(lambda: checked(running)["events"] == 100 and running.ledger()["in_state"] == in_state)
+    finally:
+        engine.close()

@@ -132,6 +132,12 @@ def test_a_time_too_far_ahead_moves_nothing() -> None:
     assert splits.frontier(1) == 101
 
 
+def test_a_split_that_said_nothing_to_be_believed_has_told_no_time() -> None:
+    splits = Splits(IDLE, AHEAD)
+    assert frontier_after(splits, 1, s0=5000) == MIN_US
+    assert splits.frontier(10 * IDLE) == MIN_US
+
+
 def test_a_split_that_somebody_else_reads_is_not_waited_for() -> None:
     splits = Splits(IDLE, AHEAD)
     splits.expect([0, 1], 0)
