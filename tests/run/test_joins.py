@@ -9,8 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.random_queries import SHAPE
+from support.routes import catalog, plan_of, raws
 
 from mql.errors import MqlError
+from mql.exec.drive import Driver
 from mql.exec.items import MIN_US, Batch, Item, Watermark
 from mql.exec.kernel import Kernel
 from mql.exec.operators import build
@@ -183,4 +186,33 @@ def test_state_that_grows_too_large_ends_the_query() -> None:
     with pytest.raises(MqlError, match="the join holds") as failed:
         list(operator.on_batch(batch))
     assert "WITHIN" in (failed.value.hint or "")
+    session.close()
+
+
+def test_a_row_without_a_partner_is_told_and_withdrawn_and_each_word_is_the_last_so_far() -> None:
+    schema = catalog(SHAPE, bounded=False, lateness_us=0, unit="s", names=("a", "b"))
+    driver = Driver(plan_of("SELECT a.n AS n, b.n AS m FROM a LEFT JOIN b ON a.k = b.k", schema), KERNEL)
+    driver.feed({"a": raws([(0, 0, '{"ts": 1, "k": "x", "n": 1}')])})
+    driver.feed({"b": raws([(0, 0, '{"ts": 2, "k": "x", "n": 5}')])})
+    rows = [row for table in driver.out.tables for row in table.to_pylist()]
+    driver.close()
+    told = [(row["n"], row["m"], row["_op"], row["_revision"], row["final"]) for row in rows]
+    assert sorted(told, key=str) == [
+        (1, 5, "insert", 0, True),
+        (1, None, "delete", 1, True),
+        (1, None, "insert", 0, True),
+    ]
+
+
+@pytest.mark.parametrize("how", ["interval", "asof"])
+def test_a_row_that_the_watermark_has_passed_is_told_at_its_next_step(how: str) -> None:
+    session = KERNEL.session()
+    made = meeting("left", how)
+    operator, side = build(join_of(made), session), build(side_of(made, "left", None), session)
+    list(operator.on_watermark(1000))
+    (batch,) = side.on_batch(Batch(rows("v", [(10, 1, 7)])))
+    assert isinstance(batch, Batch)
+    assert list(operator.on_batch(batch)) == []
+    told = [item.table.num_rows for item in operator.on_watermark(1001) if isinstance(item, Batch)]
+    assert told == [1]
     session.close()
