@@ -190,9 +190,9 @@ class Hits:
         if self.count > HITS_MAX:
             return
         keys = [table.column(f"k{i}").to_pylist() for i in range(self._spec.keys)]
-        starts, scores = table.column("start_us").to_pylist(), table.column("score").to_pylist()
-        for row, (start, score) in enumerate(zip(starts, scores, strict=True)):
-            self._of[tuple(column[row] for column in keys)].append((self._grid.number_of(start), score))
+        told = (table.column(name).to_pylist() for name in ("start_us", "end_us", "score"))
+        for row, (start, end, score) in enumerate(zip(*told, strict=True)):
+            self._of[tuple(column[row] for column in keys)].append((self._grid.number_at(start, end), score))
 
     def pick(self, allowed: float, days: float) -> Picked:
         """The least threshold with which no more than so many episodes would have opened."""

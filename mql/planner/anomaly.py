@@ -62,6 +62,7 @@ ZEROS = COUNTS | {"sum", "rate"}
 REARM_WINDOWS = 50
 TTL_WINDOWS = 1000
 OF_MAX = 64
+STEPS_MAX = 288
 SIGMAS_MIN = 3
 PEERS_NEEDED, PEERS_OF = 14, 20
 BUDGET_PER_US = {"hour": DAY_US // 24, "day": DAY_US, "week": 7 * DAY_US}
@@ -119,9 +120,8 @@ def bind_anomaly(
     """The clause over the rows that `below` gives. MqlError tells what does not fit together."""
     options = dict(node.options)
     window = grouped.window
-    if any(one.kind not in ("tumbling", "hopping") for one in window.of or (window,)):
-        what = "a WINDOW" if window.kind == "none" else "a window of a fixed length"
-        raise MqlError(f"ANOMALY needs {what}", node.span, "Add one, such as WINDOW 10s: each window is one value.")
+    for one in window.of or (window,):
+        _check_window(one, node.span)
     value, of, relative = _measure(node, options, scope, grouped)
     method = _method(node, options, value, of, relative, grouped)
     paces = tuple(_pace(method, node, options, one, scope) for one in window.of or (window,))
@@ -175,7 +175,9 @@ def bind_anomaly(
 
 def _pace(method: Method, node: syntax.Anomaly, options: Mapping[str, object], window: Window, scope: Scope) -> Pace:
     """What the clause says of lengths of time, as numbers of these windows."""
-    history, warmup, rearm = (_windows(options, name, window, scope) for name in ("history", "warmup", "rearm"))
+    each, steps = _every(window), _every(window) // window.slide
+    history, warmup = (_windows(options, name, each, scope) for name in ("history", "warmup"))
+    rearm = _windows(options, "rearm", window.slide, scope)
     if history is not None and warmup is not None and history < warmup:
         raise MqlError("HISTORY is shorter than WARMUP", node.span, "What is watched in silence must be remembered.")
     silence = method.warmup if warmup is None else warmup
@@ -184,9 +186,35 @@ def _pace(method: Method, node: syntax.Anomaly, options: Mapping[str, object], w
         parameters=_parameters(method, node, options, window, scope),
         warmup=silence,
         rearm=REARM_WINDOWS if rearm is None else max(1, rearm),
-        max_gap=max(silence, 1),
-        ttl=TTL_WINDOWS,
+        max_gap=max(silence, 1) * steps,
+        ttl=TTL_WINDOWS * steps,
     )
+
+
+def _check_window(window: Window, span: Span) -> None:
+    """Refuses windows that make no series of values a step apart."""
+    match window.kind:
+        case "tumbling" | "hopping":
+            return
+        case "cumulate":
+            steps = window.size // window.slide
+            if window.zone is not None:
+                hint = "Leave TIMEZONE out, or judge a tumbling window by that clock: WINDOW 1h TIMEZONE …."
+                raise MqlError("a cumulating window by a clock has not the same steps each time", span, hint)
+            if steps > STEPS_MAX:
+                hint = f"Each step has a history of its own: choose a longer one, for at most {STEPS_MAX} of them."
+                raise MqlError(f"ANOMALY over a cumulating window of {steps:,} steps", span, hint)
+        case "none":
+            raise MqlError("ANOMALY needs a WINDOW", span, "Add one, such as WINDOW 10s: each window is one value.")
+        case kind:
+            what = {"session": "sessions", "sliding": "sliding windows"}.get(kind, "windows of events")
+            hint = "Put them into a query in FROM, and judge them by windows of time: WINDOW 1m ANOMALY ON avg(n)."
+            raise MqlError(f"ANOMALY needs values a fixed time apart, and {what} are not", span, hint)
+
+
+def _every(window: Window) -> int:
+    """How far values that are compared with each other are apart: of cumulating windows the same steps of two."""
+    return window.size if window.kind == "cumulate" else window.slide
 
 
 def _says_zero(filled: Filled | None) -> bool:
@@ -346,7 +374,7 @@ def _parameters(
                 raise MqlError(f'method "{method.name}" has no parameter "{name}"', value.span, hint)
             found[parameter.name] = _value(parameter, value, scope)
             written[parameter.name] = value.span
-    memory = _windows(options, "history", window, scope)
+    memory = _windows(options, "history", _every(window), scope)
     if memory is not None:
         if method.memory is None:
             hint = "Leave it out; set the method's parameters."
@@ -368,11 +396,11 @@ def _seasonal(
 ) -> None:
     period = found["period"]
     assert isinstance(period, int)
-    if period % window.slide:
+    if period % _every(window):
         hint = "Choose a window that fits into the period a whole number of times."
         raise MqlError("the period is no multiple of the window", written.get("period", span), hint)
     if found["slots"] is None:
-        found["slots"] = min(168 if period == 7 * DAY_US else 24, max(2, period // window.slide))
+        found["slots"] = min(168 if period == 7 * DAY_US else 24, max(2, period // _every(window)))
 
 
 def _check_zone(name: str, span: Span) -> None:
@@ -443,12 +471,16 @@ def _explained(
     cell = Convert(Apply("to_json", (listed,), JSON), VARCHAR)
     parts = _parts(value, grouped) if of is None else (_part(value, grouped), _part(of, grouped))
     found = [None if part is None else _split(part, cell) for part in parts]
+    call = _aggregate(value, grouped)
+    is_rate = call is not None and call.name == "rate"
+    if is_rate and any(one.kind == "cumulate" for one in grouped.window.of or (grouped.window,)):
+        hint = "A cumulating window's rates are of other lengths each time: watch a count or a sum."
+        raise MqlError("EXPLAIN BY can not tell parts of this rate", node.on.span, hint)
     if found[0] is None or (len(found) > 1 and found[1] is None):
         hint = "Watch a count, a sum, a rate, an average, or a ratio of counts: count_if(ms > 500) / count(*)."
         raise MqlError("EXPLAIN BY needs a number whose parts add up", node.on.span, hint)
     numbers = [int(output.name[1:]) for call in found if call and isinstance(output := grouped.add(call), Output)]
-    call = _aggregate(value, grouped)
-    unit = grouped.window.size / 1e6 if call is not None and call.name == "rate" else 1.0
+    unit = grouped.window.size / 1e6 if is_rate else 1.0
     names = tuple(_called(item) for item in items)
     return Explained(names, top, numbers[0], numbers[1] if len(numbers) > 1 else None, unit)
 
@@ -571,8 +603,8 @@ def _change(node: syntax.Expression, scope: Scope) -> float | None:
     return abs(constant_number(node.right, scope))
 
 
-def _windows(options: Mapping[str, object], name: str, window: Window, scope: Scope) -> int | None:
-    """A length of time as a number of windows; None where the clause does not say."""
+def _windows(options: Mapping[str, object], name: str, every_us: int, scope: Scope) -> int | None:
+    """A length of time as a number of windows so far apart; None where the clause does not say."""
     if f"{name}_windows" in options:
         return constant_int(_expression(options[f"{name}_windows"]), scope, 0, 1_000_000_000)
     if name not in options:
@@ -581,7 +613,7 @@ def _windows(options: Mapping[str, object], name: str, window: Window, scope: Sc
     us = constant_duration(node, scope)
     if us < 0:
         raise MqlError(f"{name.upper()} can not be negative", node.span)
-    return -(-us // window.slide)
+    return -(-us // every_us)
 
 
 def _expression(value: object) -> syntax.Expression:

@@ -25,7 +25,11 @@ EPISODES: tuple[tuple[str, str, DataType], ...] = (
     ("episode", "episode", VARCHAR),
     ("reason", "reason", VARCHAR),
 )
-HITS: tuple[tuple[str, str, DataType], ...] = (("start_us", '"__ws"', BIGINT), ("score", "score", DOUBLE))
+HITS: tuple[tuple[str, str, DataType], ...] = (
+    ("start_us", '"__ws"', BIGINT),
+    ("end_us", '"__we"', BIGINT),
+    ("score", "score", DOUBLE),
+)
 
 
 def detector_of(compiled: Compiled) -> Anomaly | None:
@@ -39,7 +43,7 @@ def episodes_plan(compiled: Compiled) -> tuple[Plan, tuple[str, ...]]:
 
 
 def hits_plan(compiled: Compiled) -> Plan:
-    """A plan that tells each unusual window of each group: keys, start and score."""
+    """A plan that tells each unusual window of each group: keys, start, end and score."""
     return _telling(compiled, "hits", HITS)
 
 

@@ -55,6 +55,7 @@ from mql.planner.physical import (
     Sessions,
     Stage,
     TakeFirst,
+    Window,
 )
 from mql.schema import DataType, ListOf, MapOf, Scalar, StructOf
 
@@ -268,7 +269,7 @@ def _kept(parts: Parts, lateness_us: int) -> list[str]:
     else:
         lines.append(f"state of 1,000 groups: {row} x 1,000 = {row * 1000 / 1e6:,.1f} MB")
     if parts.detect is not None:
-        lines.append(_detector_state(parts.detect))
+        lines.append(_detector_state(parts.detect, group.window))
     exact = [call.name for call in group.aggregates if call.distinct or call.name in _VALUES]
     if exact:
         lines.append(f"and every distinct value with its count, for {', '.join(sorted(set(exact)))}")
@@ -319,13 +320,18 @@ META_BYTES = 52
 ENDLESS_US = 2**60
 
 
-def _detector_state(detect: Detect) -> str:
+def _series_of(window: Window) -> int:
+    """How many histories a detector has of each group."""
+    return window.size // window.slide if window.kind == "cumulate" else 1
+
+
+def _detector_state(detect: Detect, window: Window) -> str:
     method = method_named(detect.method)
     assert method is not None
     grown = dict(detect.parameters).get(method.grows_with) if method.grows_with else None
     each = method.bytes + EPISODE_BYTES + (method.bytes_each * int(grown) if isinstance(grown, int | float) else 0)
-    windows = len(detect.paces) or 1
-    many = f" and each of {windows} windows" if windows > 1 else ""
+    windows = sum(_series_of(pace.window) for pace in detect.paces) or _series_of(window)
+    many = f" and each of {windows} {'windows' if detect.paces else 'steps'}" if windows > 1 else ""
     return (
         f"{detect.method} keeps {each} bytes for each group{many}, without its name: "
         f"{detect.max_keys:,} groups, the most it keeps, take {windows * each * detect.max_keys / 1e6:,.0f} MB"

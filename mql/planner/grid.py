@@ -31,18 +31,30 @@ def reading_of(zone: ZoneInfo, us: int) -> int:
 
 @dataclass(frozen=True)
 class Grid:
-    """Tumbling or hopping windows. Times in microseconds."""
+    """Tumbling, hopping or cumulating windows, these counted by their ends. Times in microseconds."""
 
     window: Window
 
+    @property
+    def steps(self) -> int:
+        """How many windows begin together."""
+        return self.window.size // self.window.slide if self._cumulates else 1
+
+    def number_at(self, start_us: int, end_us: int) -> int:
+        """The number of the window between these; greater for a later one, by one for the next."""
+        return self.last_by(end_us) if self._cumulates else self.number_of(start_us)
+
     def number_of(self, start_us: int) -> int:
-        """The number of the window that starts there; greater for a later one, by one for the next."""
+        """The number of the window that starts there, where no other does."""
+        assert not self._cumulates
         at = reading_of(self._zone, start_us) if self._by_clock else start_us
         return (at - self.window.offset) // self.window.slide
 
     def last_by(self, us: int) -> int:
         """The number of the last window that ends by then."""
         window = self.window
+        if self._cumulates:
+            return (us - window.offset) // window.slide - 1
         if not self._by_clock:
             return self.number_of(self._before(us - window.size))
         number = (reading_of(self._zone, us) - window.offset - window.size) // window.slide
@@ -55,11 +67,19 @@ class Grid:
     def start(self, number: int) -> int:
         window = self.window
         at = number * window.slide + window.offset
+        if self._cumulates:
+            return at - number % self.steps * window.slide
         # Of two steps that overlap where a clock is changed by less than a step, the later one is meant: it goes on.
         return self._instant(at) if self._by_clock else self._before(at + window.slide - 1)
 
+    def news(self, number: int) -> int:
+        """Where begins what the window before did not have: its start, or of cumulating windows that of its step."""
+        return self.end(number) - self.window.slide if self._cumulates else self.start(number)
+
     def end(self, number: int) -> int:
         window = self.window
+        if self._cumulates:
+            return (number + 1) * window.slide + window.offset
         if self._by_clock:
             return self._instant(number * window.slide + window.offset + window.size)
         return self.start(number) + window.size
@@ -71,6 +91,11 @@ class Grid:
         return self.window.size / max(self.end(number) - self.start(number), 1)
 
     # --- on a clock or on the line of time -------------------------------------------------------------
+
+    @property
+    def _cumulates(self) -> bool:
+        assert self.window.kind != "cumulate" or self.window.zone is None
+        return self.window.kind == "cumulate"
 
     @cached_property
     def _zone(self) -> ZoneInfo:

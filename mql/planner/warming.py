@@ -41,7 +41,7 @@ def _whole(window: Window, us: int) -> int:
     starts = [
         grid.start(grid.last_by(us + one.size))
         for one in window.of or (window,)
-        if one.kind in ("tumbling", "hopping") and (grid := Grid(one))
+        if one.kind in ("tumbling", "hopping", "cumulate") and (grid := Grid(one))
     ]
     return min(starts, default=us)
 

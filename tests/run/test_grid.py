@@ -48,3 +48,20 @@ def test_numbers_fit_the_borders_of_windows(zone: str | None) -> None:
         for (start, end), number in zip(found, numbers, strict=True):
             assert (grid.start(number), grid.end(number)) == (start, end), (zone, size, slide)
             assert (grid.last_by(end), grid.last_by(end - 1)) == (number, number - 1)
+
+
+def test_cumulating_windows_are_counted_by_their_ends() -> None:
+    # steps  0    10   20   30   40
+    #        |-0--|-1--|-2--|-3--|     a window begins every 20, and ends after each step
+    grid = Grid(windows.cumulate(20, 10, 0, None))
+    assert [(grid.start(number), grid.end(number)) for number in range(-1, 4)] == [
+        (-20, 0),
+        (0, 10),
+        (0, 20),
+        (20, 30),
+        (20, 40),
+    ]
+    for number in range(-5, 9):
+        assert grid.number_at(grid.start(number), grid.end(number)) == number
+        assert grid.last_by(grid.end(number) + 9) == number
+    assert [grid.news(number) for number in (0, 1, 2)] == [0, 10, 20]

@@ -25,11 +25,13 @@ from mql.exec.detectors.frame import (
     Keys,
     Scored,
     Seen,
+    Where,
     neighbours,
     none_of,
 )
 
-FRAME_FIELDS = (Field("last", "int64", -1), Field("seen", "int64"))
+FRAME_FIELDS = (Field("last", "int64", -1),)
+SEEN_FIELDS = (Field("seen", "int64"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Limits:
     """`fill`: a known key that is absent counts as 0. `max_gap`: after so many missing windows a key starts anew.
     `ttl`: a key not seen for so many windows is forgotten. `max_keys`: at most so many, the least recently seen go.
     `told`: at most so many alerts a window, the worst. `scale`: scores count so many times less, bands are so
-    many times as wide."""
+    many times as wide. `steps`: so many windows come in turn, each judged by what is known of those of its turn; an
+    episode goes on through all of them."""
 
     fill: bool = True
     max_gap: int = 100
@@ -45,6 +48,7 @@ class Limits:
     max_keys: int = 1_000_000
     told: int | None = None
     scale: float = 1.0
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,7 @@ class Watch:
         self._state = Columns(detector.fields)
         self._episodes = Columns(EPISODE_FIELDS)
         self._frame = Columns(FRAME_FIELDS)
+        self._seen = Columns(SEEN_FIELDS)
 
     @property
     def quiet(self) -> bool:
@@ -166,14 +171,14 @@ class Watch:
             judged &= ~(here & rows.held[np.maximum(row, 0)])
 
         lines = np.flatnonzero(judged)
-        at = neighbours(all_slots[lines])
+        at = self._in_turn(all_slots[lines], rows.number)
         group = None if rows.group is None or not len(rows.group) else rows.group[np.maximum(row, 0)][lines]
         scored = self._detector.step(
             self._state, Seen(at, value[lines], None if of is None else of[lines], group, rows.start_us)
         )
         if self._limits.scale != 1:
             scored = stretched(scored, self._limits.scale)
-        self._frame["seen"][at] += 1
+        self._seen["seen"][at] += 1
 
         count = len(all_slots)
         score, expected, lower, upper = none_of(count), none_of(count), none_of(count), none_of(count)
@@ -224,7 +229,7 @@ class Watch:
             self._episodes["hits"][all_slots],
             told,
             rows.held,
-            self._frame["seen"][all_slots],
+            self._seen["seen"][self._in_turn(all_slots, rows.number)],
             gone,
             suppressed,
             reason,
@@ -253,7 +258,9 @@ class Watch:
         live = self.keys.live()
         return {
             "keys": len(live),
-            "warming": int((self._frame["seen"][live] <= warmup).sum()) if warmup else 0,
+            "warming": int((self._seen["seen"][self._turns(live)].reshape(len(live), -1) <= warmup).any(axis=1).sum())
+            if warmup
+            else 0,
             "open": int(self._open()[live].sum()),
             "evicted": self.evicted,
             "late": self.late,
@@ -262,9 +269,10 @@ class Watch:
     def save(self) -> pa.Table:
         """Keys and state, a row a slot."""
         columns: dict[str, pa.Array] = {"key": self.keys.save()}
-        for name, part in (("d", self._state), ("e", self._episodes), ("f", self._frame)):
-            self._grow()
-            columns.update({f"{name}.{field}": array for field, array in part.save(self.keys.size).items()})
+        self._grow()
+        for name, part, steps in self._parts():
+            saved = part.save(self.keys.size * steps)
+            columns.update({f"{name}.{field}": _folded(array, steps) for field, array in saved.items()})
         return pa.table(columns)
 
     def load(self, table: pa.Table, number: int | None) -> None:
@@ -272,9 +280,19 @@ class Watch:
         self.keys.load(table.column("key").to_pylist())
         self._grow()
         self.number = number
-        for name, part in (("d", self._state), ("e", self._episodes), ("f", self._frame)):
-            fields = [field.name for field in part.fields]
-            part.load(table.select([f"{name}.{field}" for field in fields]).rename_columns(fields))
+        for name, part, steps in self._parts():
+            columns = {field.name: _unfolded(table.column(f"{name}.{field.name}"), steps) for field in part.fields}
+            part.load(pa.table(columns))
+
+    def _parts(self) -> tuple[tuple[str, Columns, int], ...]:
+        """What is known of keys, each part with its name and how many slots of it a key has."""
+        steps = self._limits.steps
+        return (
+            ("d", self._state, steps),
+            ("s", self._seen, steps),
+            ("e", self._episodes, 1),
+            ("f", self._frame, 1),
+        )
 
     # --- the keys of a window --------------------------------------------------------------------------
 
@@ -287,14 +305,13 @@ class Watch:
         if len(new):
             of_new = np.flatnonzero(np.isin(slots, new))
             self.fresh = (slots[of_new], of_new)
-            for part in (self._state, self._episodes, self._frame):
-                part.reset(new)
+            self._reset(new)
             last[new] = rows.number
         if not self._limits.fill:
             stale = slots[rows.number - last[slots] > self._limits.max_gap]
             if len(stale):
-                self._state.reset(stale)
-                self._frame["seen"][stale] = 0
+                self._state.reset(self._turns(stale))
+                self._seen.reset(self._turns(stale))
         last[slots] = rows.number
         return slots
 
@@ -335,12 +352,35 @@ class Watch:
         return live[self.number - self._frame["last"][live] >= self._limits.ttl]
 
     def _grow(self) -> None:
-        for part in (self._state, self._episodes, self._frame):
-            part.grow(self.keys.size)
+        for _, part, steps in self._parts():
+            part.grow(self.keys.size * steps)
+
+    def _reset(self, slots: Ints) -> None:
+        for _, part, steps in self._parts():
+            part.reset(slots if steps == 1 else self._turns(slots))
+
+    def _turns(self, slots: Ints) -> Ints:
+        """The places of all turns of these slots."""
+        steps = self._limits.steps
+        return slots if steps == 1 else (slots[:, None] * steps + np.arange(steps)).reshape(-1)
+
+    def _in_turn(self, slots: Ints, number: int) -> Where:
+        """The places of the turn that a window has."""
+        steps = self._limits.steps
+        return neighbours(slots if steps == 1 else slots * steps + number % steps)
 
     def _forget(self, slots: Ints) -> None:
         if len(slots):
             self.keys.drop(slots)
-            for part in (self._state, self._episodes, self._frame):
-                part.reset(slots)
+            self._reset(slots)
             self.evicted += len(slots)
+
+
+def _folded(array: pa.Array, steps: int) -> pa.Array:
+    """A slot's values of all turns side by side, where there are several."""
+    return array if steps == 1 else pa.FixedSizeListArray.from_arrays(array, steps)
+
+
+def _unfolded(column: pa.ChunkedArray, steps: int) -> pa.Array:
+    array = column.combine_chunks()
+    return array if steps == 1 else array.flatten()

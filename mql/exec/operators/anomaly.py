@@ -136,7 +136,8 @@ class Judge:
     def __init__(self, spec: Anomaly, session: Session) -> None:
         self._spec = spec
         self._grid = Grid(spec.window)
-        made = detector(spec.method, dict(spec.parameters), spec.warmup, spec.window.slide, spec.direction)
+        every_us = spec.window.slide * self._grid.steps
+        made = detector(spec.method, dict(spec.parameters), spec.warmup, every_us, spec.direction)
         limits = Limits(
             fill=spec.fills,
             max_gap=spec.max_gap,
@@ -144,6 +145,7 @@ class Judge:
             max_keys=spec.max_keys,
             told=spec.limit,
             scale=spec.scale,
+            steps=self._grid.steps,
         )
         guard = Guard(spec.direction, spec.change)
         self._watch = Watch(made, Rule(spec.needed, spec.out_of, spec.rearm), limits, guard)
@@ -208,7 +210,7 @@ class Judge:
                 ends, starts = rows.column("__we").to_numpy(), rows.column("__ws").to_numpy()
                 borders = np.flatnonzero(np.r_[True, ends[1:] != ends[:-1]]).tolist()
                 for first, last in zip(borders, [*borders[1:], len(ends)], strict=True):
-                    number = self._grid.number_of(int(starts[first]))
+                    number = self._grid.number_at(int(starts[first]), int(ends[first]))
                     yield from self._without_rows(number)
                     yield number, rows.slice(first, last - first)
         if empty_until_us > MIN_US:
@@ -293,7 +295,7 @@ class Judge:
         is_open = (phase != NOT_OPEN) & (phase != CLOSED)
         in_episode = phase != NOT_OPEN
         points = in_episode | (judged.score[wanted] >= 1)
-        starts = self._each(self._grid.start, since)
+        starts = self._each(self._grid.news, since)
         lasted = (self._each(self._grid.end, judged.last_hit[wanted]) - starts) / 1e6
         expected, lower, upper = (
             _nullable(self._unscaled(each[wanted], judged.number))
