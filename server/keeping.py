@@ -27,6 +27,7 @@ class Keeper:
         self._declared = settings.silences
         self._store: Store | None = None
         self._claims: tuple[Claim, ...] = ()
+        self._claimed = 0
         self._guard = threading.Lock()
 
     @property
@@ -35,9 +36,11 @@ class Keeper:
         return self._url is not None or default_path(self.data_dir).exists()
 
     def claim(self) -> None:
-        """Keeps other servers away from the directory and the store, until `close`. MqlError where one is there."""
+        """Keeps other servers away from the directory and the store, until `close` has been called as often. MqlError
+        where one is there."""
         with self._guard:
             if self._claims:
+                self._claimed += 1
                 return
             self._claims = (claim_directory(self.data_dir),)
             try:
@@ -46,6 +49,7 @@ class Keeper:
                 self._let_go()
                 raise
             self._claims += () if store is None else (store,)
+            self._claimed = 1
 
     def has_lost(self) -> bool:
         """Whether another server has taken what was claimed here: its database was away, and that one came first."""
@@ -95,7 +99,9 @@ class Keeper:
             if self._store is not None:
                 self._store.close()
                 self._store = None
-            self._let_go()
+            self._claimed -= 1
+            if self._claimed <= 0:
+                self._let_go()
 
 
 KEEPER = web.AppKey("keeper", Keeper)

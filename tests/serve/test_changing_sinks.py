@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pytest
 from click.testing import CliRunner
 from support.serving import Served, served
 from support.waiting import wait_for
 
 from mql.catalog import TimeRule
 from server.cli import main
+from server.store import Store
 from sources.memory import MemorySource
 
 QUERY = "SELECT v FROM events SINCE EARLIEST"
@@ -89,6 +92,45 @@ def test_sinks_come_and_go_and_each_has_its_rows_once(tmp_path: Path) -> None:
     assert of_table(tmp_path, "kept") == of_table(tmp_path, "early") == list(range(220))
     assert of_table(tmp_path, "late") == [*range(100, 150), *range(161, 220)]
     assert of_files(tmp_path, "again") == list(range(150, 220))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_crash_leaves_the_sinks_from_before_or_those_from_after(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on disk just before the change is noted, and just after, is what a server goes on from."""
+    change = Store.change_job
+    home, crashed = tmp_path / "home", tmp_path / "crashed"
+
+    def change_job(store: Store, *said: Any) -> None:
+        if moment == "before":
+            shutil.copytree(home, crashed)
+        change(store, *said)
+        if moment == "after":
+            shutil.copytree(home, crashed)
+
+    source = MemorySource("events", events(0, 100), bounded=False, time=TimeRule(("ts",), "s"))
+    with served([source], home=home) as server:
+        said = {"name": "j", "query": QUERY, "sinks": [table("kept"), files("gone")], **ONCE}
+        assert server.post("/v1/jobs", said).status == 201
+        wait_until_sent(server, 100)
+        monkeypatch.setattr(Store, "change_job", change_job)
+        patched(server, {"sinks": [table("kept"), files("came")], "sinks_from": "earliest"})
+        monkeypatch.undo()
+    again = MemorySource("events", events(0, 150), bounded=False, time=TimeRule(("ts",), "s"))
+    with served([again], home=crashed) as server:
+        wait_until_sent(server, 150)
+        numbers = list(sinks_of(server))
+        assert numbers == ([0, 1] if moment == "before" else [0, 2])
+        patched(server, {"sinks": [table("kept")]})
+    assert of_table(crashed, "kept") == list(range(150))
+    if moment == "before":
+        assert of_files(crashed, "gone") == list(range(150))
+        assert not list(crashed.rglob("came/*"))
+    else:
+        assert of_files(crashed, "gone") == list(range(100))
+        assert of_files(crashed, "came") == list(range(150))
+    assert not list((crashed / ".mql" / "jobs" / "j" / "sinks").glob("[12]"))
 
 
 def test_a_sink_begins_behind_a_cursor_and_by_the_command_line() -> None:

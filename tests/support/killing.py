@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
@@ -25,10 +26,13 @@ def call(port: int, method: str, path: str, body: Any = None) -> Any:
 
 
 def start(home: Path) -> subprocess.Popen[bytes]:
-    """The server of the mql.yaml in that directory; what it says goes to server.log there."""
+    """The server of the mql.yaml in that directory; what it says goes to server.log there. A test that fails may leave
+    it behind: it goes with the tests' process."""
     command = [sys.executable, "-m", "server.cli", "serve", "--config", str(home / "mql.yaml")]
     with (home / "server.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+    atexit.register(process.kill)
+    return process
 
 
 def wait_until_up(port: int, process: subprocess.Popen[bytes]) -> None:
