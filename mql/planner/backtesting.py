@@ -8,7 +8,7 @@ from dataclasses import replace
 from mql.errors import MqlError
 from mql.planner.compile import Compiled
 from mql.planner.expressions import Output
-from mql.planner.logical import Project, chain, show_bound
+from mql.planner.logical import Project, chain, has_detector, show_bound
 from mql.planner.parts import parts_of
 from mql.planner.physical import Anomaly, Plan, Result, Window
 from mql.planner.sql import quote_string
@@ -51,7 +51,9 @@ def _telling(compiled: Compiled, emit: str, columns: tuple[tuple[str, str, DataT
     detector = detector_of(compiled)
     plan = compiled.plan
     if detector is None:
-        raise MqlError("there is nothing to be tried: no ANOMALY clause", hint="Add one: ANOMALY ON count(*).")
+        inside = has_detector(compiled.logical)
+        hint = "Try the inner query that has one by itself." if inside else "Add one: ANOMALY ON count(*)."
+        raise MqlError("there is nothing to be tried: no ANOMALY clause", hint=hint)
     group = parts_of(compiled.logical).group
     assert group is not None
     if not plan.scan.bounded:

@@ -11,6 +11,7 @@ from mql.catalog import Catalog, SourceInfo, TimeRule
 from mql.detectors import METHODS
 from mql.errors import MqlError
 from mql.parser import parse
+from mql.planner.backtesting import episodes_plan
 from mql.planner.compile import compile_forms, compile_query
 from mql.planner.explain import explain
 from mql.planner.logical import Detect, find
@@ -211,3 +212,16 @@ def test_it_needs_a_window_of_time() -> None:
     for query in ("SELECT count(*) AS n FROM r", "SELECT node, count(*) AS n FROM r WINDOW 10 EVENTS GROUP BY node"):
         with pytest.raises(MqlError, match="ANOMALY needs "):
             plan_of("ANOMALY ON n", query)
+
+
+def test_what_a_text_says_of_detectors_holds_for_those_of_inner_queries() -> None:
+    inner = "SELECT node, count(*) AS n FROM r WINDOW CUMULATE 30s EVERY 10s GROUP BY node ANOMALY ON n"
+    text = f"SELECT count(*) AS odd FROM ({inner}) WINDOW 1m SETTINGS max_keys = 7, key_ttl = '1h'"
+    compiled = compile_forms(text, CATALOG)
+    (judged,) = compiled.plan.judged
+    (spec,) = judged.operators
+    assert isinstance(spec, Anomaly)
+    assert (spec.max_keys, spec.ttl) == (7, 360)
+    with pytest.raises(MqlError, match="nothing to be tried") as found:
+        episodes_plan(compiled)
+    assert found.value.hint == "Try the inner query that has one by itself."
