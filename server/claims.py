@@ -60,7 +60,7 @@ def claim_directory(directory: Path, clock: Clock | None = None) -> Claim:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return unclaimed(directory, error)
-    hint = HINT.format("a directory of its own (data_dir: in its configuration)")
+    hint = HINT.format("a directory of its own (data_dir: in its configuration; where it has none, start it elsewhere)")
     return claim_file(directory / FILE, f'the data directory "{directory.resolve()}"', hint, clock)
 
 
