@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from server.commands.common import exit_by, main
+from server.commands.common import exit_by, main, some
 from server.commands.jobs import JOBS_AT
 
 FOLDER = click.argument("folder", type=click.Path(exists=True, path_type=Path))
@@ -63,7 +63,7 @@ def list_all(server: str) -> None:
     def work() -> int:
         from server.remote import call
 
-        for one in call(server, "GET", "/v1/artifacts")["artifacts"]:
+        for one in some(call(server, "GET", "/v1/artifacts")["artifacts"], "artifacts"):
             click.echo(f"{one['name']:<30} {', '.join(one['versions']):<30} {one['description']}")
         return 0
 

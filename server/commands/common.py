@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from server.local import House
 
+T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 CONFIG_NAME = "mql.yaml"
 EARLY_US = 1_000_000
@@ -118,6 +119,13 @@ def with_bounds(text: str, since: str | None, until: str | None, must_end: bool 
         return text
     clauses = [f"{name} '{point.replace(chr(39), chr(39) * 2)}'" for name, point in told]
     return "\n".join([text.rstrip().removesuffix(";"), *clauses])
+
+
+def some(entries: Sequence[T], what: str) -> Sequence[T]:
+    """The entries of a listing; that there are none is said beside its output, not in it."""
+    if not entries:
+        click.echo(f"no {what}", err=True)
+    return entries
 
 
 def exit_by(work: Callable[[], int]) -> None:

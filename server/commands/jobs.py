@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from server.commands.common import FILE, PARAM, TEXT, Command, exit_by, main, params_of, query_text
+from server.commands.common import FILE, PARAM, TEXT, Command, exit_by, main, params_of, query_text, some
 
 JOBS_AT = click.option(
     "--server", envvar="MQL_SERVER", default="http://127.0.0.1:8642", metavar="URL", help="The server [this machine's]."
@@ -93,7 +93,7 @@ def jobs(server: str, labels: Sequence[str], owner: str | None, state: str | Non
     def work() -> int:
         from server.remote import call
 
-        for job in call(server, "GET", "/v1/jobs", params=wanted)["jobs"]:
+        for job in some(call(server, "GET", "/v1/jobs", params=wanted)["jobs"], "such jobs" if wanted else "jobs"):
             why = job["reason"] or job["trouble"] or ""
             told = [job["name"], job["state"], f"{job['results']['rows']} rows", job["guarantee"], why]
             click.echo("\t".join(told).rstrip())
@@ -354,7 +354,7 @@ def dead_letters(
             return 0 if not told.get("refused") else 1
         wanted = [(key, str(said)) for key, said in (("kind", kind), ("sink", sink), ("n", count)) if said]
         page = call(server, "GET", path, params=wanted)
-        say_letters(reversed(page["letters"]))
+        say_letters(reversed(some(page["letters"], "dead letters")))
         while follow:
             time.sleep(FOLLOW_S)
             page = call(server, "GET", path, params=[*wanted, ("after", page["after"])])

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from server.commands.common import CONFIG, config_path, exit_by, main
+from server.commands.common import CONFIG, config_path, exit_by, main, some
 from server.commands.jobs import JOBS_AT
 
 DEMO_PORT = 8080
@@ -96,7 +96,8 @@ def list_tokens(server: str) -> None:
     def work() -> int:
         from server.remote import call
 
-        for one in call(server, "GET", "/v1/tokens")["tokens"]:
+        none = "tokens: whoever reaches the server may do everything"
+        for one in some(call(server, "GET", "/v1/tokens")["tokens"], none):
             click.echo("\t".join((one["name"], one["scope"], one["expires"] or "", one["comment"])).rstrip())
         return 0
 
@@ -129,7 +130,7 @@ def changes(server: str, count: int) -> None:
 
         from server.remote import call
 
-        for one in call(server, "GET", "/v1/changes", params={"n": str(count)})["changes"]:
+        for one in some(call(server, "GET", "/v1/changes", params={"n": str(count)})["changes"], "changes"):
             at = datetime.fromtimestamp(one["at_us"] / 1e6, UTC).isoformat(timespec="milliseconds")
             click.echo(f"{at}\t{one['who'] or '-'}\t{one['kind']} {one['name']}: {one['action']}")
         return 0
@@ -151,7 +152,8 @@ def list_silences(server: str, job: str | None) -> None:
     def work() -> int:
         from server.remote import call
 
-        for one in call(server, "GET", "/v1/silences", params={} if job is None else {"job": job})["silences"]:
+        wanted: dict[str, str] = {} if job is None else {"job": job}
+        for one in some(call(server, "GET", "/v1/silences", params=wanted)["silences"], "silences"):
             when = f"{one['starts'] or ''} .. {one['ends'] or ''}"
             if one["every"]:
                 when = f"{', '.join(one['every'])} at {one['at']} {one['timezone']} for {one['for']:g} s"

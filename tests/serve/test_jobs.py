@@ -204,9 +204,9 @@ def test_the_command_line_makes_and_moves_jobs() -> None:
         assert '"total"' in mql("job", "show", "j", "ledger")
         mql("job", "change", "j", "--owner", "ann", "--schedule", "0 2 * * *", "--timezone", "Europe/Berlin")
         assert json.loads(mql("job", "show", "j"))["schedule"]["timezone"] == "Europe/Berlin"
-        assert mql("jobs", "--owner", "bob") == ""
+        assert mql("jobs", "--owner", "bob") == "no such jobs\n"
         mql("job", "delete", "j")
-        assert mql("jobs") == ""
+        assert mql("jobs") == "no jobs\n"
 
 
 def test_what_may_be_known_of_a_job() -> None:
