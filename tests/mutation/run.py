@@ -114,10 +114,10 @@ def distinct(made: Iterable[Mutant | None]) -> Iterator[Mutant]:
             yield one
 
 
-def outcomes(file: Path | None) -> dict[tuple[str, ...], str]:
-    """What became of each mutant when it was tried last, by its name."""
+def outcomes(file: Path | None) -> dict[tuple[str, ...], tuple[str, str]]:
+    """What became of each mutant when it was tried last, and by which test, by its name."""
     lines = file.read_text().splitlines() if file is not None and file.exists() else []
-    return {tuple(one["name"]): one["outcome"] for one in map(json.loads, lines)}
+    return {tuple(one["name"]): (one["outcome"], one["by"]) for one in map(json.loads, lines)}
 
 
 def drawn_before(root: Path, known: Collection[tuple[str, ...]]) -> list[Mutant]:
@@ -147,17 +147,20 @@ def try_all(
     copy: Path,
     drawn: list[Mutant],
     reach: dict[str, Any],
-    known: Mapping[tuple[str, ...], str],
+    known: Mapping[tuple[str, ...], tuple[str, str]],
     asked: argparse.Namespace,
 ) -> list[Tried]:
     equivalent = equivalents()
     killers: Killers = defaultdict(Counter)
+    for (path, *_), (_, by) in known.items():
+        killers[path][by] += 1
+        killers[""][by] += 1
     done = []
     for at, mutant in enumerate(drawn, 1):
         if mutant.name in equivalent:
             one = Tried(mutant, EQUIVALENT, "", 0.0)
-        elif mutant.name in known and not (asked.again and known[mutant.name] == SURVIVED):
-            done.append(Tried(mutant, known[mutant.name], "", 0.0))
+        elif mutant.name in known and not (asked.again and known[mutant.name][0] == SURVIVED):
+            done.append(Tried(mutant, *known[mutant.name], 0.0))
             continue
         else:
             one = attempt(copy, mutant, choose(copy, mutant, reach, killers, asked.seconds), reach)
