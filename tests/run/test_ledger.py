@@ -15,6 +15,7 @@ from mql.exec.engine import Engine, Options, Running
 from mql.exec.frames import Progress
 from sources.http import HttpSource
 from sources.memory import MemorySource
+from sources.tables import memory_table
 from sources.settings import Settings
 
 CLASSES = ("emitted_from", "filtered", "late", "malformed", "sampled", "skipped", "dropped", "in_state")
@@ -109,7 +110,8 @@ HUNDRED = [{"ts": at, "k": "ab"[at % 2], "v": at} for at in range(100)]
     ],
 )
 def test_what_became_of_a_hundred_events(query: str, emitted_from: int, filtered: int, route: str) -> None:
-    engine = Engine([MemorySource("stored", HUNDRED, time=TimeRule(("ts",), "s"), splits=3)])
+    stored = MemorySource("stored", HUNDRED, time=TimeRule(("ts",), "s"), splits=3)
+    engine = Engine([stored], tables=[memory_table("names", [{"k": "a"}])])
     try:
         running = engine.start(query, options=Options(route=route))
         read_all(running.subscribe())
