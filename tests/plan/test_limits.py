@@ -13,6 +13,7 @@ LIVE = catalog(SHAPE, bounded=False, lateness_us=0, unit="s", names=("events", "
 COUNT = "SELECT count(*) AS n FROM events WINDOW {}"
 PAIRS = "SELECT a.n AS n FROM events AS a JOIN others AS b ON a.k = b.k WITHIN {}"
 NEWEST = "SELECT a.n AS n FROM events AS a ASOF JOIN others AS b ON a.k = b.k AND {}"
+USING = "SELECT a.n AS n FROM events AS a JOIN others AS b USING (k) WITHIN 1s JOIN others AS c USING ({}) WITHIN 1s"
 MANY = "SELECT e.n AS n FROM events AS e " + "JOIN others AS o{0} ON e.k = o{0}.k WITHIN 1s "
 
 
@@ -50,6 +51,7 @@ def joins(count: int) -> str:
         (PAIRS.format("366d"), PAIRS.format("31622401s"), "a join's bound is from 0s to 366 days"),
         (PAIRS.format("0s"), PAIRS.format("(-1s, 0s)"), None),
         (NEWEST.format("a.ts >= b.ts"), NEWEST.format("a.ts >= b.ts AND a.ts > b.ts"), "compares the times once"),
+        (USING.format("k"), USING.format("n"), '"n" is ambiguous'),
         (joins(16), joins(17), "at most 16 joins can stand in one query"),
     ],
 )

@@ -15,8 +15,8 @@ from mql.exec.engine import Engine, Options, Running
 from mql.exec.frames import Progress
 from sources.http import HttpSource
 from sources.memory import MemorySource
-from sources.tables import memory_table
 from sources.settings import Settings
+from sources.tables import memory_table
 
 CLASSES = ("emitted_from", "filtered", "late", "malformed", "sampled", "skipped", "dropped", "in_state")
 QUERY = "SELECT k, count(*) AS n FROM events WHERE k <> 'no' WINDOW 10s LATENESS 0s GROUP BY k"
