@@ -137,22 +137,23 @@ def lines(told: Told | None, watch: Watch) -> list[tuple[object, ...]]:
     )
 
 
-def made(name: str, *, told: int | None = None, ttl: int = 12) -> Watch:
+def made(name: str, *, told: int | None = None, ttl: int = 12, steps: int = 1) -> Watch:
     detector = MAKERS[name]()
-    limits = Limits(fill=name not in ("ratio", "robust_zscore"), max_gap=5, ttl=ttl, told=told)
+    limits = Limits(fill=name not in ("ratio", "robust_zscore"), max_gap=5, ttl=ttl, told=told, steps=steps)
     return Watch(detector, Rule(2, 3, 4), limits, Guard())
 
 
+@pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_restart_at_any_window_changes_nothing(name: str) -> None:
+def test_a_restart_at_any_window_changes_nothing(name: str, steps: int) -> None:
     windows = drawn(3, 40, 12)
-    whole = made(name, told=2)
+    whole = made(name, told=2, steps=steps)
     want = [lines(whole.step(rows), whole) for rows in windows]
-    going = made(name, told=2)
+    going = made(name, told=2, steps=steps)
     for at, rows in enumerate(windows):
         assert lines(going.step(rows), going) == want[at]
         saved, number = through_bytes(going.save()), going.number
-        going = made(name, told=2)
+        going = made(name, told=2, steps=steps)
         going.load(saved, number)
 
 
@@ -200,6 +201,24 @@ def test_an_episode_of_a_key_that_is_forgotten_is_closed() -> None:
         seen += [(number, LETTERS[int(phase)], told.reason(0)) for phase in told.phase if phase == CLOSED]
     assert len(seen) == 1
     assert not len(watch.keys)
+    assert watch.numbers(3) == {"keys": 0, "warming": 0, "open": 0, "evicted": 1, "late": 0}
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("count", "ratio")])
+def test_steps_that_come_in_turn_have_the_scores_that_each_has_by_itself(name: str) -> None:
+    """For methods that judge each key alone; the keys are there in all windows."""
+    rng = np.random.default_rng(6)
+    values = rng.normal(100, 5, (40, 3)) + 100 * np.arange(3)
+    together = Watch(MAKERS[name](), limits=Limits(fill=False, steps=3))
+    alone = [Watch(MAKERS[name](), limits=Limits(fill=False)) for _ in range(3)]
+    for number, row in enumerate(values):
+        for step, value in enumerate(row):
+            one = together.step(Rows(3 * number + step, 0, ["a"], np.array([value])))
+            other = alone[step].step(Rows(number, 0, ["a"], np.array([value])))
+            assert one is not None
+            assert other is not None
+            np.testing.assert_array_equal(one.score, other.score)
+            np.testing.assert_array_equal(one.expected, other.expected)
 
 
 def test_of_too_many_keys_the_least_recently_seen_go() -> None:

@@ -256,11 +256,10 @@ class Watch:
         """How many keys there are, how many of them are watched in silence still, and how many are in an episode; how
         many were forgotten, and how many rows came too late, since it was made."""
         live = self.keys.live()
+        seen = self._seen["seen"][self._turns(live)].reshape(-1, self._limits.steps)
         return {
             "keys": len(live),
-            "warming": int((self._seen["seen"][self._turns(live)].reshape(len(live), -1) <= warmup).any(axis=1).sum())
-            if warmup
-            else 0,
+            "warming": int((seen <= warmup).any(axis=1).sum()) if warmup else 0,
             "open": int(self._open()[live].sum()),
             "evicted": self.evicted,
             "late": self.late,
