@@ -274,7 +274,7 @@ def all_of_it(world: World) -> None:
         keeps = dict(PLAIN).get(asked.text)
         if keeps is None:
             continue
-        wait_for(lambda asked=asked: asked.look()["in_state"] == 0)
+        wait_for(lambda asked=asked: asked.look()["in_state"] == 0, 60.0)
         found = asked.look()
         matched = sum(keeps(event) for event in world.events["a"])
         if not found["dropped"]:
