@@ -645,7 +645,7 @@ def speaks_early(spec: OperatorSpec) -> bool:
         case Final():
             return spec.emit != "final" or spec.early_us is not None
         case CountWindows() | Held() | Sessions():
-            return spec.early is not None
+            return spec.retold is not None and spec.retold.pace_us is not None
         case _:
             return False
 

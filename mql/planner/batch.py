@@ -263,7 +263,7 @@ def _filled(
 
 
 def _sessions(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
-    late = f"WHERE NOT ({sessions.late_sql(group.window, parts.scan.lateness_us)})" if as_live else ""
+    late = f"WHERE NOT ({sessions.late_sql(group.window, parts.patience_us)})" if as_live else ""
     base = f"base AS ({sessions.base_sql(group, pieces, f'(SELECT * FROM kept {late})')})"
     assigned = sessions.assigned_sql(group, pieces, "base", "true")
     return [
@@ -274,7 +274,7 @@ def _sessions(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> 
 
 
 def _sliding(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
-    late = f"WHERE NOT ({sliding.late_sql(parts.scan.lateness_us)})" if as_live else ""
+    late = f"WHERE NOT ({sliding.late_sql(parts.patience_us)})" if as_live else ""
     base = f"base AS ({g.base_sql(pieces, f'(SELECT * FROM kept {late})', None, ())})"
     return [base, *sliding.finished_sql(pieces, group.window, "base", "true")]
 
@@ -282,7 +282,7 @@ def _sliding(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> l
 def _counted(parts: Parts, group: Group, pieces: g.Grouping, as_live: bool) -> list[str]:
     window = group.window
     keys = pieces.key_names
-    late = f'WHERE NOT ("__t" < "__m" - {parts.scan.lateness_us})' if as_live else ""
+    late = f'WHERE NOT ("__t" < "__m" - {parts.patience_us})' if as_live else ""
     base = g.base_sql(pieces, f"(SELECT * FROM kept {late})", None, [])
     over = f"PARTITION BY {', '.join(keys)} " if keys else ""
     numbered = f'SELECT *, row_number() OVER ({over}ORDER BY "__t", "__s", "__o") - 1 AS i FROM ({base})'

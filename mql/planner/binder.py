@@ -176,7 +176,7 @@ def _bind_query(
         emit = bind_over_speak(query, over, emit)
         reading.warnings.extend(told_of_forgetting(over))
     if query.emit is not None and query.emit.revisions:
-        check_revisions(query, query.emit, window)
+        check_revisions(query, query.emit, window, plan)
         emit = revised(query, query.emit, emit, settings.get("revisions_for"))
     elif "revisions_for" in settings:
         raise MqlError('"revisions_for" is for rows that are revised', query.span, "Add EMIT FINAL WITH REVISIONS.")

@@ -270,8 +270,8 @@ def compare_groups(one: Step, other: Step, before: OperatorSpec, now: OperatorSp
         rhythm = [(spec.emit, spec.every_us, spec.early_us, spec.revise_us) for spec in (before, now)]
         if rhythm[0] != rhythm[1]:
             found.differences.append("when groups are told: EMIT, REVISIONS")
-    elif not isinstance(before, Final) and not isinstance(now, Final) and before.early != now.early:
-        found.differences.append("when groups are told: EMIT")
+    elif not isinstance(before, Final) and not isinstance(now, Final) and before.retold != now.retold:
+        found.differences.append("when groups are told: EMIT, REVISIONS")
 
 
 def columns_kept(before: Kept, now: Kept) -> tuple[tuple[str, str], ...] | None:

@@ -41,12 +41,12 @@ from mql.planner.physical import (
     Anomaly,
     AsEvents,
     CountWindows,
-    Early,
     Final,
     OperatorSpec,
     Partial,
     RateSample,
     Renumber,
+    Retold,
     RunningMedian,
     SelectRows,
     Stage,
@@ -70,6 +70,9 @@ from mql.planner.told import (
 )
 from mql.planner.withdrawing import SIGN_SQL
 from mql.schema import BIGINT, BOOLEAN, DOUBLE, TIMESTAMP, VARCHAR, DataType
+
+LOOK_US = 1_000_000
+"""How far the watermark goes, at most, until windows that may be revised are looked at."""
 
 
 def stages_of(top: Logical, late_matters: bool) -> tuple[Stage, ...]:
@@ -258,9 +261,9 @@ def _by_events(
     """Windows that lie where events do: what is done before the exchange, and after it."""
     predicate = None if parts.where is None else expression_sql(parts.where)
     kept, lateness = _kept(sampling, predicate), parts.scan.lateness_us
-    window = group.window
-    early, slides = early_of(parts.speak), window.kind == "sliding"
-    late = (sliding.late_sql(lateness) if slides else sessions.late_sql(window, lateness)) if late_matters else None
+    window, patience = group.window, parts.patience_us
+    retold, slides = retold_of(parts.speak, window), window.kind == "sliding"
+    late = (sliding.late_sql(patience) if slides else sessions.late_sql(window, patience)) if late_matters else None
 
     def finish(ctes: list[str]) -> str:
         return _closing_sql(parts, group, ctes)
@@ -271,21 +274,24 @@ def _by_events(
         bags = tuple(g.bag_sql(pieces, bag, short, False) for bag in pieces.bags)
         return (
             Partial(window, partial, bags, predicate, late, sampling, lateness),
-            replace(sessions.merging(group, pieces, finish), early=early),
+            replace(sessions.merging(group, pieces, finish), retold=retold),
         )
     base = g.base_sql(pieces, kept, None, ()) if slides else sessions.base_sql(group, pieces, kept)
     held = sliding.held(pieces, window, finish) if slides else sessions.held(group, pieces, finish)
     with_hash = f'SELECT *, {g.hash_sql(pieces.key_names)} AS "__h" FROM ({base})'
     return (
         SelectRows(with_hash, sampling, predicate, late, lateness, False),
-        replace(held, early=early),
+        replace(held, retold=retold),
     )
 
 
-def early_of(speak: Speak) -> Early | None:
-    """What is told of windows that lie where events do before they are over."""
+def retold_of(speak: Speak, window: Window) -> Retold | None:
+    """What is told of windows that lie where events do before they are over, and after."""
     pace_us = speak.early_us if speak.kind == "final" else speak.every_us
-    return None if pace_us is None else Early(pace_us, speak.kind == "every")
+    if pace_us is None and not speak.revise_us:
+        return None
+    look_us = LOOK_US if window.kind == "count" else min(LOOK_US, window.size // 16)
+    return Retold(pace_us, speak.kind == "every", speak.revise_us, look_us)
 
 
 def _final(parts: Parts, group: Group, pieces: g.Grouping, partial: Partial) -> Final:
@@ -335,7 +341,7 @@ def _counted(
 ) -> tuple[OperatorSpec, OperatorSpec]:
     """Windows of a number of events: rows go to their key's task first, for they are numbered in order there."""
     predicate = None if parts.where is None else expression_sql(parts.where)
-    late = f'"__t" < "__m" - {parts.scan.lateness_us}' if late_matters else None
+    late = f'"__t" < "__m" - {parts.patience_us}' if late_matters else None
     base = g.base_sql(pieces, _kept(sampling, predicate), None, ())
     with_hash = f'SELECT *, {g.hash_sql(pieces.key_names)} AS "__h" FROM ({base})'
     select = SelectRows(with_hash, sampling, predicate, late, parts.scan.lateness_us, False)
@@ -363,7 +369,7 @@ def _counted(
             f"SELECT held.* FROM held JOIN counts ON {_same_keys(pieces, 'held')} "
             f"WHERE held.p >= counts.done + {window.slide - window.size}"
         ),
-        early=early_of(parts.speak),
+        retold=retold_of(parts.speak, window),
         kept=g.kept_by(pieces),
     )
     return select, counting

@@ -178,11 +178,15 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Early:
-    """Values before their time, at most every `pace_us`; `again`: also those that have not changed."""
+class Retold:
+    """What is told of a window more than once: values before their time, at most every `pace_us` (None: not), `again`
+    also those that have not changed; and for `revise_us` after it was over, those that late rows change. Then the
+    watermark goes on by `look_us` at least between two looks at what is over."""
 
-    pace_us: int
-    again: bool
+    pace_us: int | None
+    again: bool = False
+    revise_us: int = 0
+    look_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ class CountWindows:
     close: str
     done: str
     keep: str
-    early: Early | None = None
+    retold: Retold | None = None
     kept: Kept = Kept()
 
 
@@ -380,7 +384,7 @@ class Held:
     keep: str
     ready_us: int
     pace_us: int
-    early: Early | None = None
+    retold: Retold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,7 +423,7 @@ class Sessions:
     close: str
     fold: str
     fold_bags: tuple[str, ...]
-    early: Early | None = None
+    retold: Retold | None = None
     kept: Kept = Kept()
 
 

@@ -13,6 +13,8 @@ from mql.planner.physical import Start, Window
 
 DEFAULT_EVERY_US = 1_000_000
 REVISIONS_FOR_US = 3_600_000_000
+UNORDERED = "the order of windows of events needs rows that are final"
+ORDERED_ABOVE = "Leave EMIT out, or put the windows into a query in FROM."
 
 
 def bind_speak(
@@ -42,8 +44,7 @@ def bind_speak(
         raise MqlError("a stream without windows never has final groups", emit.span if emit else None, hint)
     early_told = kind != "final" or early is not None
     if early_told and emit is not None and not may_be_early(window, plan):
-        hint = "Leave EMIT out, or put the windows into a query in FROM."
-        raise MqlError("the order of windows of events needs rows that are final", emit.span, hint)
+        raise MqlError(UNORDERED, emit.span, ORDERED_ABOVE)
     if kind in ("changes", "every"):
         every = every or DEFAULT_EVERY_US
     if emit is None and window.kind not in ("none", "sliding") and may_be_early(window, plan):
@@ -70,11 +71,13 @@ def _ends(plan: Logical) -> bool:
     return node.until.kind != "live"
 
 
-def check_revisions(query: syntax.Query, emit: syntax.Emit, window: Window) -> None:
+def check_revisions(query: syntax.Query, emit: syntax.Emit, window: Window, plan: Logical) -> None:
     """Rows are revised where each window has rows of its own that nothing else rests on."""
-    if window.kind not in ("tumbling", "hopping", "cumulate", "several") or not is_grouped(query):
+    if window.kind == "none" or not is_grouped(query):
         hint = "Add an aggregate and a window such as WINDOW TUMBLING 10s; without a window EMIT CHANGES tells them."
-        raise MqlError("REVISIONS needs groups in windows of time", emit.span, hint)
+        raise MqlError("REVISIONS needs groups in windows", emit.span, hint)
+    if not may_be_early(window, plan):
+        raise MqlError(UNORDERED, emit.span, ORDERED_ABOVE)
 
 
 def revised(query: syntax.Query, emit: syntax.Emit, speak: Speak, for_us: int | None) -> Speak:

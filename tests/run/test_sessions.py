@@ -125,3 +125,86 @@ def test_open_windows_of_events_and_sliding_ones_are_told_before_rows_have_their
         [(7, 12, 2, "insert", 0, False)],
         [(6, 11, 2, "insert", 0, False), (7, 12, 3, "update", 1, False)],
     ]
+
+
+def test_a_late_row_changes_sessions_that_were_told_and_puts_them_together() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 3s EMIT FINAL WITH REVISIONS"
+    assert told_early(text, [10, 15, 40, 12.5, 41, 41.05, 42]) == [
+        [],
+        [],
+        [(10, 13, 1, "insert", 0, True), (15, 18, 1, "insert", 0, True)],
+        [],
+        [(10, 18, 3, "update", 1, True), (15, 18, 1, "delete", 1, True)],
+        [],
+        [],
+        [(40, 45, 4, "insert", 0, True)],
+    ]
+
+
+def test_a_session_that_a_late_row_opens_again_stays_as_it_was_told_until_it_is_over() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 10s EMIT FINAL WITH REVISIONS"
+    assert told_early(text, [10, 32, 19, 33, 41], lateness_s=0) == [
+        [],
+        [(10, 20, 1, "insert", 0, True)],
+        [],
+        [],
+        [(10, 29, 2, "update", 1, True)],
+        [(32, 51, 3, "insert", 0, True)],
+    ]
+
+
+def test_with_early_values_a_session_that_is_open_again_is_told_as_not_final() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 10s EMIT FINAL WITH EARLY 1s WITH REVISIONS"
+    assert told_early(text, [10, 32, 19, 41], lateness_s=0) == [
+        [(10, 20, 1, "insert", 0, False)],
+        [(10, 20, 1, "update", 1, True), (32, 42, 1, "insert", 0, False)],
+        [(10, 29, 2, "update", 2, False)],
+        [(10, 29, 2, "update", 3, True), (32, 51, 2, "update", 1, False)],
+        [(32, 51, 2, "update", 2, True)],
+    ]
+
+
+def test_every_so_often_open_sessions_are_told_and_not_those_that_are_over() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 3s EMIT EVERY 1s WITH REVISIONS"
+    assert told_early(text, [10, 32, 32], lateness_s=0)[1:] == [
+        [(10, 13, 1, "update", 1, True), (32, 35, 1, "insert", 0, False)],
+        [(32, 35, 2, "update", 1, False)],
+        [(32, 35, 2, "update", 2, True)],
+    ]
+
+
+def test_sessions_are_settled_after_the_time_that_revisions_are_made_for() -> None:
+    text = (
+        "SELECT k, count(*) AS n FROM events WINDOW SESSION 3s GROUP BY k EMIT FINAL WITH REVISIONS "
+        "SETTINGS revisions_for = '10s'"
+    )
+    plan = plan_of(text, catalog(SHAPE, bounded=False, lateness_us=0, unit="s"))
+    driver = Driver(plan, KERNEL)
+    driver.expect([0])
+    for at, time in enumerate([10, 15.9, 25.8, 12.9, 26, 12.9, 60]):
+        driver.feed(raws([(0, at, f'{{"ts": {time}, "k": "a"}}')]))
+    rows = [row for table in driver.out.tables for row in table.to_pylist()]
+    assert [(row["n"], row["_op"]) for row in rows] == [(1, "insert"), (1, "insert"), (2, "update"), (2, "insert")]
+    assert driver.finish().late == 1
+    driver.close()
+
+
+def test_windows_of_events_and_sliding_ones_are_revised() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW 2 EVENTS EMIT FINAL WITH REVISIONS"
+    assert told_early(text, [10, 12, 20, 11, 30], lateness_s=0) == [
+        [],
+        [],
+        [(10, 12, 2, "insert", 0, True)],
+        [],
+        [(10, 11, 2, "update", 1, True), (12, 20, 2, "insert", 0, True)],
+        [(30, 30, 1, "insert", 0, True)],
+    ]
+    text = "SELECT count(*) AS n FROM events WINDOW SLIDING 5s EMIT FINAL WITH REVISIONS"
+    assert told_early(text, [10, 12, 20, 11, 30], lateness_s=0) == [
+        [],
+        [(5, 10, 1, "insert", 0, True)],
+        [(7, 12, 2, "insert", 0, True)],
+        [],
+        [(6, 11, 2, "insert", 0, True), (7, 12, 3, "update", 1, True), (15, 20, 1, "insert", 0, True)],
+        [(25, 30, 1, "insert", 0, True)],
+    ]

@@ -415,7 +415,7 @@ def _grouped(rng: random.Random, lateness_us: int) -> Draw:
         ranked = "a0 DESC NULLS LAST, es, eo" if kind == "sliding" else ranked
         scope = f"PARTITION BY {'w, ' * (kind == 'several')}ws, we " if windowed else ""
         tail = f" QUALIFY row_number() OVER ({scope}ORDER BY {ranked}) <= {n}"
-    if windowed and not by_events and rng.random() < 0.2:
+    if windowed and (kind != "count" or not tail) and rng.random() < 0.2:
         early = rng.choice(("final", "final with early 1s", "changes every 1s"))
         text += f" emit {early} with revisions settings revisions_for = '{(kept := rng.choice((1, 5, 30)))}s'"
         lateness_us += kept * SECOND

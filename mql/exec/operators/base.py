@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mql.exec.deadletters import LateRows
-from mql.exec.items import EARLIER, TIME, Batch, Counts, End, Item, Roster, State, Tick, Watermark
+from mql.exec.items import EARLIER, MIN_US, TIME, Batch, Counts, End, Item, Roster, State, Tick, Watermark
 from mql.exec.kernel import Session
 
 
@@ -189,3 +189,9 @@ MIXED = "mixed"
 def number_state(**values: int) -> pa.Table:
     """A few numbers as a one-row table, for a snapshot."""
     return pa.table({name: pa.array([value], pa.int64()) for name, value in values.items()})
+
+
+def number_in(state: State, name: str) -> int:
+    """One of the numbers of a snapshot; the least there is where an older one lacks it."""
+    numbers = state["numbers"]
+    return int(numbers.column(name)[0].as_py()) if name in numbers.column_names else MIN_US

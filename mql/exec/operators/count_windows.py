@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from mql.exec.exchange import HASH
 from mql.exec.items import MIN_US, TIME, Batch, End, Item, State, Tick, Watermark
 from mql.exec.kernel import Session
-from mql.exec.operators.base import Base, Pile, number_state, snapshot_of
-from mql.exec.operators.early import Speaker
+from mql.exec.operators.base import Base, Pile, number_in, number_state, snapshot_of
+from mql.exec.operators.speaker import Speaker
+from mql.exec.operators.told import KEY
 from mql.planner.physical import CountWindows
 
 
@@ -31,7 +32,7 @@ class CountWindowsOperator(Base):
     def __init__(self, spec: CountWindows, session: Session) -> None:
         super().__init__(session)
         self._spec = spec
-        self._speaker = Speaker(spec.early, session, self.counts)
+        self._speaker = Speaker(spec.retold, session, self.counts)
         self._held = Pile(session, None)
         self._piles = {"state": Pile(session, None)}
         self._piles.update({f"bag{i}": Pile(session, None) for i in range(spec.bags)})
@@ -50,13 +51,21 @@ class CountWindowsOperator(Base):
         return self._held.rows + self._open
 
     def on_watermark(self, us: int) -> Iterable[Item]:
-        yield from self._release(us)
+        if self._speaker.revises:
+            if self._speaker.may_look(us):
+                yield from self._look(us)
+            yield Watermark(self._speaker.looked_us - 1)
+            return
+        rows = self._release(us)
+        if rows is not None:
+            yield from self._speaker.final(rows)
         # A window ends with its last event, and another group's may end at this very moment.
         yield Watermark(us - 1)
 
     def on_tick(self, us: int) -> Iterable[Item]:
         if self._is_known() and self._speaker.is_due(us):
-            yield from self._speaker.early(self._at_the_end())
+            over = self._full(self._speaker.looked_us).column(KEY) if self._speaker.revises else None
+            yield from self._speaker.early(self._at_the_end(), over)
         yield Tick(us)
 
     def on_end(self) -> Iterable[Item]:
@@ -73,7 +82,8 @@ class CountWindowsOperator(Base):
             found["held"] = held
         if self._counts is not None:
             found["counts"] = self._counts
-        return {**found, **self._speaker.snapshot(), "numbers": number_state(released=self._released_us)}
+        numbers = number_state(released=self._released_us, looked=self._speaker.looked_us)
+        return {**found, **self._speaker.snapshot(), "numbers": numbers}
 
     def restore(self, state: State) -> None:
         for name, pile in self._piles.items():
@@ -85,12 +95,22 @@ class CountWindowsOperator(Base):
             known = self._counts
             self._counts = state["counts"] if known is None else pa.concat_tables([known, state["counts"]])
         if "numbers" in state:
-            self._released_us = max(self._released_us, state["numbers"].column("released")[0].as_py())
+            self._released_us = max(self._released_us, number_in(state, "released"))
+            self._speaker.looked_us = max(self._speaker.looked_us, number_in(state, "looked"))
             self._recount()
         self._speaker.restore(state, self._at_the_end() if self._is_known() else None)
 
-    def _release(self, until_us: int) -> Iterable[Item]:
-        """Rows from before `until_us` are complete: number them, and tell the windows that they fill."""
+    def _look(self, us: int) -> Iterable[Item]:
+        """Tell the windows that are full by now, and those that late rows have changed."""
+        if self._is_known():
+            settled_us = self._speaker.settled_us(us)
+            full, settled = self._full(us).column(KEY), self._full(settled_us).column(KEY)
+            yield from self._speaker.look(self._at_the_end(), full, settled)
+            self._release(settled_us)
+        self._speaker.looked_us = max(self._speaker.looked_us, us)
+
+    def _release(self, until_us: int) -> pa.Table | None:
+        """Rows from before `until_us` are complete: number them, and give the rows of the windows that they fill."""
         table = self._held.table()
         due = None
         if table is not None and until_us > self._released_us:
@@ -99,7 +119,7 @@ class CountWindowsOperator(Base):
             self._held.drop(mask)
         self._released_us = max(self._released_us, until_us)
         if due is None or not due.num_rows:
-            return
+            return None
         numbered = self._numbered(due)
         for name, pile in self._piles.items():
             pile.add(numbered.parts[name])
@@ -107,19 +127,29 @@ class CountWindowsOperator(Base):
         self._open += due.num_rows
         rows = self._close({name: pile.table_or_blank() for name, pile in self._piles.items()}, self._counts, False)
         self._forget()
-        yield from self._speaker.final(rows)
+        return rows
 
     def _at_the_end(self) -> pa.Table:
         """What would be told if the input ended now: full windows of the rows that are held yet, and last, shorter
         ones."""
         held = self._held.table_or_blank()
         assert held is not None
+        return self._with(held, True)
+
+    def _full(self, until_us: int) -> pa.Table:
+        """The windows that are full of rows from before the time, and were not let go of."""
+        held = self._held.table_or_blank()
+        assert held is not None
+        return self._with(held.filter(pc.less(held.column(TIME), until_us)).combine_chunks(), False)
+
+    def _with(self, held: pa.Table, ended: bool) -> pa.Table:
+        """The rows of windows, were these numbered by now."""
         numbered = self._numbered(held)
         tables = {}
         for name, pile in self._piles.items():
             known = pile.table()
             tables[name] = numbered.parts[name] if known is None else pa.concat_tables([known, numbered.parts[name]])
-        return self._close(tables, numbered.counts, True)
+        return self._close(tables, numbered.counts, ended)
 
     def _is_known(self) -> bool:
         """Whether there has ever been a row, so that their table has columns."""

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from mql.exec.items import MAX_US, MIN_US, TIME, Batch, End, Item, State, Tick, Watermark
 from mql.exec.kernel import Session
-from mql.exec.operators.base import Base, Pile, number_state
-from mql.exec.operators.early import Speaker
+from mql.exec.operators.base import Base, Pile, number_in, number_state
+from mql.exec.operators.speaker import Keys, Speaker
+from mql.exec.operators.told import KEY
 from mql.planner.physical import Held
 
 
@@ -20,7 +21,7 @@ class HeldOperator(Base):
     def __init__(self, spec: Held, session: Session) -> None:
         super().__init__(session)
         self._spec = spec
-        self._speaker = Speaker(spec.early, session, self.counts)
+        self._speaker = Speaker(spec.retold, session, self.counts)
         self._held = Pile(session, None)
         self._told_us = MIN_US
         self._next_us = MAX_US
@@ -38,6 +39,11 @@ class HeldOperator(Base):
         return self._held.rows
 
     def on_watermark(self, us: int) -> Iterable[Item]:
+        if self._speaker.revises:
+            if self._speaker.may_look(us):
+                yield from self._look(us)
+            yield Watermark(self._speaker.looked_us - self._spec.ready_us)
+            return
         if us >= self._next_us:
             yield from self._tell(us)
         # What waits for the pace alone is still to be told, and lies before its own watermark.
@@ -46,7 +52,8 @@ class HeldOperator(Base):
 
     def on_tick(self, us: int) -> Iterable[Item]:
         if self._is_known() and self._speaker.is_due(us):
-            yield from self._speaker.early(self._run(self._spec.close, MAX_US))
+            over = self._over(self._speaker.looked_us) if self._speaker.revises else None
+            yield from self._speaker.early(self._run(self._spec.close, MAX_US), over)
         yield Tick(us)
 
     def on_end(self) -> Iterable[Item]:
@@ -57,7 +64,8 @@ class HeldOperator(Base):
 
     def snapshot(self) -> State:
         held = self._held.table_or_blank()
-        found = {"numbers": number_state(told=self._told_us), **self._speaker.snapshot()}
+        numbers = number_state(told=self._told_us, looked=self._speaker.looked_us)
+        found = {"numbers": numbers, **self._speaker.snapshot()}
         return found if held is None else {**found, "held": held}
 
     def restore(self, state: State) -> None:
@@ -66,7 +74,8 @@ class HeldOperator(Base):
         if self._held.rows:
             self._next_us = self._ready_us = MIN_US
         if "numbers" in state:
-            self._told_us = max(self._told_us, state["numbers"].column("told")[0].as_py())
+            self._told_us = max(self._told_us, number_in(state, "told"))
+            self._speaker.looked_us = max(self._speaker.looked_us, number_in(state, "looked"))
         self._speaker.restore(state, self._run(self._spec.close, MAX_US) if self._is_known() else None)
 
     def _tell(self, until_us: int) -> Iterable[Item]:
@@ -74,9 +83,29 @@ class HeldOperator(Base):
         if table is None:
             return
         yield from self._speaker.final(self._run(self._spec.close, until_us))
-        self._held.replace(self._run(self._spec.keep, until_us).select(table.column_names).cast(table.schema))
-        self._told_us, self._next_us, self._ready_us = until_us, MAX_US, MAX_US
+        self._keep(until_us)
+        self._next_us = self._ready_us = MAX_US
         self._expect(until_us + 1)
+
+    def _look(self, us: int) -> Iterable[Item]:
+        """Tell the windows that are over by now, and those that late rows have changed."""
+        if self._is_known():
+            settled_us = self._speaker.settled_us(us)
+            rows = self._run(self._spec.close, MAX_US)
+            yield from self._speaker.look(rows, self._over(us), self._over(settled_us))
+            self._keep(settled_us)
+        self._speaker.looked_us = max(self._speaker.looked_us, us)
+
+    def _over(self, until_us: int) -> Keys:
+        """The keys of windows that are over at the time and were told no earlier, for good."""
+        return self._run(self._spec.close, until_us).column(KEY)
+
+    def _keep(self, until_us: int) -> None:
+        """Let go of what no window needs that is not over by then."""
+        table = self._held.table_or_blank()
+        assert table is not None
+        self._held.replace(self._run(self._spec.keep, until_us).select(table.column_names).cast(table.schema))
+        self._told_us = until_us
 
     def _expect(self, us: int) -> None:
         """Something may be final by then; statements run at the pace of the specification at most."""

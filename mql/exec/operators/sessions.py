@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from mql.exec.items import MAX_US, Batch, End, Item, State, Tick, Watermark
 from mql.exec.kernel import Session
-from mql.exec.operators.base import Base, Pile, snapshot_of
-from mql.exec.operators.early import Speaker
+from mql.exec.operators.base import Base, Pile, number_state, snapshot_of
+from mql.exec.operators.speaker import Keys, Speaker
+from mql.exec.operators.told import KEY
 from mql.planner.physical import Sessions
 
 
@@ -23,12 +24,12 @@ class SessionsOperator(Base):
     def __init__(self, spec: Sessions, session: Session) -> None:
         super().__init__(session)
         self._spec = spec
-        self._speaker = Speaker(spec.early, session, self.counts)
+        self._speaker = Speaker(spec.retold, session, self.counts)
         self._gap_us = spec.window.size
         self._piles = {"state": Pile(session, None)}
         self._piles.update({f"bag{i}": Pile(session, None) for i in range(spec.bags)})
         self._folds = {"state": spec.fold, **{f"bag{i}": sql for i, sql in enumerate(spec.fold_bags)}}
-        self._watermark_us = -MAX_US
+        self._gone_us = -MAX_US
         self._earliest_us = MAX_US
         self._folded_rows = 0
         self._in_state = 0
@@ -41,21 +42,28 @@ class SessionsOperator(Base):
             self._in_state += pc.sum(batch.table.column("n")).as_py()
             self._earliest_us = min(self._earliest_us, pc.min(batch.table.column("z")).as_py())
             if sum(pile.rows for pile in self._piles.values()) > max(self.FOLD_ROWS, 4 * self._folded_rows):
-                self._fold(self._spans(), self._watermark_us)
+                self._fold(self._spans(), self._gone_us)
         return ()
 
     def in_state(self) -> int:
         return self._in_state
 
     def on_watermark(self, us: int) -> Iterable[Item]:
-        self._watermark_us = max(self._watermark_us, us)
+        if self._speaker.revises:
+            if self._speaker.may_look(us):
+                yield from self._look(us)
+            yield Watermark(self._speaker.looked_us - self._gap_us)
+            return
+        self._gone_us = max(self._gone_us, us)
         if self._earliest_us + 2 * self._gap_us <= us:
             yield from self._close(us)
         yield Watermark(us - self._gap_us)
 
     def on_tick(self, us: int) -> Iterable[Item]:
         if self._is_known() and self._speaker.is_due(us):
-            yield from self._speaker.early(self._over(self._spans(), MAX_US))
+            rows = self._over(self._spans(), MAX_US)
+            over = self._keys(rows, self._speaker.looked_us) if self._speaker.revises else None
+            yield from self._speaker.early(rows, over)
         yield Tick(us)
 
     def on_end(self) -> Iterable[Item]:
@@ -66,13 +74,17 @@ class SessionsOperator(Base):
         yield End()
 
     def snapshot(self) -> State:
-        return {**snapshot_of(self._piles), **self._speaker.snapshot()}
+        looked = {"numbers": number_state(looked=self._speaker.looked_us)} if self._speaker.revises else {}
+        return {**snapshot_of(self._piles), **self._speaker.snapshot(), **looked}
 
     def restore(self, state: State) -> None:
         for name, pile in self._piles.items():
             if name in state:
                 pile.add(state[name])
         self._recount()
+        if "numbers" in state and self._speaker.revises:
+            self._speaker.looked_us = max(self._speaker.looked_us, state["numbers"].column("looked")[0].as_py())
+            self._gone_us = self._speaker.settled_us(self._speaker.looked_us)
         self._speaker.restore(state, self._over(self._spans(), MAX_US) if self._is_known() else None)
 
     def _close(self, until_us: int) -> Iterable[Item]:
@@ -83,6 +95,21 @@ class SessionsOperator(Base):
         rows = self._over(spans, until_us)
         self._fold(spans, until_us)
         yield from self._speaker.final(rows)
+
+    def _look(self, us: int) -> Iterable[Item]:
+        """Tell the sessions that are over by now, and those that late rows have changed."""
+        if self._is_known():
+            settled_us, spans = self._speaker.settled_us(us), self._spans()
+            rows = self._over(spans, MAX_US)
+            yield from self._speaker.look(rows, self._keys(rows, us), self._keys(rows, settled_us))
+            self._gone_us = settled_us
+            if self._earliest_us + 2 * self._gap_us <= settled_us:
+                self._fold(spans, settled_us)
+        self._speaker.looked_us = max(self._speaker.looked_us, us)
+
+    def _keys(self, rows: pa.Table, until_us: int) -> Keys:
+        """Of the rows of sessions, the keys of those that are over at the time."""
+        return rows.filter(pc.less_equal(rows.column("__we"), until_us - self._gap_us)).column(KEY)
 
     def _over(self, spans: pa.Table, until_us: int) -> pa.Table:
         """The rows of the sessions that are over at the time; at `MAX_US`, of all."""

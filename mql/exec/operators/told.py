@@ -27,11 +27,11 @@ class Told:
     def restore(self, rows: pa.Table) -> None:
         self._rows = rows if self._rows is None else pa.concat_tables([self._rows, rows])
 
-    def changes(self, fresh: pa.Table, scope: str, *, final: bool, again: bool) -> pa.Table | None:
+    def changes(self, fresh: pa.Table, scope: str, *, final: bool | None, again: bool) -> pa.Table | None:
         """What to tell, now that `fresh` is all there is within `scope` (a condition on __ws and __we).
 
         New keys are inserts, other rows updates, keys told before and missing now deletes. `again` tells
-        rows that did not change, too.
+        rows that did not change, too. `final` is said of all; None: each row says it, and it counts as a change.
         """
         visible = [quote_identifier(name) for name in fresh.column_names if not name.startswith("__") and name != KEY]
         columns = ", ".join(quote_identifier(name) for name in fresh.column_names)
@@ -54,7 +54,17 @@ class Told:
         if not changed.num_rows:
             return None
         self._remember(changed)
-        return changed.drop_columns([_DIGEST]).append_column(FINAL, pa.array([final] * changed.num_rows, pa.bool_()))
+        told = changed.drop_columns([_DIGEST])
+        if final is None:
+            return told.drop_columns([FINAL]).append_column(FINAL, told.column(FINAL))
+        return told.append_column(FINAL, pa.repeat(pa.scalar(final), changed.num_rows))
+
+    def standing(self, keys: pa.ChunkedArray) -> pa.Table | None:
+        """The rows of these keys as they were told last, without those that were taken back."""
+        if self._rows is None:
+            return None
+        stands = pc.and_(pc.is_in(self._rows.column(KEY), keys), pc.invert(self._rows.column(_GONE)))
+        return self._rows.filter(stands).drop_columns([_DIGEST, REVISION, _GONE])
 
     def forget(self, until_us: int) -> None:
         """Windows that ended at or before are final: nothing of them will be told again."""
