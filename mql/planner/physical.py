@@ -377,6 +377,7 @@ class Held:
     """Hold rows until their windows are final. `close` gives the result rows (with __keep) that are final at $until and
     were not at $since, of the table `held`; `keep` gives what of it later ones need. `ready_us`: how far the watermark
     must have passed a row before anything of it can be final; `pace_us`: how far it goes between two looks, at least.
+    `by_end`: a window is final as soon as its end lies before the watermark.
     """
 
     window: Window
@@ -384,6 +385,7 @@ class Held:
     keep: str
     ready_us: int
     pace_us: int
+    by_end: bool = False
     retold: Retold | None = None
 
 

@@ -69,6 +69,7 @@ def held(pieces: g.Grouping, window: Window, finish: Finish) -> Held:
         keep=f'SELECT * FROM held WHERE "__t" > $until - {window.size}',
         ready_us=1,
         pace_us=0,
+        by_end=True,
     )
 
 

@@ -64,7 +64,7 @@ class CountWindowsOperator(Base):
 
     def on_tick(self, us: int) -> Iterable[Item]:
         if self._is_known() and self._speaker.is_due(us):
-            over = self._full(self._speaker.looked_us).column(KEY) if self._speaker.revises else None
+            over = self._full(self._speaker.looked_us) if self._speaker.revises else None
             yield from self._speaker.early(self._at_the_end(), over)
         yield Tick(us)
 
@@ -104,8 +104,8 @@ class CountWindowsOperator(Base):
         """Tell the windows that are full by now, and those that late rows have changed."""
         if self._is_known():
             settled_us = self._speaker.settled_us(us)
-            full, settled = self._full(us).column(KEY), self._full(settled_us).column(KEY)
-            yield from self._speaker.look(self._at_the_end(), full, settled)
+            settled = self._full(settled_us).column(KEY)
+            yield from self._speaker.look(self._full(us), settled, self._at_the_end)
             self._release(settled_us)
         self._speaker.looked_us = max(self._speaker.looked_us, us)
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from mql.exec.items import MAX_US, MIN_US, TIME, Batch, End, Item, State, Tick, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, number_in, number_state
-from mql.exec.operators.speaker import Keys, Speaker
+from mql.exec.operators.speaker import Speaker
 from mql.exec.operators.told import KEY
 from mql.planner.physical import Held
 
@@ -53,12 +53,12 @@ class HeldOperator(Base):
     def on_tick(self, us: int) -> Iterable[Item]:
         if self._is_known() and self._speaker.is_due(us):
             over = self._over(self._speaker.looked_us) if self._speaker.revises else None
-            yield from self._speaker.early(self._run(self._spec.close, MAX_US), over)
+            yield from self._speaker.early(self._over(MAX_US), over)
         yield Tick(us)
 
     def on_end(self) -> Iterable[Item]:
         if self._is_known():
-            yield from self._speaker.ended(self._run(self._spec.close, MAX_US))
+            yield from self._speaker.ended(self._over(MAX_US))
         self._held.clear()
         yield End()
 
@@ -76,13 +76,13 @@ class HeldOperator(Base):
         if "numbers" in state:
             self._told_us = max(self._told_us, number_in(state, "told"))
             self._speaker.looked_us = max(self._speaker.looked_us, number_in(state, "looked"))
-        self._speaker.restore(state, self._run(self._spec.close, MAX_US) if self._is_known() else None)
+        self._speaker.restore(state, self._over(MAX_US) if self._is_known() else None)
 
     def _tell(self, until_us: int) -> Iterable[Item]:
         table = self._held.table()
         if table is None:
             return
-        yield from self._speaker.final(self._run(self._spec.close, until_us))
+        yield from self._speaker.final(self._over(until_us))
         self._keep(until_us)
         self._next_us = self._ready_us = MAX_US
         self._expect(until_us + 1)
@@ -91,14 +91,18 @@ class HeldOperator(Base):
         """Tell the windows that are over by now, and those that late rows have changed."""
         if self._is_known():
             settled_us = self._speaker.settled_us(us)
-            rows = self._run(self._spec.close, MAX_US)
-            yield from self._speaker.look(rows, self._over(us), self._over(settled_us))
+            over = self._over(us)
+            if self._spec.by_end:
+                settled = over.filter(pc.less(over.column("__we"), settled_us))
+            else:
+                settled = self._over(settled_us)
+            yield from self._speaker.look(over, settled.column(KEY), lambda: self._over(MAX_US))
             self._keep(settled_us)
         self._speaker.looked_us = max(self._speaker.looked_us, us)
 
-    def _over(self, until_us: int) -> Keys:
-        """The keys of windows that are over at the time and were told no earlier, for good."""
-        return self._run(self._spec.close, until_us).column(KEY)
+    def _over(self, until_us: int) -> pa.Table:
+        """The rows of windows that are over at the time, and were not before for good; at `MAX_US`, of all."""
+        return self._run(self._spec.close, until_us)
 
     def _keep(self, until_us: int) -> None:
         """Let go of what no window needs that is not over by then."""

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from mql.exec.items import MAX_US, Batch, End, Item, State, Tick, Watermark
 from mql.exec.kernel import Session
 from mql.exec.operators.base import Base, Pile, number_state, snapshot_of
-from mql.exec.operators.speaker import Keys, Speaker
+from mql.exec.operators.speaker import Speaker
 from mql.exec.operators.told import KEY
 from mql.planner.physical import Sessions
 
@@ -62,7 +62,7 @@ class SessionsOperator(Base):
     def on_tick(self, us: int) -> Iterable[Item]:
         if self._is_known() and self._speaker.is_due(us):
             rows = self._over(self._spans(), MAX_US)
-            over = self._keys(rows, self._speaker.looked_us) if self._speaker.revises else None
+            over = self._until(rows, self._speaker.looked_us) if self._speaker.revises else None
             yield from self._speaker.early(rows, over)
         yield Tick(us)
 
@@ -100,16 +100,17 @@ class SessionsOperator(Base):
         """Tell the sessions that are over by now, and those that late rows have changed."""
         if self._is_known():
             settled_us, spans = self._speaker.settled_us(us), self._spans()
-            rows = self._over(spans, MAX_US)
-            yield from self._speaker.look(rows, self._keys(rows, us), self._keys(rows, settled_us))
+            over = self._over(spans, us)
+            settled = self._until(over, settled_us).column(KEY)
+            yield from self._speaker.look(over, settled, lambda: self._over(spans, MAX_US))
             self._gone_us = settled_us
             if self._earliest_us + 2 * self._gap_us <= settled_us:
                 self._fold(spans, settled_us)
         self._speaker.looked_us = max(self._speaker.looked_us, us)
 
-    def _keys(self, rows: pa.Table, until_us: int) -> Keys:
-        """Of the rows of sessions, the keys of those that are over at the time."""
-        return rows.filter(pc.less_equal(rows.column("__we"), until_us - self._gap_us)).column(KEY)
+    def _until(self, rows: pa.Table, until_us: int) -> pa.Table:
+        """Of the rows of sessions, those that are over at the time."""
+        return rows.filter(pc.less_equal(rows.column("__we"), until_us - self._gap_us))
 
     def _over(self, spans: pa.Table, until_us: int) -> pa.Table:
         """The rows of the sessions that are over at the time; at `MAX_US`, of all."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -53,16 +53,15 @@ class Speaker:
         self._next_us = us - us % spec.pace_us + spec.pace_us
         return True
 
-    def early(self, rows: pa.Table, over: Keys | None) -> Iterable[Batch]:
+    def early(self, rows: pa.Table, over: pa.Table | None) -> Iterable[Batch]:
         """`rows`: what would be told if the input ended now. `over`: those of windows that are over and may be
         revised."""
         assert self._spec is not None
         if over is None:
             yield from self._tell(self._told.changes(_kept(rows), "true", final=False, again=self._spec.again))
         else:
-            yield from self._revise(rows, over)
-            open_rows = rows.filter(pc.invert(pc.is_in(rows.column(KEY), over)))
-            fresh = _marked(_kept(open_rows), final=False)
+            yield from self._revise(over, lambda: rows)
+            fresh = _marked(_kept(_without(rows, over)), final=False)
             yield from self._tell(self._told.changes(fresh, "false", final=None, again=self._spec.again))
         self._told.keep(KEY, rows.column(KEY))
         self._changed = False
@@ -107,21 +106,22 @@ class Speaker:
         assert self._spec is not None
         return max(MIN_US, us - self._spec.revise_us)
 
-    def look(self, rows: pa.Table, over: Keys, settled: Keys) -> Iterable[Batch]:
-        """`rows`: what would be told if the input ended now; `over`: those of windows that are over if no late row
-        comes; `settled`: of windows that are over for good."""
-        yield from self._revise(rows, over)
-        self._told.keep(KEY, rows.column(KEY))
+    def look(self, over: pa.Table, settled: Keys, rows: Callable[[], pa.Table]) -> Iterable[Batch]:
+        """`over`: the rows of windows that are over if no late row comes; `settled`: those of windows that are over for
+        good; `rows` gives what would be told if the input ended now."""
+        yield from self._revise(over, rows)
         self._told.drop(KEY, settled)
 
-    def _revise(self, rows: pa.Table, over: Keys) -> Iterable[Batch]:
-        """Tell what is over and was not told so; the others stay as they were told."""
-        is_over = pc.is_in(rows.column(KEY), over)
-        fresh = _marked(_kept(rows.filter(is_over)), final=True)
-        standing = self._told.standing(_kept(rows.filter(pc.invert(is_over))).column(KEY))
-        if standing is not None:
+    def _revise(self, over: pa.Table, rows: Callable[[], pa.Table]) -> Iterable[Batch]:
+        """Tell what is over and was not told so; what is open stays as it was told."""
+        fresh, known = _marked(_kept(over), final=True), over.column(KEY)
+        if self._told.has_others(known):
+            still_open = _without(rows(), over)
+            standing = self._told.standing(_kept(still_open).column(KEY))
             fresh = pa.concat_tables([fresh, standing.select(fresh.column_names).cast(fresh.schema)])
+            known = pa.chunked_array([*known.chunks, *still_open.column(KEY).chunks], known.type)
         yield from self._tell(self._told.changes(fresh, "true", final=None, again=False))
+        self._told.keep(KEY, known)
 
     # --- state -------------------------------------------------------------------------------------------
 
@@ -152,6 +152,10 @@ class Speaker:
 def _kept(rows: pa.Table) -> pa.Table:
     """The rows for which HAVING holds."""
     return rows.filter(rows.column(KEEP)).drop_columns([KEEP])
+
+
+def _without(rows: pa.Table, others: pa.Table) -> pa.Table:
+    return rows.filter(pc.invert(pc.is_in(rows.column(KEY), others.column(KEY))))
 
 
 def _marked(rows: pa.Table, *, final: bool) -> pa.Table:

@@ -59,12 +59,14 @@ class Told:
             return told.drop_columns([FINAL]).append_column(FINAL, told.column(FINAL))
         return told.append_column(FINAL, pa.repeat(pa.scalar(final), changed.num_rows))
 
-    def standing(self, keys: pa.ChunkedArray) -> pa.Table | None:
+    def has_others(self, keys: pa.ChunkedArray) -> bool:
+        """Whether rows of other keys stand as they were told."""
+        return self._rows is not None and pc.any(pc.and_not(self._stands(), self._is_of(keys))).as_py()
+
+    def standing(self, keys: pa.ChunkedArray) -> pa.Table:
         """The rows of these keys as they were told last, without those that were taken back."""
-        if self._rows is None:
-            return None
-        stands = pc.and_(pc.is_in(self._rows.column(KEY), keys), pc.invert(self._rows.column(_GONE)))
-        return self._rows.filter(stands).drop_columns([_DIGEST, REVISION, _GONE])
+        assert self._rows is not None
+        return self._rows.filter(pc.and_(self._stands(), self._is_of(keys))).drop_columns([_DIGEST, REVISION, _GONE])
 
     def forget(self, until_us: int) -> None:
         """Windows that ended at or before are final: nothing of them will be told again."""
@@ -80,6 +82,14 @@ class Told:
         """Without the rows that have one of these values."""
         if self._rows is not None:
             self._rows = self._rows.filter(pc.invert(pc.is_in(self._rows.column(column), values))).combine_chunks()
+
+    def _stands(self) -> pa.ChunkedArray:
+        assert self._rows is not None
+        return pc.invert(self._rows.column(_GONE))
+
+    def _is_of(self, keys: pa.ChunkedArray) -> pa.ChunkedArray:
+        assert self._rows is not None
+        return pc.is_in(self._rows.column(KEY), keys)
 
     def _remember(self, changed: pa.Table) -> None:
         gone = pc.equal(changed.column(OP), "delete")
