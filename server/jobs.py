@@ -31,7 +31,7 @@ from server.programs.manifest import outline_of_program, query_values
 from server.programs.shelf import Shelf
 from server.sinks import check_sinks
 from server.store import Store
-from server.templates import parse_template, values_of
+from server.templates import kept_template, values_of
 from server.turns import Turns
 from server.upkeep import Upkeep
 
@@ -213,7 +213,7 @@ class Jobs:
         if kept is None:
             hint = "GET /v1/templates lists them."
             raise MqlError(f'no template "{spec.template}"', hint=hint, code="unknown-template")
-        template = parse_template(kept.text)
+        template = kept_template(kept.text)
         return Bound(template.query, values_of(template, spec.params))
 
 

@@ -23,6 +23,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -133,6 +134,12 @@ def parse_template(data: bytes | str, file: str | None = None) -> Template:
     if isinstance(value, Mapping) and "mql" in value and "query" not in value:
         value = {("query" if name == "mql" else name): inner for name, inner in value.items()}
     return checked(value, Written(document, text), Template)
+
+
+@lru_cache(maxsize=256)
+def kept_template(text: str) -> Template:
+    """The template of a text that is in the store: read once for all of its jobs."""
+    return parse_template(text)
 
 
 def template_of(value: Any) -> Template:

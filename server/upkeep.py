@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mql.errors import MqlError
 from server.job import BACKOFF_S, Job
 from server.job_spec import ALIVE, Spec
-from server.templates import Template, parse_template
+from server.templates import Template, kept_template
 
 if TYPE_CHECKING:
     from server.jobs import Jobs
@@ -227,13 +227,8 @@ class Upkeep:
     def _read_templates(self) -> None:
         if not self._jobs.keeper.has_something:
             return
-        found: dict[str, tuple[int, Template]] = {}
-        for kept in self._jobs.store.templates():
-            known = self._templates.get(kept.name)
-            if known is None or known[0] != kept.version:
-                known = (kept.version, parse_template(kept.text))
-            found[kept.name] = known
-        self._templates = found
+        templates = self._jobs.store.templates()
+        self._templates = {kept.name: (kept.version, kept_template(kept.text)) for kept in templates}
 
     def _keep_cluster(self, template: Template, version: int, jobs: Sequence[Job], now_s: float) -> None:
         sla = template.sla

@@ -37,7 +37,7 @@ from server.shared import shared_of
 from server.sinks import AnySink
 from server.stream import Tap, numbers
 from server.templates import NAME as NAME_PATTERN
-from server.templates import SINKS_MAX, BadParams, Label, ParamName, Template, parse_template
+from server.templates import SINKS_MAX, BadParams, Label, ParamName, Template, kept_template
 from server.tokens import own_grant
 
 ROWS_MAX = 100_000
@@ -257,7 +257,7 @@ async def make_jobs(request: web.Request) -> web.Response:
         kept = jobs.store.template(name, said.version)
         if kept is None:
             raise refuse(404, "unknown-template", f'no template "{name[:80]}"', "GET /v1/templates lists them.")
-        template = parse_template(kept.text)
+        template = kept_template(kept.text)
         return make_all(jobs, said, template, {"template": name, "version": kept.version})
 
     return json_answer({"jobs": await shared.call(lambda: refusing(make))}, 201)
