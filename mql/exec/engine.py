@@ -14,20 +14,15 @@ import pyarrow as pa
 from mql.catalog import Catalog, SourceInfo
 from mql.errors import MqlError, did_you_mean
 from mql.exec.analyze import LIVE_S, analyzed
-from mql.exec.backfill import Backfill, answer, held_for
 from mql.exec.backtest import DAY_US, Label, Picked
 from mql.exec.clock import Clock, SystemClock
-from mql.exec.collect import Collector
 from mql.exec.deadletters import DeadLetters
-from mql.exec.direct import answered
-from mql.exec.family import Family, FanOut, Member, number_in
+from mql.exec.family import Family, Member, number_in
 from mql.exec.feed import Source, Table
-from mql.exec.frames import Failed, Phase, RowsFrame
-from mql.exec.graph import connect
-from mql.exec.hub import Feed, Hub
-from mql.exec.items import MIN_US, Operator
+from mql.exec.frames import Failed, RowsFrame
+from mql.exec.items import MIN_US
 from mql.exec.kernel import Kernel, Session
-from mql.exec.operators import build
+from mql.exec.launching import Launcher
 from mql.exec.rescale import rescaled
 from mql.exec.results import Cursor, Results
 from mql.exec.running import Execution, Options, Running, Subscription, is_joinable
@@ -39,8 +34,8 @@ from mql.parser import parse
 from mql.planner.backtesting import detector_of
 from mql.planner.compile import Compiled, compile_forms
 from mql.planner.explain import explain
-from mql.planner.physical import OperatorSpec, Plan, Result, Scan
-from mql.planner.placement import Placement, place, show_placement
+from mql.planner.physical import Plan, Result
+from mql.planner.placement import show_placement
 from mql.planner.why import questions
 from mql.schema import VARCHAR
 
@@ -48,7 +43,6 @@ __all__ = ["Engine", "EngineApi", "Options", "Running", "Subscription", "tables_
 
 DEFAULTS = Options()
 BEAT_S = 0.1
-HUB_LINGER_S = 2.0
 STOP_S = 1.5
 COMPILED_MAX = 256
 MANY, SELDOM = 500, 10
@@ -82,12 +76,9 @@ class Engine:
         self._piped = piped
         self._sources: dict[str, Source] = {}
         self._tables: dict[str, Table] = {}
-        self._letters: dict[str, DeadLetters] = {}
         self._kernel = Kernel(secret=secret)
-        self._secret = secret
-        self._bulk: Kernel | None = None
         self._runtime = LocalRuntime(self._kernel, workers)
-        self._hubs: list[Hub] = []
+        self._launcher = Launcher(self._kernel, self._runtime, self._clock, self._rows_of, secret)
         self._askers: dict[str, Running] = {}
         self._joinable: dict[str, Execution | Member] = {}
         self._families: dict[str, Family] = {}
@@ -98,7 +89,6 @@ class Engine:
         """What of the catalog may be known to who asks in this context."""
         self._compiled: dict[Any, Compiled] = {}
         self._picks: dict[Any, Picked | None] = {}
-        self._threads: set[threading.Thread] = set()
         self._closed = threading.Event()
         self._guard = threading.RLock()
         self._starting = threading.Lock()
@@ -119,17 +109,16 @@ class Engine:
             if name in self._tables:
                 raise MqlError(f'there is a table "{name}"', hint="Drop it first.", code="table-exists")
             self._sources[name] = source
-            self._letters[name] = DeadLetters()
+            self._launcher.letters[name] = DeadLetters()
             self._compiled.clear()
 
     def drop_source(self, name: str) -> None:
         with self._starting, self._guard:
             self.source(name)
             self._check_unused(name)
-            idle = [hub for hub in self._hubs if hub.info.name == name]
-            self._hubs = [hub for hub in self._hubs if hub not in idle]
+            idle = self._launcher.take_hubs_of(name)
             source = self._sources.pop(name)
-            self._letters.pop(name)
+            self._launcher.letters.pop(name)
             self._compiled.clear()
         for hub in idle:
             hub.close()
@@ -154,12 +143,11 @@ class Engine:
     def dead_letters(self, source: str, n: int = 100) -> Sequence[Mapping[str, Any]]:
         """The newest malformed events: reason, split, offset, arrival_us, text (first 4 KiB)."""
         self.source(source)
-        return tuple(asdict(letter) for letter in self._letters[source].newest(n))
+        return tuple(asdict(letter) for letter in self._launcher.letters[source].newest(n))
 
     def troubles(self) -> Mapping[str, str]:
         """Why nothing comes from a source that is read now, by its name."""
-        with self._guard:
-            return {hub.info.name: hub.trouble for hub in self._hubs if hub.trouble is not None}
+        return self._launcher.troubles()
 
     def _check_unused(self, name: str) -> None:
         users = [asker.id for asker in self._askers.values() if not asker.execution.over and reads(asker, name)]
@@ -223,7 +211,7 @@ class Engine:
         self, text: str, params: Mapping[str, Any] | None = None, form: str = "plan", source: str | None = None
     ) -> str:
         compiled = self._compile(text, params, None, source)
-        return explain(compiled, form, show_placement(self._placement(compiled.plan)))
+        return explain(compiled, form, self._placed(compiled.plan))
 
     def why(
         self, text: str, event: bytes, params: Mapping[str, Any] | None = None, source: str | None = None
@@ -231,8 +219,7 @@ class Engine:
         """Why an event, a JSON text, would be among those that the query answers with now, or why not."""
         now_us = self._clock.now_us()
         asked = questions(text, self.catalog(source), params or {}, now_us, source)
-        with self._guard:
-            hubs = [hub for hub in self._hubs if hub.info.name == asked.scan.source]
+        hubs = self._launcher.hubs_of(asked.scan.source)
         reached = max((hub.splits.frontier(now_us) for hub in hubs), default=MIN_US)
         session = self.session()
         try:
@@ -272,7 +259,7 @@ class Engine:
                 return None
             family = self._families[sibling.key] = Family(sibling.skeleton, self._runtime, self._clock)
             family.core.on_over = partial(self._forget_family, family)
-            self._begin_live(family.core, [self.source(compiled.plan.scan.source)], family=family)
+            self._launcher.begin_live(family.core, [self.source(compiled.plan.scan.source)], family=family)
         member = family.join(sibling, compiled.plan, options)
         if member is not None:
             member.on_over = self._forget
@@ -331,7 +318,7 @@ class Engine:
             execution = Execution(plan, self._runtime, self._clock, results, options)
             execution.private = wait_for_readers
             execution.on_over = self._forget
-            self._begin_live(execution, [self.source(scan.source) for scan in plan.scans], snapshot)
+            self._launcher.begin_live(execution, [self.source(scan.source) for scan in plan.scans], snapshot)
             return self._asker(execution, compiled, options)
 
     def backtest(
@@ -377,23 +364,15 @@ class Engine:
         self._closed.set()
         for asker in self.queries():
             asker.execution.end("server stopping")
-        with self._guard:
-            hubs, self._hubs = self._hubs, []
-            threads = [*self._threads, self._timer]
-        for hub in hubs:
-            hub.ask_to_close()
-        for hub in hubs:
-            hub.close()
+        self._launcher.stop_reading()
         self._runtime.close()
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(STOP_S)
+        self._launcher.close()
+        if self._timer is not threading.current_thread():
+            self._timer.join(STOP_S)
         for source in list(self._sources.values()):
             source.close()
         for table in self.tables():
             table.close()
-        if self._bulk is not None:
-            self._bulk.close()
         self._kernel.close()
 
     # --- beginning -------------------------------------------------------------------------------------
@@ -478,7 +457,7 @@ class Engine:
         family.is_gathering = True  # it must have its first query before it reads: that gets all of it
         family.core.on_over = partial(self._forget_family, family)
         family.core.options = replace(family.core.options, workers=wanted)
-        self._begin_live(family.core, [self.source(compiled.plan.scan.source)], bare, family)
+        self._launcher.begin_live(family.core, [self.source(compiled.plan.scan.source)], bare, family)
         try:
             snapshot = dealt_to(family, snapshot)
         except MqlError:
@@ -498,7 +477,7 @@ class Engine:
         """Who begins an execution gets all of it; who joins one, what comes from then on."""
 
         def explainer(form: str) -> str:
-            return explain(compiled, form, show_placement(self._placement(compiled.plan)))
+            return explain(compiled, form, self._placed(compiled.plan))
 
         results = execution.results
         start = results.place if joins else Cursor(results.epoch, 0, 0)
@@ -516,9 +495,9 @@ class Engine:
         execution = Execution(plan, self._runtime, self._clock, Results(secrets.token_hex(4)), options)
         asker = self._asker(execution, replace(compiled, plan=plan), options)
         if plan.explain == "analyze":
-            self._spawn(execution, lambda: self._analyze(compiled, execution))
+            self._launcher.spawn(execution, lambda: self._analyze(compiled, execution))
         else:
-            lines = explain(compiled, str(plan.explain), show_placement(self._placement(plan))).splitlines()
+            lines = explain(compiled, str(plan.explain), self._placed(plan)).splitlines()
             execution.results.publish(pa.table({"plan": pa.array(lines, pa.string())}))
             execution.end("done")
         return asker
@@ -548,206 +527,24 @@ class Engine:
         execution = Execution(plan, self._runtime, self._clock, results, options)
         execution.on_over = self._forget
         if bounded and options.route != "stream" and plan.speed is None:
-            self._begin_batch(execution, sources)
+            self._launcher.begin_batch(execution, sources)
         elif bounded:
-            self._begin_stream(execution, sources)
+            self._launcher.begin_stream(execution, sources)
         else:
-            self._begin_live(execution, sources)
+            self._launcher.begin_live(execution, sources)
             if compiled.sibling is not None:
                 self._alone.setdefault(compiled.sibling.key, set()).add(execution)
                 execution.on_over = partial(self._forget_alone, compiled.sibling.key)
         return execution
 
-    def _begin_live(
-        self,
-        execution: Execution,
-        sources: Sequence[Source],
-        restored: Snapshot | None = None,
-        family: Family | None = None,
-    ) -> None:
-        plan = execution.plan
-        parts = [None if restored is None else restored.of_scan(number) for number in range(len(plan.scans))]
-        wanted = execution.options.workers
-        hubs = tuple(self._hub(*one, wanted) for one in zip(sources, plan.scans, parts, strict=True))
-        self._connect(execution, [len(hub.shares) for hub in hubs], restored, family)
-        assert execution.graph is not None
-        for task in execution.graph.tasks if restored is not None else ():
-            task.recount()
-        execution.carried = execution.graph.in_state
-        join_at = execution.join_at if restored is None else goes_on
-        feeds = []
-        for number, (scan, entries) in enumerate(zip(plan.scans, execution.graph.feeds, strict=True)):
-            feed = Feed(scan, entries, execution.lost.add, join_at, partial(execution.on_trouble, number))
-            feed.may_drop = restored is None
-            feed.rank = execution.rank
-            feed.others = partial(execution.others_us, feed) if len(hubs) > 1 else None
-            if family is not None:
-                feed.on_border, feed.on_joined = family.at_border, family.on_joined
-            feeds.append(feed)
-        execution.hubs, execution.feeds = hubs, tuple(feeds)
-        execution.state = "running"
-        has_history = plan.scan.since.kind != "live" and restored is None
-        if has_history:
-            for hub, feed in zip(hubs, feeds, strict=True):
-                feed.held = held_for(len(hub.shares))
-            execution.backfills = self._backfills(plan, sources)
-            execution.state = "backfilling"
-        for hub, feed in zip(hubs, feeds, strict=True):
-            hub.attach(feed)
-        for hub in hubs:
-            if family is None or not family.is_gathering:
-                hub.begin()
-        if has_history:
-            for number in range(len(hubs)):
-                self._spawn(execution, partial(self._cross_the_seam, execution, number))
-
-    def _cross_the_seam(self, execution: Execution, scan: int) -> None:
-        """One of the query's scans, from its history into the live stream; the last to get there says so."""
-        backfill, hub, feed = execution.backfills[scan], execution.hubs[scan], execution.feeds[scan]
-        backfill.seam(hub, feed, lambda data: execution.results.say(Phase(data)), execution.caught_up)
-        if all(one.ended for one in execution.backfills):
-            execution.go_live()
-
-    def _backfills(self, plan: Plan, sources: Sequence[Source]) -> tuple[Backfill, ...]:
-        return tuple(
-            Backfill(plan, number, source, self._kernel, self._letters[scan.source], self._runtime.workers)
-            for number, (scan, source) in enumerate(zip(plan.scans, sources, strict=True))
-        )
-
-    def _begin_batch(self, execution: Execution, sources: Sequence[Source]) -> None:
-        plan = execution.plan
-        bulk = self._bulk_kernel()
-        backfills = execution.backfills = self._backfills(plan, sources)
-        execution.state = "running"
-        execution.results.on_room = backfills[0].room.set
-        session = self._kernel.session()
-        collector = Collector(execution.results, plan.result, 1, session, execution.end, execution.options.max_rows)
-
-        def go() -> None:
-            try:
-                told = (collector.rows, lambda: execution.results.full)
-                if not answered(plan, backfills[0], self._runtime.workers, *told):
-                    tables = {called: self._rows_of(name) for name, called in plan.lookups}
-                    answer(plan, backfills, bulk, *told, tables)
-                execution.end("done")
-            finally:
-                collector.close()
-
-        self._spawn(execution, go)
-
-    def _begin_stream(self, execution: Execution, sources: Sequence[Source]) -> None:
-        self._connect(execution, self._runtime.workers)
-        assert execution.graph is not None
-        execution.backfills = self._backfills(execution.plan, sources)
-        execution.state = "running"
-        for backfill, entries in zip(execution.backfills, execution.graph.feeds, strict=True):
-            self._spawn(execution, partial(backfill.stream, entries))
-
-    def _connect(
-        self,
-        execution: Execution,
-        splits: int | Sequence[int],
-        restored: Snapshot | None = None,
-        family: Family | None = None,
-    ) -> None:
-        """Makes the plan's tasks, as they were where they are restored, and has them hosted where is least to do."""
-        plan = execution.plan
-        wanted = execution.options.workers
-        placement = place(plan, splits, self._runtime.workers, self._runtime.load(), wanted)
-        counts = [len(stage) for stage in placement.stages]
-        restored = None if restored is None else rescaled(restored, plan, counts)
-        sessions: dict[tuple[int, int], Session] = {}
-
-        def make(stage: int, task: int, spec: OperatorSpec) -> Operator:
-            if (stage, task) not in sessions:
-                sessions[stage, task] = self._runtime.session()
-            return build(spec, sessions[stage, task], self._rows_of)
-
-        rows_max = execution.options.max_rows
-        collector = (
-            FanOut(family, counts[-1], self._kernel.session())
-            if family is not None
-            else Collector(
-                execution.results,
-                plan.result,
-                counts[-1],
-                self._kernel.session(),
-                execution.end,
-                rows_max,
-                execution.on_barrier,
-            )
-        )
-        graph = connect(plan, counts, make, collector.tell, lambda: execution.results.full)
-        execution.graph, execution.collector = graph, collector
-        if family is not None:
-            family.take_graph(graph)
-        last = graph.stages[-1]
-
-        def on_room() -> None:
-            for task in last:
-                task.wake()
-
-        execution.results.on_room = on_room
-        for number, workers in enumerate(placement.stages):
-            for at, worker in enumerate(workers):
-                task = graph.stages[number][at]
-                task.on_failure = execution.fail
-                task.on_snapshot = execution.on_snapshot
-                task.rank = execution.rank
-                if restored is not None:
-                    task.pipeline.restore(restored.tasks.get(task.name, {}))
-                self._runtime.host(task, worker, sessions.get((number, at)) or self._runtime.session())
+    def _placed(self, plan: Plan) -> str:
+        """On which workers the plan's tasks would run."""
+        return show_placement(self._launcher.placement(plan, [self.source(scan.source) for scan in plan.scans]))
 
     @property
     def workers(self) -> int:
         """On how many workers queries run."""
         return self._runtime.workers
-
-    def _placement(self, plan: Plan) -> Placement:
-        shares = [self._shares(self.source(scan.source)) for scan in plan.scans]
-        return place(plan, shares, self._runtime.workers, self._runtime.load())
-
-    def _hub(self, source: Source, scan: Scan, restored: Snapshot | None, workers: int | None = None) -> Hub:
-        """The hub that reads this source for queries like this one; a new one where there is none.
-
-        What goes on from a snapshot has offsets, and so a hub, of its own.
-        """
-        for hub in self._hubs:
-            if restored is None and hub.source is source and hub.takes(scan):
-                return hub
-        letters, shares = self._letters[scan.source], self._shares(source, workers if restored is not None else None)
-        hub = Hub(source, scan, shares, self._kernel, self._clock, letters, restored)
-        self._hubs.append(hub)
-        return hub
-
-    def _shares(self, source: Source, workers: int | None = None) -> int:
-        """How many threads read and decode a live source: each beside a worker that computes on what it gives.
-
-        One keeps up with half a million events a second; more of them only make the batches smaller.
-        """
-        workers = self._runtime.workers if workers is None else min(workers, self._runtime.workers)
-        return max(1, min(source.info.splits, workers // 2))
-
-    def _bulk_kernel(self) -> Kernel:
-        if self._bulk is None:
-            self._bulk = Kernel(threads=self._runtime.workers, secret=self._secret)
-        return self._bulk
-
-    def _spawn(self, execution: Execution, work: Callable[[], None]) -> None:
-        """A thread of the query's own; what it raises ends the query."""
-
-        def run() -> None:
-            try:
-                work()
-            except Exception as error:  # told to the query's readers
-                execution.fail(error)
-            finally:
-                with self._guard:
-                    self._threads.discard(threading.current_thread())
-
-        thread = threading.Thread(target=run, name=f"mql-history-{execution.results.epoch}", daemon=True)
-        self._threads.add(thread)
-        thread.start()
 
     # --- the timer -------------------------------------------------------------------------------------
 
@@ -781,8 +578,7 @@ class Engine:
                 self._askers.pop(asker.id, None)
         if self._starting.acquire(blocking=False):
             try:
-                idle = [hub for hub in self._hubs if hub.idle_for_s(now_s) > HUB_LINGER_S]
-                self._hubs = [hub for hub in self._hubs if hub not in idle]
+                idle = self._launcher.take_idle_hubs(now_s)
             finally:
                 self._starting.release()
             for hub in idle:
@@ -841,10 +637,6 @@ def dealt_to(family: Family, snapshot: Snapshot) -> Snapshot:
 
 def everything(catalog: Catalog) -> Catalog:
     return catalog
-
-
-def goes_on(not_before_us: int) -> None:
-    """A query that goes on joins nothing in its midst."""
 
 
 def is_shareable(options: Options) -> bool:

@@ -10,8 +10,8 @@ import pytest
 from support.reading import await_true, read_rows, read_until, rows_of
 
 from mql.catalog import TimeRule
-from mql.exec import engine as engines
 from mql.exec import hub as hubs
+from mql.exec import launching
 from mql.exec.engine import Engine, Options
 from mql.exec.feed import From, Positions, Reader
 from mql.exec.frames import Gap, Warn
@@ -92,7 +92,7 @@ def test_queries_on_one_source_share_its_reader_and_its_columns(engine: Engine, 
 def test_the_reader_stops_some_time_after_the_last_query(
     engine: Engine, source: Shaky, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "HUB_LINGER_S", 0.1)
+    monkeypatch.setattr(launching, "HUB_LINGER_S", 0.1)
     engine.start("SELECT v FROM live").cancel()
     await_true(lambda: not any(thread.name.startswith("mql-hub") for thread in threading.enumerate()))
     subscription = engine.start("SELECT v FROM live").subscribe()
