@@ -17,8 +17,8 @@ from mql.formatter import format_query
 from mql.parser import parse
 from mql.planner.backtesting import detector_of, episodes_plan, hits_plan
 from mql.planner.compile import Compiled
-from mql.planner.logical import show_us
 from mql.planner.physical import Anomaly, Budget, Plan
+from mql.planner.showing import show_us
 
 Run = Callable[[Compiled], Iterator[pa.Table]]
 Compile = Callable[[str], Compiled]

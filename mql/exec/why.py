@@ -11,7 +11,7 @@ import pyarrow as pa
 from mql.exec.items import TIME, Chunk
 from mql.exec.kernel import Session
 from mql.exec.scan import Decoder
-from mql.planner.logical import show_us
+from mql.planner.showing import show_us
 from mql.planner.why import Condition, Questions, column_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -8,9 +8,10 @@ from dataclasses import replace
 from mql.errors import MqlError
 from mql.planner.compile import Compiled
 from mql.planner.expressions import Output
-from mql.planner.logical import Project, chain, has_detector, show_bound
+from mql.planner.logical import Project, chain, has_detector
 from mql.planner.parts import parts_of
 from mql.planner.physical import Anomaly, Plan, Result, Window
+from mql.planner.showing import show_bound
 from mql.planner.sql import quote_string
 from mql.schema import BIGINT, DOUBLE, VARCHAR, DataType
 

@@ -12,22 +12,7 @@ from mql.detectors import method_named
 from mql.errors import MqlError, did_you_mean
 from mql.planner.compile import Compiled
 from mql.planner.joins import sides_of
-from mql.planner.logical import (
-    Derived,
-    Detect,
-    Frame,
-    Input,
-    Joined,
-    Logical,
-    Over,
-    Union,
-    inputs_of,
-    scans_of,
-    show,
-    show_start,
-    show_us,
-    show_window,
-)
+from mql.planner.logical import Derived, Detect, Frame, Input, Joined, Logical, Over, Union, inputs_of, scans_of
 from mql.planner.over_sql import rows_after, rows_back
 from mql.planner.parts import Parts, parts_of
 from mql.planner.physical import (
@@ -57,6 +42,7 @@ from mql.planner.physical import (
     TakeFirst,
     Window,
 )
+from mql.planner.showing import show, show_start, show_us, show_window
 from mql.schema import DataType, ListOf, MapOf, Scalar, StructOf
 
 SHOWN_MAX = 5

@@ -38,11 +38,11 @@ from mql.planner.logical import (
     has_events,
     has_times,
     input_of,
-    show_us,
     with_input,
 )
 from mql.planner.physical import NO_WINDOW, Window
 from mql.planner.reading import Names, Read, Reading, as_one
+from mql.planner.showing import show_us
 from mql.schema import BOOLEAN, DOUBLE, JSON, VARCHAR, Field, Path, Shape, StructOf
 
 WITHIN_MAX_US = 366 * 86_400_000_000

@@ -30,9 +30,6 @@ from mql.planner.logical import (
     has_events,
     inputs_of,
     numbered,
-    show_aggregate,
-    show_line,
-    show_window,
 )
 from mql.planner.lookups import lookup_of
 from mql.planner.parts import Parts, parts_of
@@ -53,6 +50,7 @@ from mql.planner.physical import (
     TakeFirst,
     Window,
 )
+from mql.planner.showing import show_aggregate, show_line, show_window
 from mql.planner.sql import column_name, expression_sql, quote_identifier, type_sql
 from mql.planner.told import (
     CHANGES,

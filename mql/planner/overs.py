@@ -27,9 +27,10 @@ from mql.planner.binding import (
 from mql.planner.calls import widen
 from mql.planner.collecting import BEHIND_GROUPS, Collector, bind_aggregate, without_aggregates
 from mql.planner.expressions import Aggregate, Bound, Column, Constant, EventMeta, Output, walk
-from mql.planner.logical import Frame, Group, Input, Over, OverCall, SortKey, Speak, find, show_us
+from mql.planner.logical import Frame, Group, Input, Over, OverCall, SortKey, Speak, find
 from mql.planner.physical import Window
 from mql.planner.scope import Aggregates
+from mql.planner.showing import show_us
 from mql.schema import BIGINT, NULL, TIMESTAMP
 
 ROWS_MAX = 10_000
