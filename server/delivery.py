@@ -35,6 +35,8 @@ log = logging.getLogger("server")
 WAITS_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 LOOK_S = 1.0
 JOIN_S = 10.0
+END_S = 60.0
+"""A sink may end the write that it is amid: longer than a transaction of Kafka takes."""
 STUMBLES_MAX = 3
 BURIED_MAX = 1_000
 ASKED_MAX = 100
@@ -119,6 +121,13 @@ class Delivery:
         self._asked: deque[Again] = deque()
         self._reading: LogReading | None = None
         self._thread: threading.Thread | None = None
+        self._before: Delivery | None = None
+        self._until: int | None = None
+
+    def take_place_of(self, before: Delivery) -> None:
+        """It writes where the other one has written, which is told to close; it begins when that one has ended."""
+        self._before = before
+        before.ask_to_close()
 
     def start(self, shut_out: Callable[[str], None] = unheard) -> None:
         """Begins, also again after somebody else had taken its place. `shut_out` is told why when somebody does; from
@@ -148,18 +157,26 @@ class Delivery:
             reading.ring()
         return asked
 
+    def take_until(self, until: int) -> None:
+        """From now on it takes only rows before the number `until`."""
+        self._until = until
+
     def drain(self, wait_s: float) -> int:
-        """Waits until it has what is in the log by now; gives how many rows of that it still lacks."""
-        until, end_s = self.log.committed.rows, time.monotonic() + wait_s
-        while self._reached < until and time.monotonic() < end_s and not self._closing.wait(DRAIN_LOOK_S):
+        """Waits until no rows wait for it; gives how many still do."""
+        end_s = time.monotonic() + wait_s
+        while self.behind and time.monotonic() < end_s and not self._closing.wait(DRAIN_LOOK_S):
             pass
-        return max(0, until - self._reached)
+        return self.behind
 
     def close(self, *, for_good: str | None = None, within_s: float = JOIN_S) -> bool:
         """Whether it has ended: who is amid a write does so with that. `for_good`: why it does not come again; what is
         to be said of that is said."""
         self._for_good = for_good
         self.ask_to_close()
+        return self.join(within_s)
+
+    def join(self, within_s: float) -> bool:
+        """Whether it has ended, or never begun."""
         if self._thread is None:
             return True
         self._thread.join(within_s)
@@ -168,7 +185,7 @@ class Delivery:
     @property
     def behind(self) -> int:
         """Rows that wait."""
-        return max(0, self.log.committed.rows - self._reached)
+        return max(0, (self.log.committed.rows if self._until is None else self._until) - self._reached)
 
     @property
     def _reached(self) -> int:
@@ -184,6 +201,7 @@ class Delivery:
     # --- its life --------------------------------------------------------------------------------------
 
     def _run(self, shut_out: Callable[[str], None]) -> None:
+        self._wait_for_place()
         while not self._closing.is_set():
             try:
                 self._hand_over(self.sink.open())
@@ -208,6 +226,15 @@ class Delivery:
             wait_s = WAITS_S[min(self._tried, len(WAITS_S) - 1)] * random.uniform(0.5, 1.5)
             self._tried += 1
             self._closing.wait(wait_s)
+
+    def _wait_for_place(self) -> None:
+        """Until the one before has ended its write, even where it is to close itself: who comes next waits for this."""
+        before, self._before = self._before, None
+        if before is None or before.join(LOOK_S):
+            return
+        self._trouble("it has not ended what it is writing with its settings from before")
+        if not before.join(END_S):
+            self._trouble(f"it goes on though it has not ended what it was writing for {END_S:g} s")
 
     def _leave(self) -> None:
         if self._for_good is not None and isinstance(self.sink, Leaving):
@@ -264,9 +291,10 @@ class Delivery:
                 case RowsFrame(table, cursor):
                     after = rows_of(cursor)
                     before = after - table.num_rows
+                    after = after if self._until is None else min(after, self._until)
                     if after <= end:
                         continue
-                    table = table.slice(max(0, end - before))
+                    table = table.slice(max(0, end - before), after - max(end, before))
                     differs = bool(tables) and not tables[0].schema.equals(table.schema)
                     if tables and (differs or self.sink.whole_frames or end - first >= self.sink.rows_max):
                         yield Portion(pa.concat_tables(tables), first, end)

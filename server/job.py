@@ -9,7 +9,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,16 +23,18 @@ from mql.exec.frames import Ended, Failed, Meta
 from server.books import Books
 from server.deadletters import DeadLogs
 from server.delivery import Delivery
+from server.departures import ANSWER_S, Departure, Leave, leaves, take_back
 from server.groups import Groups
 from server.job_run import LEAVE_S, LEFT, Outcome, Run
 from server.job_spec import ALIVE, TRANSITIONS, Spec, has_episodes
 from server.outline import Outline, forget_outline, read_outline
 from server.programs.run import PythonRun
 from server.resultlog import Keep, Length, LogReading, ResultLog
-from server.seats import Seating, seats_of
+from server.seats import Seat, Seating, seats_of
 from server.silences import SILENCED
 from server.sinks import deliveries
 from server.store import StoredJob
+from server.templates import SINKS_MAX
 from server.turns import Turn, Turns, Waits
 
 if TYPE_CHECKING:
@@ -42,9 +44,6 @@ T = TypeVar("T")
 log = logging.getLogger("server")
 
 BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-DRAIN_S = 5.0
-END_S = 60.0
-"""A sink that is taken away may end the write that it is amid: longer than a transaction of Kafka takes."""
 NO_SINKS: Mapping[int, Delivery] = {}
 STEADY_S = 300.0
 """A run that lasted so long begins the backoff anew."""
@@ -82,6 +81,7 @@ class Job:
             self.dead.go_back({} if last is None else last.notes.get("dead"))
             self.books.go_back({} if last is None else last.notes.get("ledger", {}))
         self.sinks: tuple[Delivery, ...] = ()
+        self.departures: tuple[Departure, ...] = ()
         self._told: str | None = None
         self._turn: Turn | None = None
         self._guard = threading.RLock()
@@ -202,7 +202,7 @@ class Job:
     @property
     def readers(self) -> int:
         """Who reads its results, besides its own sinks."""
-        return self.log.readers - len(self.sinks)
+        return self.log.readers - len(self.sinks) - len(self.departures)
 
     @property
     def trouble(self) -> str | None:
@@ -258,20 +258,23 @@ class Job:
 
     def open_sinks(self) -> None:
         """They go on sending while the job stands still, until it is deleted or the server stops."""
+        self._go_on_leaving()
         if not self.spec.sinks:
             return
         self._clear_seats()
         try:
-            self.sinks = self._sinks_of(self.spec)
+            self.sinks = self._sinks_of(self.spec.sinks, seats_of(self.spec.sinks, self.spec.seats))
         except MqlError as error:  # what was allowed when it was made may not be any more: the job goes on without
             self.say("error", f"its sinks cannot be opened: {error.message}")
         self._start_sinks()
 
-    def _sinks_of(self, spec: Spec, kept: Mapping[int, Delivery] = NO_SINKS) -> tuple[Delivery, ...]:
+    def _sinks_of(
+        self, sinks: tuple[Any, ...], seats: Sequence[Seat], kept: Mapping[int, Delivery] = NO_SINKS
+    ) -> tuple[Delivery, ...]:
         jobs = self.jobs
         found = deliveries(
-            spec.sinks,
-            seats_of(spec.sinks, spec.seats),
+            sinks,
+            seats,
             kept,
             self.name,
             self.log,
@@ -288,46 +291,97 @@ class Job:
         return tuple(found)
 
     def change_sinks(self, before: Spec, spec: Spec, seating: Seating) -> None:
-        """Other sinks: who stays is not touched; who is taken away first gets the rows that are there by now.
-
-        A sink ends before the store says so: after a crash in between it is there as it was, and goes on."""
-        leaving = [sink for sink in self.sinks if sink.seat.number in seating.gone]
-        end_s = time.monotonic() + DRAIN_S
-        for sink in leaving:
-            lacks = sink.drain(max(0.0, end_s - time.monotonic()))
-            if lacks:
-                kind = sink.about.get("kind")
-                self.say("error", f"sink {sink.seat.number} ({kind}) is taken away without its last {lacks} rows")
+        """Other sinks: who stays is not touched; who is taken away, or changed, ends what it is writing by itself. The
+        guard is not held for that, and who asked waits a moment at most."""
         with self._guard:
             if self.spec is not before:
                 raise MqlError(f'job "{self.name}" was changed meanwhile', hint="Try again.", code="conflict")
+            self._check_places(spec, seating)
             stays = {sink.seat.number: sink for sink in self.sinks if sink.seat.number not in seating.changed}
-            found = self._sinks_of(spec, stays)
-            for sink in (sink for sink in self.sinks if sink not in found):
-                why = "the sink was taken away" if sink.seat.number in seating.gone else None
-                if not sink.close(for_good=why, within_s=END_S):
-                    told = f"sink {sink.seat.number} ({sink.about.get('kind')}) has not ended what it was writing"
-                    self.say("error", told)
+            found = self._sinks_of(spec.sinks, seating.seats, stays)
+            departures = tuple(self._departing(before, seating))
             try:
+                for one in departures:
+                    one.leave.note(self._home_of_sink(one.leave.seat))
                 self.jobs.store.change_job(self.name, spec.model_dump(mode="json"))
-            except SQLAlchemyError:
-                self.sinks = self._sinks_of(before, stays)
-                self._start_sinks()
+            except (SQLAlchemyError, OSError):
+                for one in departures:
+                    take_back(self._home_of_sink(one.leave.seat))
                 raise
+            changed = [sink for sink in self.sinks if sink.seat.number in seating.changed]
+            after = {sink.seat.number: sink for sink in found}
+            for sink in changed:
+                after[sink.seat.number].take_place_of(sink)
             self.take(spec)
             self.sinks = found
+            self.departures += departures
+            for one in departures:
+                one.start()
             self._clear_seats()
             self._start_sinks()
         for line in seating.told:
             self.say("info", line)
+        end_s = time.monotonic() + ANSWER_S
+        for join in [one.join for one in departures] + [sink.join for sink in changed]:
+            join(max(0.0, end_s - time.monotonic()))
+
+    def _check_places(self, spec: Spec, seating: Seating) -> None:
+        """No sink begins to write to where one that leaves still writes, and those that leave are not too many."""
+        numbered = zip(seating.seats, spec.sinks, strict=True)
+        new = [sink for seat, sink in numbered if seat.number not in {sink.seat.number for sink in self.sinks}]
+        for one in self.departures:
+            if any(sink.target == one.leave.sink.target for sink in new):
+                told = f"sink {one.leave.seat.number} ({one.leave.sink.kind}) is leaving, and still writes there"
+                raise MqlError(told, hint="Try again in a moment.", code="conflict")
+        if len(self.departures) + len(seating.gone) > SINKS_MAX:
+            told = f"{len(self.departures)} sinks are leaving already"
+            raise MqlError(told, hint="Try again when they are gone.", code="conflict")
+
+    def _departing(self, before: Spec, seating: Seating) -> Iterator[Departure]:
+        seats = seats_of(before.sinks, before.seats)
+        said = {seat.number: sink for seat, sink in zip(seats, before.sinks, strict=True)}
+        until, now_us = self.log.committed.rows, self.jobs.clock.now_us()
+        for sink in self.sinks:
+            number = sink.seat.number
+            if number in seating.gone:
+                leave = Leave(seat=sink.seat, sink=said[number], until=until, since_us=now_us)
+                yield Departure(leave, sink, self._home_of_sink(sink.seat), self.say, self._departed)
+
+    def _departed(self, departure: Departure) -> None:
+        with self._guard:
+            self.departures = tuple(one for one in self.departures if one is not departure)
+
+    def _go_on_leaving(self) -> None:
+        """Sinks that were leaving when the last server stopped or crashed. One that the store has among the job's is to
+        stay: the change was never made."""
+        staying = {seat.number for seat in seats_of(self.spec.sinks, self.spec.seats)}
+        leaving = {one.leave.seat.number for one in self.departures}
+        for home, leave in leaves(self._home_of_sinks):
+            if leave is None or leave.seat.number in staying:
+                take_back(home)
+            elif leave.seat.number not in leaving:
+                try:
+                    (sink,) = self._sinks_of((leave.sink,), (leave.seat,))
+                except MqlError as error:
+                    self.say("error", f"sink {leave.seat.number} ({leave.sink.kind}) is given up: {error.message}")
+                    take_back(home)
+                    continue
+                departure = Departure(leave, sink, home, self.say, self._departed)
+                self.departures += (departure,)
+                departure.start()
+                sink.start(self._shut_out)
 
     @property
     def _home_of_sinks(self) -> Path:
         return self.jobs.directory(self.name) / "sinks"
 
+    def _home_of_sink(self, seat: Seat) -> Path:
+        return self._home_of_sinks / str(seat.number)
+
     def _clear_seats(self) -> None:
         """What sinks have left that are not there any more."""
-        numbers = {str(seat.number) for seat in seats_of(self.spec.sinks, self.spec.seats)}
+        seats = [*seats_of(self.spec.sinks, self.spec.seats), *(one.leave.seat for one in self.departures)]
+        numbers = {str(seat.number) for seat in seats}
         if self._home_of_sinks.is_dir():
             for home in self._home_of_sinks.iterdir():
                 if home.name not in numbers:
@@ -359,9 +413,22 @@ class Job:
         """Why no rows come of it, for those who read them."""
         return None if self.state in ("starting", "running") else f"job {self.name} is {self.state}"
 
-    def close_sinks(self, *, for_good: str | None = None) -> None:
+    def close_sinks(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+    def end_sinks(self, for_good: str | None = None) -> None:
+        """Those that leave too. `for_good`: the job was deleted, and none of them comes again."""
         for sink in self.sinks:
             sink.close(for_good=for_good)
+        for one in self.departures:
+            one.end(for_good)
+
+    def ask_sinks_to_close(self) -> None:
+        for sink in self.sinks:
+            sink.ask_to_close()
+        for one in self.departures:
+            one.break_off()
 
     # --- its life --------------------------------------------------------------------------------------
 

@@ -108,10 +108,10 @@ class Jobs:
             job.tell("leave")
         for job in jobs:
             job.join()
-        for sink in (sink for job in jobs for sink in job.sinks):  # all at once: some may have to wait for the network
-            sink.ask_to_close()
+        for job in jobs:  # all at once: some sinks may have to wait for the network
+            job.ask_sinks_to_close()
         for job in jobs:
-            job.close_sinks()
+            job.end_sinks()
             job.log.close()
             job.dead.close()
         for pool in (self.checkpointing, self.starting):
@@ -173,7 +173,7 @@ class Jobs:
             self._jobs.pop(name, None)
         self._withdraw(name)
         self.store.delete_job(name)
-        job.close_sinks(for_good="the job was deleted")
+        job.end_sinks("the job was deleted")
         job.log.finish(Ended("deleted"))
         job.log.close()
         job.dead.close()

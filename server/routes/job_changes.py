@@ -117,6 +117,9 @@ def sinks_after(job: Job, said: Changes) -> list[Any]:
     spec = job.spec
     numbered = {seat.number: sink for seat, sink in zip(seats_of(spec.sinks, spec.seats), spec.sinks, strict=True)}
     unknown = [number for number in said.drop_sinks if number not in numbered]
+    leaving = {one.leave.seat.number for one in job.departures}
+    if unknown and unknown[0] in leaving:
+        raise refuse(409, "conflict", f"sink {unknown[0]} is leaving already")
     if unknown:
         hint = f"GET /v1/jobs/{job.name} lists its sinks with their numbers."
         raise refuse(422, "invalid-body", f"the job has no sink {unknown[0]}", hint)

@@ -516,10 +516,16 @@ def told(job: Job) -> dict[str, Any]:
         "attempts": job.attempts,
         "results": {"rows": job.log.committed.rows, "oldest": job.log.oldest.rows, "readers": job.log.readers},
         "checkpoint": None if job.checkpointed is None else dict(job.checkpointed),
-        "sinks": [{"number": sink.seat.number, **sink.told()} for sink in job.sinks],
+        "sinks": sinks_told(job),
         "status": None if running is None else dict(numbers(running.status())),
         "stream_url": f"/v1/jobs/{job.name}/stream",
     }
+
+
+def sinks_told(job: Job) -> list[dict[str, Any]]:
+    """Its sinks, and behind them those that were taken away and are leaving."""
+    stay = [{"number": sink.seat.number, **sink.told(), "leaving": False} for sink in job.sinks]
+    return [*stay, *({"number": one.leave.seat.number, **one.told()} for one in job.departures)]
 
 
 ONE = {"name": "The job's name."}

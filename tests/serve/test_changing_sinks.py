@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 from click.testing import CliRunner
+from support.receiver import LOOPBACK, Receiver, receiver
 from support.serving import Served, served
 from support.waiting import wait_for
 
@@ -54,6 +56,14 @@ def sinks_of(server: Served) -> dict[int, dict[str, Any]]:
     return {sink["number"]: sink for sink in server.get("/v1/jobs/j").json()["sinks"]}
 
 
+def posted(hooks: Receiver) -> list[int]:
+    return sorted({row["v"] for body in hooks.taken for row in body["rows"]})
+
+
+def wait_until_gone(server: Served, number: int) -> None:
+    wait_for(lambda: number not in sinks_of(server))
+
+
 def wait_until_sent(server: Served, rows: int) -> None:
     """All that there are to be are in the results, and all sinks have them."""
     wait_for(lambda: server.get("/v1/jobs/j").json()["results"]["rows"] == rows)
@@ -72,6 +82,7 @@ def test_sinks_come_and_go_and_each_has_its_rows_once(tmp_path: Path) -> None:
         patched(server, {"add_sinks": [table("late")]})
         patched(server, {"add_sinks": [table("early")], "sinks_from": "earliest"})
         assert "sink 1 (parquet) is taken away" in patched(server, {"drop_sinks": [1]})
+        wait_until_gone(server, 1)
         assert of_files(tmp_path, "gone") == list(range(100))
         source.push(0, events(100, 150))
         wait_until_sent(server, 150)
@@ -89,6 +100,7 @@ def test_sinks_come_and_go_and_each_has_its_rows_once(tmp_path: Path) -> None:
         assert list(sinks_of(server)) == [4, 3, 2, 0]
         wait_until_sent(server, 220)
         patched(server, {"drop_sinks": [4]})
+        wait_until_gone(server, 4)
     assert of_table(tmp_path, "kept") == of_table(tmp_path, "early") == list(range(220))
     assert of_table(tmp_path, "late") == [*range(100, 150), *range(161, 220)]
     assert of_files(tmp_path, "again") == list(range(150, 220))
@@ -123,6 +135,8 @@ def test_a_crash_leaves_the_sinks_from_before_or_those_from_after(
         numbers = list(sinks_of(server))
         assert numbers == ([0, 1] if moment == "before" else [0, 2])
         patched(server, {"sinks": [table("kept")]})
+        for number in (1, 2):
+            wait_until_gone(server, number)
     assert of_table(crashed, "kept") == list(range(150))
     if moment == "before":
         assert of_files(crashed, "gone") == list(range(150))
@@ -131,6 +145,54 @@ def test_a_crash_leaves_the_sinks_from_before_or_those_from_after(
         assert of_files(crashed, "gone") == list(range(100))
         assert of_files(crashed, "came") == list(range(150))
     assert not list((crashed / ".mql" / "jobs" / "j" / "sinks").glob("[12]"))
+
+
+def test_nobody_waits_for_a_sink_that_leaves(tmp_path: Path) -> None:
+    """The one system does not answer: the sink gets the rows that were there by then when it does."""
+    source = MemorySource("events", events(0, 100), bounded=False, time=TimeRule(("ts",), "s"))
+    answers = threading.Event()
+    with receiver() as hooks, served([source], home=tmp_path, webhooks=LOOPBACK) as server:
+        hooks.refuses = lambda body: not answers.wait(20)
+        hook = {"kind": "webhook", "url": hooks.url}
+        assert server.post("/v1/jobs", {"name": "j", "query": QUERY, "sinks": [hook], **ONCE}).status == 201
+        wait_for(lambda: server.get("/v1/jobs/j").json()["results"]["rows"] == 100)
+        assert patched(server, {"sinks": [{**hook, "when": "v >= 0"}]}) == [
+            "sink 0 (webhook) keeps its place, with other settings"
+        ]
+        changed = server.send("PATCH", "/v1/jobs/j", {"drop_sinks": [0]}).json()
+        assert [(sink["number"], sink["leaving"], sink["behind"]) for sink in changed["sinks"]] == [(0, True, 100)]
+        source.push(0, events(100, 150))
+        assert server.send("PATCH", "/v1/jobs/j", {"labels": {"team": "a"}}).status == 200
+        assert [server.post(f"/v1/jobs/j:{action}").status for action in ("pause", "resume")] == [200, 200]
+        again = server.send("PATCH", "/v1/jobs/j", {"add_sinks": [hook]})
+        assert (again.status, again.json()["code"]) == (409, "conflict")
+        assert server.send("PATCH", "/v1/jobs/j", {"drop_sinks": [0]}).status == 409
+        wait_for(lambda: server.get("/v1/jobs/j").json()["results"]["rows"] == 150)
+        answers.set()
+        wait_for(lambda: sinks_of(server) == {})
+        assert posted(hooks) == list(range(100))
+        patched(server, {"add_sinks": [hook], "sinks_from": "earliest"})
+        wait_until_sent(server, 150)
+        assert posted(hooks) == list(range(150))
+
+
+def test_a_sink_that_leaves_when_the_server_stops_goes_on_leaving(tmp_path: Path) -> None:
+    with receiver() as hooks:
+        hooks.answers = [503] * 1_000
+        for first, last in ((0, 100), (0, 150)):
+            source = MemorySource("events", events(first, last), bounded=False, time=TimeRule(("ts",), "s"))
+            with served([source], home=tmp_path, webhooks=LOOPBACK) as server:
+                if last == 100:
+                    said = {"name": "j", "query": QUERY, "sinks": [{"kind": "webhook", "url": hooks.url}], **ONCE}
+                    assert server.post("/v1/jobs", said).status == 201
+                    wait_for(lambda: server.get("/v1/jobs/j").json()["results"]["rows"] == 100)
+                    patched(server, {"drop_sinks": [0]})
+                    assert sinks_of(server)[0]["leaving"]
+                else:
+                    hooks.answers = []
+                    wait_for(lambda: sinks_of(server) == {})
+        assert posted(hooks) == list(range(100))
+        assert not list((tmp_path / ".mql" / "jobs" / "j" / "sinks").glob("*"))
 
 
 def test_a_sink_begins_behind_a_cursor_and_by_the_command_line() -> None:
@@ -144,6 +206,7 @@ def test_a_sink_begins_behind_a_cursor_and_by_the_command_line() -> None:
         assert (done.exit_code, "sink 0 (stdout) is new: it begins with row 0" in done.output) == (0, True), done.output
         done = CliRunner().invoke(main, ["job", "change", "j", *port, "--drop-sink", "0"])
         assert "sink 0 (stdout) is taken away" in done.output
+        wait_until_gone(server, 0)
         assert CliRunner().invoke(main, ["job", "change", "j", *port, "--sink", "{"]).exit_code == 2
         for said in (
             {"drop_sinks": [7]},

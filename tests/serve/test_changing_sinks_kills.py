@@ -160,6 +160,7 @@ def test_who_is_taken_away_gets_nothing_more_and_who_comes_has_each_row_once(kaf
         said = {"guarantee": "exactly_once", "checkpoint_every": 0.1, "query": "SELECT v FROM events SINCE EARLIEST"}
         call(port, "POST", "/v1/jobs", {"name": "j", **said, "sinks": [kept.said, changing[0].said]})
         left: list[list[int]] = []
+        sinks = lambda: call(port, "GET", "/v1/jobs/j")["sinks"]  # noqa: E731
         for number in range(CHANGES):
             begins = dice.choice(("now", "earliest"))
             target = world.target(KINDS[(number + 1) % len(KINDS)], number + 2, begins)
@@ -174,12 +175,12 @@ def test_who_is_taken_away_gets_nothing_more_and_who_comes_has_each_row_once(kaf
             process = start(tmp_path)
             wait_until_up(port, process)
             assert asked(port, changes), f"seed {SEED}"
+            wait_for(lambda: not any(sink["leaving"] for sink in sinks()), 90)
             left.append(changing[-1].rows())
             changing.append(target)
         writer.ends.set()
         writer.join()
         wait_for(lambda: call(port, "GET", "/v1/jobs/j")["results"]["rows"] == writer.at, 30)
-        sinks = lambda: call(port, "GET", "/v1/jobs/j")["sinks"]  # noqa: E731
         wait_for(lambda: all(sink["behind"] + sink.get("waiting", 0) == 0 for sink in sinks()), 30)
         process.terminate()
         assert process.wait(30) == 0
