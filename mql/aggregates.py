@@ -491,7 +491,7 @@ UNMOVED_BY_DISTINCT = frozenset(
         "approx_count_distinct",
     )
 )
-"""Aggregates that do not care how often a value comes. Rates take no DISTINCT."""
+"""Aggregates that do not care how often a value comes."""
 
 _PLACED = "CASE WHEN {0} IS NOT NULL THEN struct_pack(k := {order}, v := {0}) END"
 _RANKED = "CASE WHEN {0} IS NOT NULL AND {1} IS NOT NULL THEN struct_pack(k := row({1}, {place}), v := {0}) END"

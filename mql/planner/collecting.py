@@ -30,11 +30,14 @@ class Collector:
             return None
         if self._inside:
             raise MqlError("an aggregate stands inside an aggregate", call.span)
+        inner = replace(scope, outputs={})
+        of_distinct = row.name == "rate" and call.distinct and _has_values(call)
         self._inside = True
         try:
-            return self.add(bind_aggregate(row, call, replace(scope, outputs={})))
+            bound = bind_aggregate(row, replace(call, distinct=call.distinct and not of_distinct), inner)
         finally:
             self._inside = False
+        return bind_expression(rate_of_distinct(call), scope) if of_distinct else self.add(bound)
 
     @property
     def inside(self) -> bool:
@@ -45,6 +48,18 @@ class Collector:
         if call not in self.calls:
             self.calls.append(call)
         return Output(f"a{self.calls.index(call)}", call.type)
+
+
+def _has_values(call: syntax.Call) -> bool:
+    return bool(call.args) and not any(isinstance(arg, syntax.Star) for arg in call.args)
+
+
+def rate_of_distinct(call: syntax.Call) -> syntax.Expression:
+    """`rate(DISTINCT x)` in other words: the sum of the distinct values over the seconds in which the rows came."""
+    everything = (syntax.Star(),)
+    rate, count = (syntax.Call(name, everything, span=call.span) for name in ("rate", "count"))
+    total = replace(call, name="sum")
+    return syntax.Binary("/", total, syntax.Binary("/", count, rate, call.span), call.span)
 
 
 def bind_aggregate(row: AggregateRow, call: syntax.Call, scope: Scope) -> Aggregate:

@@ -250,6 +250,8 @@ def _aggregate(rng: random.Random, windowed: bool) -> tuple[str, str]:
     ]
     if windowed:
         choices.append(("rate(*)", "count(*) / (greatest(we - ws, 1) / 1e6)"))
+        distinct = f"coalesce(sum(DISTINCT {j}), 0) / (greatest(we - ws, 1) / 1e6)"
+        choices.append((f"rate(DISTINCT {i})", distinct))
     return rng.choice(choices)
 
 
