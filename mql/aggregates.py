@@ -194,11 +194,24 @@ _COMMONEST = (
 
 # HyperLogLog (Flajolet et al. 2007) with 4,096 registers, 1.04 / sqrt(4096) = 1.6 % standard error.
 _REGISTER = "CASE WHEN {0} IS NOT NULL THEN (hash({0}) & 4095)::BIGINT END"
-_RANK = "max(52 - floor(log2(((hash({0}) >> 12) | 1)::DOUBLE)))::BIGINT"
-_RAW_ESTIMATE = "(0.7213 / (1 + 1.079 / 4096) * 4096 * 4096 / (sum(pow(2, -n)) + (4096 - count(*))))"
-_HLL = (
-    f"CASE WHEN {_RAW_ESTIMATE} <= 2.5 * 4096 AND count(*) < 4096 "
-    f"THEN round(4096 * ln(4096 / (4096 - count(*))::DOUBLE))::BIGINT ELSE round({_RAW_ESTIMATE})::BIGINT END"
+_ONE_RANK = "52 - floor(log2(((hash({0}) >> 12) | 1)::DOUBLE))"
+_RANK = f"max({_ONE_RANK})::BIGINT"
+
+
+def _estimated(hit: str, ranks: str) -> str:
+    """`hit`: how many registers were, `ranks`: the sum of two to the minus rank of each."""
+    raw = f"(0.7213 / (1 + 1.079 / 4096) * 4096 * 4096 / ({ranks} + (4096 - {hit})))"
+    linear = f"round(4096 * ln(4096 / (4096 - {hit})::DOUBLE))::BIGINT"
+    return f"CASE WHEN {raw} <= 2.5 * 4096 AND {hit} < 4096 THEN {linear} ELSE round({raw})::BIGINT END"
+
+
+_HLL = _estimated("count(*)", "sum(pow(2, -n))")
+# Each register with each of its ranks, where the largest of them may be withdrawn.
+_REGISTER_AND_RANK = f"CASE WHEN {{0}} IS NOT NULL THEN (hash({{0}}) & 4095)::BIGINT * 64 + ({_ONE_RANK})::BIGINT END"
+_LARGEST = "list_filter(l, lambda x, i: i = len(l) OR l[i + 1] // 64 <> x // 64)"
+_HLL_OF_ALL = (
+    f"list_transform(list_transform([list(v ORDER BY v)], lambda l: {_LARGEST}), "
+    f"lambda h: {_estimated('len(h)', 'list_sum(list_transform(h, lambda x: pow(2, -(x % 64))))')})[1]"
 )
 
 AGGREGATES: tuple[AggregateRow, ...] = (
@@ -504,6 +517,7 @@ _ALIKE_PAIRS = _CO_MOMENTS.merge.replace(
 OF_WITHDRAWN: Mapping[str, Bag] = {
     **{name: Bag(f"{name}(v)") for name in ("min", "max", "bool_and", "bool_or", "bit_and", "bit_or")},
     "bit_xor": Bag("coalesce(bit_xor(v) FILTER (WHERE n % 2 = 1), 0)"),
+    "approx_count_distinct": Bag(_HLL_OF_ALL, _REGISTER_AND_RANK, empty="0"),
     "list": Bag("list(v.v ORDER BY v.k)", _PLACED),
     "first": Bag("arg_min(v.v, v.k)", _PLACED),
     "last": Bag("arg_max(v.v, v.k)", _PLACED),

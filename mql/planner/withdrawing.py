@@ -2,8 +2,8 @@
 comes.
 
 A withdrawn row comes a second time, in the same place, with a sign of -1. Counts and sums add up signs; what is made of
-values with their counts goes by those whose counts are above nothing; most others are made of these here, too. Sketches
-can't take a row back, nor can rates, which go by the times of the first row and the last.
+values with their counts goes by those whose counts are above nothing; most others are made of these here, too. Rates
+can't take a row back, for they go by the times of the first row and the last.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INVERTIBLE = ("count", "count_if", "sum", "avg")
 def signed_form(row: AggregateRow, form: Fold | Bag) -> Fold | Bag | None:
     """The form in which an aggregate takes rows back; None where it can't."""
     if isinstance(form, Bag):
-        return form if form.merge == "sum" and form.count == "count(*)" else None
+        return form if form.merge == "sum" and form.count == "count(*)" else OF_WITHDRAWN.get(row.name)
     return form if row.name in INVERTIBLE else OF_WITHDRAWN.get(row.name)
 
 
