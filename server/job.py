@@ -59,6 +59,7 @@ class Job:
         self.created_us = stored.created_us
         self.state = stored.state
         self.reason = stored.reason
+        self.since_us = stored.updated_us
         self.running: Running | None = None
         self.attempts = 0
         home = jobs.directory(stored.name)
@@ -520,5 +521,6 @@ class Job:
         self._say(level, text)
 
     def _set(self, state: str, reason: str | None) -> None:
+        self.since_us = self.jobs.clock.now_us()
         self.state, self.reason = state, reason
         self._noted(lambda: self.jobs.store.set_state(self.name, state, reason))

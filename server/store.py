@@ -145,7 +145,7 @@ class StoredTemplate:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job as it was asked for (`spec`), and what state it is in."""
+    """A job as it was asked for (`spec`), and what state it is in, since when (`updated_us`)."""
 
     name: str
     spec: Mapping[str, Any]
@@ -262,9 +262,8 @@ class Store:
         return StoredJob(name, spec, state, None, now_us, now_us)
 
     def change_job(self, name: str, spec: Mapping[str, Any], action: str = "change") -> None:
-        with self._change("job", name, action, spec) as (connection, now_us):
-            values = {"spec": json.dumps(spec), "updated_us": now_us}
-            connection.execute(update(JOBS).where(JOBS.c.name == name).values(**values))
+        with self._change("job", name, action, spec) as (connection, _):
+            connection.execute(update(JOBS).where(JOBS.c.name == name).values(spec=json.dumps(spec)))
 
     def set_state(self, name: str, state: str, reason: str | None) -> None:
         now_us = self.clock.now_us()

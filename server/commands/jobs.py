@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from server.commands.common import FILE, PARAM, TEXT, Command, exit_by, main, params_of, query_text, some
+
+if TYPE_CHECKING:
+    from server.job_sheet import Looked
 
 JOBS_AT = click.option(
     "--server", envvar="MQL_SERVER", default="http://127.0.0.1:8642", metavar="URL", help="The server [this machine's]."
@@ -17,6 +22,13 @@ JOBS_AT = click.option(
 ACTIONS = ("start", "stop", "pause", "resume", "restart", "delete")
 KINDS = ("unreadable", "late", "refused")
 FOLLOW_S = 1.0
+
+
+def form_of(*forms: str) -> Callable[[Command], Command]:
+    """How it is written: for a person, who is at a terminal, or for programs."""
+    told = f"The form [{forms[0]} on a terminal, else {forms[-1]}]."
+    return click.option("-o", "--output", "--format", "output", type=click.Choice(forms), help=told)
+
 
 VIEWS = ("ledger", "metrics", "topology", "checkpoints", "runs", "late")
 
@@ -85,26 +97,59 @@ def params_as_texts(pairs: Sequence[str]) -> dict[str, str]:
 @click.option("--owner", metavar="WHO", help="Only jobs of this owner.")
 @click.option("--state", metavar="STATE", help="Only jobs in this state.")
 @click.option("--template", metavar="NAME", help="Only jobs of this template.")
-def jobs(server: str, labels: Sequence[str], owner: str | None, state: str | None, template: str | None) -> None:
-    """List the jobs of a server: name, state, rows, guarantee, and why where something is wrong."""
+@form_of("table", "json", "lines")
+def jobs(
+    server: str,
+    labels: Sequence[str],
+    owner: str | None,
+    state: str | None,
+    template: str | None,
+    output: str | None,
+) -> None:
+    """List the jobs of a server: state and since when, freshness, events a second, rows, failures in a row, and why
+    where something is wrong. In lines: name, state, rows, guarantee, why."""
     wanted = [("label", label) for label in labels]
     wanted += [(name, said) for name, said in (("owner", owner), ("state", state), ("template", template)) if said]
 
     def work() -> int:
         from server.remote import call
 
-        for job in some(call(server, "GET", "/v1/jobs", params=wanted)["jobs"], "such jobs" if wanted else "jobs"):
-            why = job["reason"] or job["trouble"] or ""
-            told = [job["name"], job["state"], f"{job['results']['rows']} rows", job["guarantee"], why]
-            click.echo("\t".join(told).rstrip())
+        found = some(call(server, "GET", "/v1/jobs", params=wanted)["jobs"], "such jobs" if wanted else "jobs")
+        match output or ("table" if sys.stdout.isatty() else "lines"):
+            case "json":
+                say_json(found)
+            case "lines":
+                say_lines(found)
+            case _:
+                from server.job_sheet import listed
+
+                for line in listed(found, time.time_ns() // 1_000) if found else ():
+                    click.echo(line)
         return 0
 
     exit_by(work)
 
 
+def say_json(told: Any) -> None:
+    import json
+
+    click.echo(json.dumps(told, indent=2))
+
+
+def say_lines(jobs: Sequence[Any]) -> None:
+    """A job a line, its parts between tabs."""
+    for job in jobs:
+        why = job["reason"] or job["trouble"] or ""
+        told = [job["name"], job["state"], f"{job['results']['rows']} rows", job["guarantee"], why]
+        click.echo("\t".join(told).rstrip())
+
+
 @main.group()
 def job() -> None:
     """Make a job on a server, start and stop it, read what happened to it."""
+
+
+job.add_command(jobs, "list")
 
 
 @job.command()
@@ -185,19 +230,49 @@ for action in ACTIONS:
 @click.argument("name")
 @click.argument("what", required=False, type=click.Choice(VIEWS))
 @JOBS_AT
-def show(name: str, what: str | None, server: str) -> None:
-    """Tell all about a job, or one thing: its ledger, numbers, tasks, checkpoints, runs, late events."""
+@form_of("text", "json")
+def show(name: str, what: str | None, server: str, output: str | None) -> None:
+    """Tell all about a job; or as JSON one thing: its ledger, numbers, tasks, checkpoints, runs, late events."""
+    if what is not None and output == "text":
+        raise click.UsageError(f"{what} is told as JSON alone; leave {what} out, or -o text.")
 
     def work() -> int:
-        import json
-
         from server.remote import call
 
         path = f"/v1/jobs/{name}" + (f"/{what}" if what else "")
-        click.echo(json.dumps(call(server, "GET", path), indent=2))
+        if what is not None or (output or ("text" if sys.stdout.isatty() else "json")) == "json":
+            say_json(call(server, "GET", path))
+            return 0
+        from server.job_sheet import shown
+
+        for line in shown(look_at(server, name), time.time_ns() // 1_000):
+            click.echo(line)
         return 0
 
     exit_by(work)
+
+
+def look_at(server: str, name: str) -> Looked:
+    """All that a person is told of a job."""
+    from mql.errors import MqlError
+    from server.job_sheet import Looked
+    from server.remote import call
+
+    path = f"/v1/jobs/{name}"
+    job = call(server, "GET", path)
+    template = None
+    if job["template"] is not None:
+        with suppress(MqlError):  # it may have been taken away meanwhile; the job goes on
+            version = {"version": str(job["version"])}
+            template = call(server, "GET", f"/v1/templates/{job['template']}", params=version)["template"]
+    return Looked(
+        job,
+        call(server, "GET", f"{path}/metrics"),
+        call(server, "GET", f"{path}/ledger"),
+        call(server, "GET", f"{path}/runs", params={"n": "200"})["runs"],
+        call(server, "GET", "/v1/silences", params={"job": name})["silences"],
+        template,
+    )
 
 
 @job.command()

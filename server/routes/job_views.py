@@ -17,7 +17,7 @@ from server.job import Job
 from server.problems import Refusal, of_query
 from server.routes.asking import INT64, count, format_of, format_parameter, number_in
 from server.routes.hidden import check_may_read_all
-from server.routes.jobs import job_of
+from server.routes.jobs import freshness_s, job_of
 from server.routes.queries import json_answer
 from server.routes.route import ARROW, CSV, JSON, LINES, Answer, Route
 from server.routes.tables import table_answer
@@ -210,13 +210,11 @@ def topology_of(plan: Plan, graph: Graph | None, others: int) -> dict[str, Any]:
 def numbers_of(job: Job) -> dict[str, Any]:
     running = job.running
     status: Mapping[str, Any] = {} if running is None else running.status()
-    watermark = status.get("watermark")
-    now_us = job.jobs.clock.now_us()
     return {
         "state": job.state,
         "rate": status.get("rate"),
         "lag_ms": status.get("lag_ms"),
-        "freshness_s": None if watermark is None else max(0.0, (now_us - watermark) / 1e6),
+        "freshness_s": freshness_s(status, job),
         "silent": job.silence,
         "trouble": job.trouble,
         "rows": job.log.committed.rows,

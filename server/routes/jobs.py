@@ -131,10 +131,12 @@ class Promotion(Said):
 
 
 class JobTold(BaseModel):
-    """A job. `results`: how many rows its log has had in all, and from which on it keeps them."""
+    """A job. `since_us`: since when it is in that state. `results`: how many rows its log has had in all, and from
+    which on it keeps them. `freshness_s`: how long ago is the moment up to which it knows all."""
 
     name: str
     state: str
+    since_us: int
     reason: str | None
     guarantee: str
     template: str | None
@@ -156,6 +158,7 @@ class JobTold(BaseModel):
     trouble: str | None
     created_us: int
     attempts: int
+    freshness_s: float | None
     results: dict[str, int]
     checkpoint: dict[str, Any] | None
     sinks: list[dict[str, Any]]
@@ -490,9 +493,11 @@ def refusing(work: Any, text: str | None = None) -> Any:
 
 def told(job: Job) -> dict[str, Any]:
     spec, running = job.spec, job.running
+    status = None if running is None else running.status()
     return {
         "name": job.name,
         "state": job.state,
+        "since_us": job.since_us,
         "reason": job.reason,
         "guarantee": spec.guarantee,
         "template": spec.template,
@@ -514,12 +519,19 @@ def told(job: Job) -> dict[str, Any]:
         "trouble": job.trouble,
         "created_us": job.created_us,
         "attempts": job.attempts,
+        "freshness_s": None if status is None else freshness_s(status, job),
         "results": {"rows": job.log.committed.rows, "oldest": job.log.oldest.rows, "readers": job.log.readers},
         "checkpoint": None if job.checkpointed is None else dict(job.checkpointed),
         "sinks": sinks_told(job),
-        "status": None if running is None else dict(numbers(running.status())),
+        "status": None if status is None else dict(numbers(status)),
         "stream_url": f"/v1/jobs/{job.name}/stream",
     }
+
+
+def freshness_s(status: Mapping[str, Any], job: Job) -> float | None:
+    """How long ago the moment is up to which all events are known; None where none has come yet."""
+    watermark = status.get("watermark")
+    return None if watermark is None else max(0.0, (job.jobs.clock.now_us() - watermark) / 1e6)
 
 
 def sinks_told(job: Job) -> list[dict[str, Any]]:
