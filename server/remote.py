@@ -18,6 +18,7 @@ from mql.errors import MqlError
 from mql.exec.frames import Ended, Failed, Frame, Gap, Meta, Phase, Progress, RowsFrame, Seal, Warn
 from server.encode import ARROW_TYPES
 from server.exits import Unreachable
+from server.hints import as_commands
 
 WAITING_MAX = 200
 LOOK_S = 0.2
@@ -43,7 +44,7 @@ def call(
         async with aiohttp.ClientSession(timeout=timeout, trust_env=True, headers=who()) as session:
             answer = await session.request(method, url_of(base, path), params=params, **said)
             if answer.status >= 400:
-                raise problem_of(answer.status, await answer.read())
+                raise problem_of(answer.status, await answer.read(), base)
             body_told = await answer.read()
             return orjson.loads(body_told) if body_told else None
 
@@ -126,7 +127,7 @@ class RemoteAnswer:
             session.post(url, params=form, json=dict(self.ask)) as answer,
         ):
             if answer.status >= 400:
-                raise problem_of(answer.status, await answer.read())
+                raise problem_of(answer.status, await answer.read(), self.base)
             async for line in lines_of(answer.content):
                 frame = self.frame(orjson.loads(line))
                 if isinstance(frame, Ended | Failed):
@@ -144,6 +145,8 @@ class RemoteAnswer:
                 return Meta(data)
             case "seal":
                 return Seal(data, cursor)
+            case "error":
+                return Failed({**data, "hint": as_commands(data.get("hint"), self.base)})
             case "end":
                 return Ended(data.pop("reason"), data)
             case _:
@@ -155,7 +158,6 @@ OTHERS: Mapping[str, Callable[[Mapping[str, Any]], Frame]] = {
     "phase": Phase,
     "gap": Gap,
     "warn": Warn,
-    "error": Failed,
 }
 
 
@@ -201,10 +203,10 @@ def array_of(values: list[Any], type: str | None) -> pa.Array:
     return pa.array(values)
 
 
-def problem_of(status: int, body: bytes) -> MqlError:
-    """A problem document as the error it tells of."""
+def problem_of(status: int, body: bytes, base: str) -> MqlError:
+    """A problem document of the server at `base` as the error it tells of."""
     try:
         told = orjson.loads(body)
-        return MqlError(str(told["detail"]), hint=told.get("hint"), code=str(told["code"]))
+        return MqlError(str(told["detail"]), hint=as_commands(told.get("hint"), base), code=str(told["code"]))
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return MqlError(f"the server answered {status}", code="bad-answer")

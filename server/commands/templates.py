@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from server.commands.asking import ask
-from server.commands.common import CONFIG, EARLY_US, PARAM, QUIET, TIME_FIELD, exit_by, house, main, seconds_of
+from server.commands.common import CONFIG, EARLY_US, PARAM, QUIET, TIME_FIELD, exit_by, house, main, seconds_of, some
+from server.commands.jobs import JOBS_AT
 
 
 @main.command()
@@ -78,3 +79,76 @@ def schema(what: str) -> None:
     from server.templates import schema as schema_of_template
 
     click.echo(json.dumps(schema_of_template(), indent=2))
+
+
+@main.group()
+def template() -> None:
+    """Templates that a server keeps: what its jobs are made of (mql job new NAME --template …)."""
+
+
+@template.command("list")
+@JOBS_AT
+def list_templates(server: str) -> None:
+    """List a server's templates: name, newest version, description."""
+
+    def work() -> int:
+        from server.remote import call
+
+        for one in some(call(server, "GET", "/v1/templates")["templates"], "templates"):
+            click.echo("\t".join((one["name"], str(one["version"]), one["description"] or "")).rstrip())
+        return 0
+
+    exit_by(work)
+
+
+@template.command("show")
+@click.argument("name")
+@JOBS_AT
+@click.option("--version", type=click.IntRange(1), metavar="N", help="This version [the newest].")
+def show_template(name: str, server: str, version: int | None) -> None:
+    """Print a template as it was put, so that it can be changed and put again."""
+
+    def work() -> int:
+        from server.remote import call
+
+        wanted = {} if version is None else {"version": str(version)}
+        click.echo(call(server, "GET", f"/v1/templates/{name}", params=wanted)["text"].rstrip())
+        return 0
+
+    exit_by(work)
+
+
+@template.command("put")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@JOBS_AT
+def put_template(files: Sequence[Path], server: str) -> None:
+    """Give templates to a server, each as a new version where it says something new. Jobs stay of theirs."""
+
+    def work() -> int:
+        from server.remote import call
+        from server.templates import read_template
+
+        for file in files:
+            path = f"/v1/templates/{read_template(file).name}"
+            put = call(server, "PUT", path, file.read_bytes())
+            click.echo(f"{put['name']} is kept, version {put['version']}")
+            for warning in put["warnings"]:
+                click.echo(f"{put['name']}: {warning}", err=True)
+        return 0
+
+    exit_by(work)
+
+
+@template.command("delete")
+@click.argument("name")
+@JOBS_AT
+def delete_template(name: str, server: str) -> None:
+    """Take a template away from a server."""
+
+    def work() -> int:
+        from server.remote import call
+
+        call(server, "DELETE", f"/v1/templates/{name}")
+        return 0
+
+    exit_by(work)
