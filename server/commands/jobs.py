@@ -121,9 +121,10 @@ def jobs(
             case "lines":
                 say_lines(found)
             case _:
+                from mql.exec.clock import SystemClock
                 from server.job_sheet import listed
 
-                for line in listed(found, time.time_ns() // 1_000) if found else ():
+                for line in listed(found, SystemClock().now_us()) if found else ():
                     click.echo(line)
         return 0
 
@@ -243,9 +244,10 @@ def show(name: str, what: str | None, server: str, output: str | None) -> None:
         if what is not None or (output or ("text" if sys.stdout.isatty() else "json")) == "json":
             say_json(call(server, "GET", path))
             return 0
+        from mql.exec.clock import SystemClock
         from server.job_sheet import shown
 
-        for line in shown(look_at(server, name), time.time_ns() // 1_000):
+        for line in shown(look_at(server, name), SystemClock().now_us()):
             click.echo(line)
         return 0
 
