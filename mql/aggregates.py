@@ -495,8 +495,13 @@ DIRECT_OF_DISTINCT: Mapping[str, str] = {
         for row in AGGREGATES
         if row.constant == "fixed"
     },
+    **{
+        row.name: row.direct.replace("({0}, {1})", "(DISTINCT {0}, {1})")
+        for row in AGGREGATES
+        if row.args == 2 and row.takes == "number"
+    },
 }
-"""The same over rows, as the batch and frames have them. Aggregates of two numbers go by their bags alone."""
+"""The same over rows, as the batch and frames have them. Of two numbers each pair counts once."""
 
 UNMOVED_BY_DISTINCT = frozenset(
     (

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mql import syntax
-from mql.aggregates import DIRECT_OF_DISTINCT, aggregate_row
+from mql.aggregates import aggregate_row
 from mql.errors import MqlError, Span
 from mql.overs import OverRow, over_row
 from mql.planner.binding import (
@@ -250,11 +250,7 @@ def _aggregate(call: syntax.Call, scope: Scope) -> Aggregate:
     assert row.direct, row.name
     if call.order_by:
         raise MqlError(f'"{row.name}" takes its order from OVER', call.span, "Write OVER (ORDER BY …).")
-    bound = bind_aggregate(row, call, scope)
-    if bound.distinct and row.name not in DIRECT_OF_DISTINCT:
-        hint = "Aggregates of one value do; or leave DISTINCT out."
-        raise MqlError(f'"{row.name}" takes no DISTINCT before OVER', call.span, hint)
-    return bound
+    return bind_aggregate(row, call, scope)
 
 
 def _check_rate(frame: Frame | None, order: tuple[SortKey, ...], call: syntax.Call, around: Around) -> None:
