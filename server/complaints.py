@@ -52,6 +52,12 @@ def complaint(fault: Mapping[str, Any], model: type[BaseModel] | None = None) ->
             name = str(fault["loc"][-1])
             known = list(names_at(model, fault["loc"][:-1]))
             return f'there is no "{name[:SHOWN_MAX]}" here. {did_you_mean(name, known) or listed(known)}'.strip()
+        case "union_tag_invalid":
+            tag, known = str(context["tag"]), re.findall(r"'([^']*)'", context["expected_tags"])
+            name = context["discriminator"].strip("'")
+            return f'there is no {name} "{tag[:SHOWN_MAX]}". {did_you_mean(tag, known) or listed(known)}'
+        case "union_tag_not_found":
+            return f"{context['discriminator'].strip(chr(39))} is missing"
         case "string_pattern_mismatch":
             return f"{shown(fault['input'])} {looks(context['pattern'])}"
         case "literal_error" | "enum":

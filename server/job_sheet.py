@@ -81,7 +81,8 @@ def told_of_failures(job: Told, failures: Sequence[Told], now_us: int) -> Iterat
 def made_of(looked: Looked) -> Iterator[tuple[str, list[str]]]:
     job, template = looked.job, looked.template
     if job["template"] is not None:
-        yield "template", [f"{job['template']}, version {job['version']}"]
+        gone = "" if template is not None else "; it was deleted since"
+        yield "template", [f"{job['template']}, version {job['version']}{gone}"]
     if job["artifact"] is not None:
         yield "artifact", [f"{job['artifact']}, version {job['artifact_version']}"]
     yield from fact("query", (job["query"] or (template or {}).get("query") or "").strip())

@@ -209,7 +209,7 @@ class Jobs:
         if spec.template is None:
             assert spec.query is not None
             return Bound(spec.query, spec.params)
-        kept = self.store.template(spec.template, spec.version)
+        kept = self.store.template_of_job(spec.template, spec.version)
         if kept is None:
             hint = "GET /v1/templates lists them."
             raise MqlError(f'no template "{spec.template}"', hint=hint, code="unknown-template")

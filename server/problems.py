@@ -109,7 +109,7 @@ def of_validation(error: ValidationError) -> Problem:
 
 def said_of(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """A place as it is in the body: behind a sink's number stands its kind, which is no part of the way."""
-    at = location.index("sinks") if "sinks" in location else len(location)
+    at = next((at for at, part in enumerate(location) if part in ("sinks", "add_sinks")), len(location))
     return (*location[: at + 2], *location[at + 3 :])
 
 

@@ -207,6 +207,8 @@ def problem_of(status: int, body: bytes, base: str) -> MqlError:
     """A problem document of the server at `base` as the error it tells of."""
     try:
         told = orjson.loads(body)
-        return MqlError(str(told["detail"]), hint=as_commands(told.get("hint"), base), code=str(told["code"]))
+        return MqlError(
+            str(told["detail"]).removeprefix("/"), hint=as_commands(told.get("hint"), base), code=str(told["code"])
+        )
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return MqlError(f"the server answered {status}", code="bad-answer")

@@ -228,6 +228,15 @@ class Store:
         found = [one for one in self._templates(name) if version is None or one.version == version]
         return found[-1] if found else None
 
+    def template_of_job(self, name: str, version: int | None) -> StoredTemplate | None:
+        """That version, also when its template was deleted since: jobs that are made of it go on."""
+        if version is None:
+            return self.template(name)
+        wanted = select(TEMPLATES).where(TEMPLATES.c.name == name, TEMPLATES.c.version == version)
+        with self.engine.connect() as connection:
+            row = connection.execute(wanted).one_or_none()
+        return None if row is None else StoredTemplate(row.name, row.version, row.text, row.created_us)
+
     def templates(self) -> Sequence[StoredTemplate]:
         """The newest version of each."""
         return tuple({one.name: one for one in self._templates(None)}.values())

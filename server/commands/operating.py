@@ -150,13 +150,14 @@ def list_silences(server: str, job: str | None) -> None:
     """List silences: name, whether it is on, when, and about what."""
 
     def work() -> int:
+        from server.job_sheet import span
         from server.remote import call
 
         wanted: dict[str, str] = {} if job is None else {"job": job}
         for one in some(call(server, "GET", "/v1/silences", params=wanted)["silences"], "silences"):
             when = f"{one['starts'] or ''} .. {one['ends'] or ''}"
             if one["every"]:
-                when = f"{', '.join(one['every'])} at {one['at']} {one['timezone']} for {one['for']:g} s"
+                when = f"{', '.join(one['every'])} at {one['at']} {one['timezone']} for {span(one['for'])}"
             about = [
                 *one["jobs"],
                 *(f"{key}={value}" for part in ("labels", "keys") for key, value in one[part].items()),

@@ -40,7 +40,9 @@ def run(
         from server.templates import read_template, said_as_text, values_of
 
         found = read_template(template)
-        given = dict(pair.split("=", 1) for pair in params if "=" in pair)
+        if any("=" not in pair for pair in params):
+            raise click.BadParameter("write NAME=VALUE", param_hint="-p")
+        given = dict(pair.split("=", 1) for pair in params)
         values = values_of(found, said_as_text(found, given))
         early_us = EARLY_US if form == "table" else None
         answer = ask(found.query, values, None, house(config, time_field), limit, timeout, early_us)

@@ -217,4 +217,10 @@ def test_a_sink_begins_behind_a_cursor_and_by_the_command_line() -> None:
             {"add_sinks": [{"kind": "stdout"}], "params": {"a": 1}},
         ):
             assert server.send("PATCH", "/v1/jobs/j", said).status == 422, said
+        for sink, told in (
+            ({"kind": "slak"}, '/add_sinks/0: there is no kind "slak". Did you mean "slack"?'),
+            ({}, "/add_sinks/0: kind is missing"),
+            ({"kind": "stdout", "when": "v >"}, "/add_sinks/0/when: no condition"),
+        ):
+            assert server.send("PATCH", "/v1/jobs/j", {"add_sinks": [sink]}).json()["detail"].startswith(told)
         assert sinks_of(server) == {}

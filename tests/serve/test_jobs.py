@@ -116,6 +116,23 @@ def test_a_job_over_what_ends_is_completed() -> None:
         assert server.post("/v1/jobs/j:start").json()["code"] == "wrong-state"
 
 
+def test_a_job_goes_on_when_its_template_is_deleted(tmp_path: Path) -> None:
+    with served(home=tmp_path) as server:
+        server.send("PUT", "/v1/templates/big-orders", TEMPLATE.encode(), {"Content-Type": "application/yaml"})
+        server.events("orders", {"id": 1, "total": 5})
+        assert server.post("/v1/templates/big-orders/jobs", {"name": "x", "params": {"least": 1}}).status == 201
+        assert server.send("DELETE", "/v1/templates/big-orders").status == 204
+        assert server.post("/v1/jobs/x:restart").status == 200
+        wait_for_state(server, "x", "running")
+        assert server.send("PATCH", "/v1/jobs/x", {"params": {"least": 4}}).status == 200
+        assert server.post("/v1/templates/big-orders/jobs", {"name": "y", "params": {"least": 1}}).status == 404
+    with served(home=tmp_path) as server:
+        server.events("orders", {"id": 1, "total": 5})
+        wait_for_state(server, "x", "running")
+        server.events("orders", {"id": 2, "total": 3}, {"id": 3, "total": 4})
+        wait_for(lambda: {"id": 3} in rows_of(server, "x"))
+
+
 def test_many_jobs_of_one_template() -> None:
     with served() as server:
         server.send("PUT", "/v1/templates/big-orders", TEMPLATE.encode(), {"Content-Type": "application/yaml"})

@@ -186,7 +186,7 @@ def test_silences_at_the_terminal() -> None:
         assert run(main, ["silence", "new", "sundays", *again, *at]).exit_code == 0
         told = run(main, ["silence", "list", *at]).output.splitlines()
         assert told[0].startswith("deploy\ton\t")
-        assert told[1].split("\t")[2:] == ["sun at 03:00 Europe/Berlin for 5400 s", "* team=a"]
+        assert told[1].split("\t")[2:] == ["sun at 03:00 Europe/Berlin for 1 h 30 min", "* team=a"]
         assert run(main, ["silence", "delete", "deploy", *at]).exit_code == 0
         assert run(main, ["silence", "delete", "deploy", *at]).exit_code != 0
         assert len(run(main, ["silence", "list", *at]).output.splitlines()) == 1
