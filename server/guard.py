@@ -93,7 +93,10 @@ async def admit(request: web.Request) -> None:
     token = tokens.find(text.strip()) if kind.lower() == "bearer" else None
     if token is None:
         hint = "Send a token of this server's: Authorization: Bearer mql_…"
-        raise refuse(401, "no-token", "this server takes no calls without a token", hint, www_authenticate="Bearer")
+        told = "this server takes no calls without a token"
+        if text:
+            told = "this server does not know that token: it was taken away, has expired, or is another server's"
+        raise refuse(401, "no-token", told, hint, www_authenticate="Bearer")
     WHO.set(token.name)
     ASKER.set(token)
     if not token.may(scope):

@@ -17,8 +17,10 @@ COMMANDS = (
     (r"GET /v1/tokens(?![\w/])", "mql token list"),
     (r'Say "state": "discard"', "Say --discard"),
     (r"Say state: discard", "Say --discard"),
+    (r"Make one with the scope admin first", "mql token new NAME --scope admin makes one"),
+    (r"Send a token of this server's: Authorization: Bearer mql_…", "Say one of this server's: export MQL_TOKEN=mql_…"),
 )
-"""Requests and properties of bodies, each with the command or the option that is the same."""
+"""Requests, headers and properties of bodies, each with the command or the option that is the same."""
 REQUEST = re.compile(r"\b(GET|POST|PUT|PATCH|DELETE) (/v1/\S*[\w}])")
 
 

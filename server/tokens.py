@@ -195,6 +195,9 @@ class Tokens:
         text = PREFIX + secrets.token_urlsafe(32)
         expires_us = None if said.expires is None else round(said.expires.timestamp() * 1e6)
         told = said.model_dump(include={"scope", "comment", "sources", "hide", "mask"})
+        if expires_us is not None and expires_us <= self.clock.now_us():
+            hint = "Say a moment that is still to come."
+            raise MqlError("a token that has expired already would let nobody in", hint=hint, code="expired")
         kept = Kept(**told, expires_us=expires_us, quotas=said.quotas)
         created_us = self.book.add(said.name, digest_of(text), kept.model_dump(mode="json"))
         self.load()

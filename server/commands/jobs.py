@@ -339,7 +339,8 @@ def change(
         query = [("dry_run", "true")] if dry_run else None
         fate = call(server, "PATCH", f"/v1/jobs/{name}", said, query)["change"]
         told = [*fate["sinks"], *fate["differences"], *(f"cannot: {reason}" for reason in fate["reasons"])]
-        click.echo("\n".join([f"{name} {'would be' if dry_run else 'is'} changed; its state: {fate['state']}", *told]))
+        state = f"; its state: {fate['state']}" if fate["restarts"] else ""
+        click.echo("\n".join([f"{name} {'would be' if dry_run else 'is'} changed{state}", *told]))
         return 0
 
     exit_by(work)

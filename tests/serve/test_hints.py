@@ -30,6 +30,10 @@ BASE = "http://mql.example:8642"
         ('Say "state": "discard" to begin anew.', "Say --discard to begin anew."),
         ("Or end one: DELETE /v1/queries/{id}.", f"Or end one: curl -X DELETE {BASE}/v1/queries/{{id}}."),
         ("GET /v1/sources lists them.", f"curl {BASE}/v1/sources lists them."),
+        (
+            "Send a token of this server's: Authorization: Bearer mql_…",
+            "Say one of this server's: export MQL_TOKEN=mql_…",
+        ),
         ('Did you mean "jobs"?', 'Did you mean "jobs"?'),
         (None, None),
     ],

@@ -45,7 +45,9 @@ def test_from_the_first_token_on_nobody_gets_in_without() -> None:
             without = server.get(path)
             assert (without.status, without.json()["code"]) == (401, "no-token"), path
             assert without.headers["www-authenticate"] == "Bearer"
-        assert as_one(server, admin[:-1], "GET", "/v1/sources").status == 401
+            assert without.json()["detail"] == "this server takes no calls without a token"
+        wrong = as_one(server, admin[:-1], "GET", "/v1/sources")
+        assert (wrong.status, "does not know that token" in wrong.json()["detail"]) == (401, True)
         assert as_one(server, admin, "GET", "/v1/sources").status == 200
         assert server.get("/healthz").status == server.get("/openapi.json").status == 200
         assert admin.encode() not in as_one(server, admin, "GET", "/v1/tokens").body
@@ -128,6 +130,8 @@ def test_a_token_ends_when_it_says_and_requests_are_counted_by_the_minute(tmp_pa
     assert tokens.wait_s(made) is None
     assert tokens.find(text) is None
     assert made.quotas == Quotas(requests=2)
+    with pytest.raises(MqlError, match="expired already"):
+        tokens.create(NewToken.model_validate({"name": "b", "scope": "admin", "expires": "2027-01-15T08:01:00Z"}))
 
 
 def test_what_is_no_token_is_refused(tmp_path: Path) -> None:
