@@ -15,6 +15,7 @@ from mql.planner.binding import Scope, bind_condition, bind_constant, constant_d
 from mql.planner.bounds import bind_bounds, time_bounds
 from mql.planner.collecting import Collector, without_aggregates
 from mql.planner.composing import check_as_live, check_inner, check_times, first_of_union, of_the_whole, united
+from mql.planner.distinct import distinct_around
 from mql.planner.expressions import Constant, conjunction
 from mql.planner.extrapolating import check_extrapolated
 from mql.planner.grouping import can_take_back
@@ -124,7 +125,7 @@ def _bind_query(
     """One query, from what it reads up to when it speaks."""
     if query.anomaly is None and query.emit is not None and query.emit.kind in ("anomalies", "episodes", "all"):
         raise MqlError(f'"EMIT {query.emit.kind.upper()}" needs an ANOMALY clause', query.emit.span)
-    query = with_stream_first(query, reading.names)
+    query = with_stream_first(distinct_around(query), reading.names)
     read = _read(query, reading)
     if query.union:
         query = of_the_whole(query)

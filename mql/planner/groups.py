@@ -22,7 +22,7 @@ from mql.planner.collecting import Collector, calls_aggregate, without_aggregate
 from mql.planner.expressions import Aggregate, Bound, Column, Constant, EventMeta, Output, children, with_children
 from mql.planner.extrapolating import extrapolation
 from mql.planner.logical import Arrange, Filter, Group, Logical, Over, Project, Sample, SortKey, find
-from mql.planner.overs import OVER_ANOMALY, Overs, bind_qualify, calls_over, check_having, finished
+from mql.planner.overs import OVER_ANOMALY, Overs, bind_qualify, check_having, finished
 from mql.planner.physical import Window
 from mql.planner.selecting import name_of, select_items, sort_expression, with_window_columns
 from mql.planner.windowing import bind_cuts, bind_fill, window_outputs
@@ -54,8 +54,6 @@ def bind_grouped(
     ttl_us: int,
 ) -> tuple[Logical, tuple[tuple[str, DataType], ...]]:
     """The nodes from the groups up to the select list, and the columns that come of them."""
-    if query.distinct and not query.group_by and any(calls_over(item.expression) for item in query.select):
-        raise MqlError("DISTINCT can not stand with window functions", query.span, "Put them into a query in FROM.")
     keys = _keys(query, scope)
     if window.kind == "several":
         window = replace(window, by=f"k{len(keys)}")
