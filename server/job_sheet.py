@@ -54,7 +54,7 @@ def facts(looked: Looked, now_us: int) -> Iterator[tuple[str, list[str]]]:
     yield from made_of(looked)
     yield "guarantee", [promise(job, now_us)]
     yield from fact("fresh", freshness(job, numbers))
-    yield "rows", [rows_of(job, numbers)]
+    yield "rows", [rows_of(numbers)]
     yield "events", [balance(looked.ledger["total"])]
     if numbers["dead_letters"]:
         yield "letters", [f"{numbers['dead_letters']:,} open: mql job dead-letters {job['name']}"]
@@ -107,10 +107,10 @@ def freshness(job: Told, numbers: Told) -> str | None:
     return ", ".join(told)
 
 
-def rows_of(job: Told, numbers: Told) -> str:
+def rows_of(numbers: Told) -> str:
     kept = f"{numbers['rows_kept']:,} of them kept ({size(numbers['log_bytes'])})"
     readers = f"{numbers['readers']} reader{'' if numbers['readers'] == 1 else 's'}"
-    return f"{job['results']['rows']:,}, {kept}; {readers}"
+    return f"{numbers['rows']:,}, {kept}; {readers}"
 
 
 def balance(ledger: Told) -> str:

@@ -213,6 +213,7 @@ def acts(action: str) -> Callable[..., None]:
 
             if action == "delete":
                 call(server, "DELETE", f"/v1/jobs/{name}")
+                click.echo(f"{name} is deleted")
             else:
                 click.echo(f"{name} is {call(server, 'POST', f'/v1/jobs/{name}:{action}')['state']}")
             return 0
