@@ -9,17 +9,21 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 
 from aiohttp import web
 
+from mql.errors import did_you_mean
 from mql.exec.engine import Engine
 from server import openapi
-from server.guard import SCOPES, Door, add_headers, guard
+from server.guard import SCOPES, Door, Handler, add_headers, guard
 from server.jobs import JOBS, Jobs
 from server.keeping import KEEPER, SILENCES, TOKENS, Keeper
 from server.metrics import Metrics
+from server.problems import refuse
 from server.routes import ROUTES
+from server.routes.asking import PARAMETER_PREFIX
 from server.routes.job_views import numbers_of
 from server.routes.replays import REPLAYS
 from server.routes.route import EVENTS, Route
@@ -126,9 +130,25 @@ def add_route(app: web.Application, route: Route) -> None:
     """A route; where its answer is no stream, HEAD too."""
     streams = any(EVENTS in answer.types for answer in route.answers)
     resource = app.router.add_resource(route.path)
-    resource.add_route(route.method, route.handler)
+    handler = with_known_parameters(route)
+    resource.add_route(route.method, handler)
     if route.method == "GET" and not streams:
-        resource.add_route("HEAD", route.handler)
+        resource.add_route("HEAD", handler)
+
+
+def with_known_parameters(route: Route) -> Handler:
+    """The route's handler, which refuses parameters that nobody looks at: a filter with a wrong name lets all pass."""
+    known = [one.name for one in route.parameters if one.where == "query"]
+
+    @wraps(route.handler)
+    async def handle(request: web.Request) -> web.StreamResponse:
+        for name in request.query:
+            if name not in known and not name.startswith(PARAMETER_PREFIX):
+                hint = did_you_mean(name, known) or (f"There are {', '.join(known)}." if known else "There are none.")
+                raise refuse(422, "invalid-parameter", f'there is no parameter "{name[:80]}" here', hint)
+        return await route.handler(request)
+
+    return handle
 
 
 async def end_streams(app: web.Application) -> None:

@@ -51,6 +51,8 @@ def change(
     jobs, before = job.jobs, job.spec
     spec = Spec.model_validate({**before.model_dump(), **changes})
     check_made_of(job, spec)
+    if spec.version != before.version:
+        spec = jobs.of_version(spec)
     seating = None
     if spec.sinks != before.sinks:
         seating = seating_of(job, before, spec, sinks_from)
@@ -68,6 +70,8 @@ def change(
         return fate
     if fate.state == "cannot":
         hint = 'Say "state": "discard" to begin without what it knows, or make another job.'
+        if begin == "checkpoint":
+            hint = 'Say "begin": "now", or "earliest".'
         told = f"its state does not serve: {'; '.join(fate.reasons)}"
         raise MqlError(told, hint=hint, code="state-not-carried")
     if seating is not None:

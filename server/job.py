@@ -240,14 +240,10 @@ class Job:
         )
 
     def columns(self) -> Sequence[tuple[str, str]]:
-        if self.spec.artifact is not None:
-            return self.outline.columns
         running = self.running
-        if running is not None:
-            plan = running.execution.plan
-        else:
-            bound = self.jobs.bound(self.spec)
-            plan = self.jobs.engine.plan(bound.query, bound.values)
+        if running is None or self.spec.artifact is not None:
+            return self.outline.columns
+        plan = running.execution.plan
         own = [(name, str(type)) for name, type in plan.result.columns]
         return [*own, (SILENCED, "VARCHAR")] if has_episodes(plan) else own
 

@@ -30,11 +30,12 @@ TRANSITIONS: Mapping[str, tuple[str, ...]] = {
 }
 """From which states an action leads on. `completed` leads nowhere."""
 
-Workers = Annotated[int, Field(ge=1, le=64)]
+Workers = Annotated[int, Field(ge=1, le=64, strict=True)]
 
 Priority = Literal["low", "normal", "high"]
 
 ALIVE = ("starting", "running", "restarting")
+STATES = (*ALIVE, "paused", "stopped", "failed", "completed")
 
 
 class Anew(BaseModel):

@@ -126,6 +126,7 @@ class Jobs:
                 raise MqlError("the server is stopping", code="stopping")
             if len(self._jobs) >= JOBS_MAX:
                 raise MqlError(f"there are {JOBS_MAX:,} jobs already", hint="Delete one.", code="too-many-queries")
+            spec = self.of_version(spec)
             outline = self.allowed(name, spec)
             stored = self.store.add_job(name, spec.model_dump(mode="json"), "starting" if start else "stopped")
             shutil.rmtree(self.directory(name), ignore_errors=True)
@@ -136,6 +137,15 @@ class Jobs:
         if start:
             job.begin(adopted)
         return job
+
+    def of_version(self, spec: Spec) -> Spec:
+        """The same, of a version of its template that there is to be had: jobs outlive their templates."""
+        if spec.template is None:
+            return spec
+        kept = self.store.template(spec.template, spec.version)
+        if kept is None:
+            raise unknown_template(spec)
+        return spec.model_copy(update={"version": kept.version})
 
     def allowed(self, name: str, spec: Spec) -> Outline:
         """The outline of a job of this name that is asked for so; MqlError where it cannot be."""
@@ -211,10 +221,15 @@ class Jobs:
             return Bound(spec.query, spec.params)
         kept = self.store.template_of_job(spec.template, spec.version)
         if kept is None:
-            hint = "GET /v1/templates lists them."
-            raise MqlError(f'no template "{spec.template}"', hint=hint, code="unknown-template")
+            raise unknown_template(spec)
         template = kept_template(kept.text)
         return Bound(template.query, values_of(template, spec.params))
+
+
+def unknown_template(spec: Spec) -> MqlError:
+    which = "" if spec.version is None else f" with version {spec.version}"
+    hint = "GET /v1/templates lists them."
+    return MqlError(f'no template "{spec.template}"{which}', hint=hint, code="unknown-template")
 
 
 def unknown_job(name: str) -> MqlError:

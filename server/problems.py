@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from mql.errors import MqlError, did_you_mean, place_of, render
 from server.complaints import complaint, model_called
 
+_TYPE = re.compile(r"(dict|list|tuple|union|nullable|constrained-\w+)\[.*\]|constrained-\w+|str|int|float|bool")
 CONTENT_TYPE = "application/problem+json"
 
 STATUS_OF_CODE: Mapping[str, int] = {
@@ -108,9 +110,11 @@ def of_validation(error: ValidationError) -> Problem:
 
 
 def said_of(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """A place as it is in the body: behind a sink's number stands its kind, which is no part of the way."""
+    """A place as it is in the body: behind a sink's number stands its kind, and where there are several types the one
+    that was tried; these are no parts of the way."""
     at = next((at for at, part in enumerate(location) if part in ("sinks", "add_sinks")), len(location))
-    return (*location[: at + 2], *location[at + 3 :])
+    said = (*location[: at + 2], *location[at + 3 :])
+    return tuple(part for part in said if not (isinstance(part, str) and _TYPE.fullmatch(part)))
 
 
 def of_action(path: str, known: Sequence[str]) -> Problem:

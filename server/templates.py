@@ -330,6 +330,10 @@ class BadParams(MqlError):
         super().__init__("; ".join(f"{name}: {said}" for name, said in faults.items()), code="invalid-params")
         self.faults = faults
 
+    def at(self, place: int) -> BadParams:
+        """The same, of the params at this place of a list, counted from 0."""
+        return BadParams({f"{place}/{name}": said for name, said in self.faults.items()})
+
 
 def values_of(template: Template, given: Mapping[str, Any]) -> dict[str, object]:
     """What is bound into the query: the given values and the defaults, typed. BadParams tells all that is wrong."""
@@ -394,9 +398,9 @@ def misfit(param: Param, value: Any) -> str | None:
                 return f"must be a {param.type}, not {shown(value)}{example}"
             least, most = limit_of(param, param.min), limit_of(param, param.max)
             if least is not None and number < least:
-                return f"must be at least {param.min}, not {shown(value)}"
+                return f"must be at least {shown_bound(param.min)}, not {shown(value)}"
             if most is not None and number > most:
-                return f"must be at most {param.max}, not {shown(value)}"
+                return f"must be at most {shown_bound(param.max)}, not {shown(value)}"
         case _:
             pass
     return None
@@ -449,8 +453,12 @@ def is_column(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 256 and all(part.strip() for part in value.split("."))
 
 
+def shown_bound(bound: float | str | None) -> str:
+    return f"{bound:.15g}" if isinstance(bound, float) else str(bound)
+
+
 def shown(value: Any) -> str:
-    text = f'"{value}"' if isinstance(value, str) else str(value)
+    text = f'"{value}"' if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 80 else text[:77] + "…"
 
 

@@ -96,6 +96,11 @@ def parse_yaml(data: str | bytes, file: str | None = None) -> Document:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         raise ConfigError((Problem(line, column, "", str(error.problem or error.context)),), file) from error
+    except yaml.reader.ReaderError as error:
+        before = raw.decode("utf-8-sig")[: error.position]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        said = f"a character that YAML does not take: U+{error.character:04X}"
+        raise ConfigError((Problem(line, column, "", said),), file) from error
     except yaml.YAMLError as error:
         raise ConfigError((Problem(0, 0, "", str(error).splitlines()[0]),), file) from error
     if node is None:

@@ -53,6 +53,7 @@ class Ask(BaseModel):
 
 
 ASK_TYPES = (JSON, TEXT, FORM)
+PARAMETER_PREFIX = "p."
 SAID_BY_PARAMETER = ("source", "mode", "on_lag", "max_rows", "timeout", "early", "name", "priority")
 
 
@@ -95,7 +96,8 @@ def form_of(text: str) -> dict[str, Any]:
 
 def params_of(request: web.Request) -> dict[str, Any]:
     """Parameters in the address, `?p.threshold=5`: JSON values where they are JSON, else texts."""
-    return {name[2:]: value_of(value) for name, value in request.query.items() if name.startswith("p.")}
+    said = request.query.items()
+    return {name[2:]: value_of(value) for name, value in said if name.startswith(PARAMETER_PREFIX)}
 
 
 def value_of(text: str) -> Any:

@@ -140,6 +140,10 @@ def chosen_of(job: Job, said: Chosen) -> list[tuple[DeadLog, Sequence[int]]]:
         raise MqlError("it is not said which letters", hint="Say ids, or a kind, or a sink.", code="invalid-body")
     if said.ids is None:
         kinds = KINDS if said.kind is None else (said.kind,)
+        seats = [sink.letters.sink for sink in job.sinks]
+        if said.sink is not None and said.sink not in seats and not job.dead.chosen(sink=said.sink):
+            hint = f"It has {', '.join(map(str, seats))}." if seats else "It has none."
+            raise MqlError(f'the job has no sink "{said.sink}"', hint=hint, code="unknown-sink")
         return [(log, log.open_numbers()) for log in job.dead.chosen(kinds, said.sink)]
     by_name: dict[str, list[int]] = {}
     for id in said.ids:

@@ -33,7 +33,7 @@ class Changes(Said):
 
     query: str | None = Field(default=None, min_length=1, max_length=65_536)
     params: dict[str, Any] | None = Field(default=None, description="all of them, instead of those before")
-    version: int | None = Field(default=None, ge=1, le=1_000_000, description="of its template")
+    version: int | None = Field(default=None, ge=1, le=1_000_000, strict=True, description="of its template")
     state: Literal["keep", "discard"] = "keep"
     begin: Begin | None = Field(default=None, description="from where it reads without its state [checkpoint]")
     workers: Workers | None = Field(default=None, description="null leaves it to the server")
@@ -42,7 +42,7 @@ class Changes(Said):
     labels: dict[ParamName, Label] | None = None
     owner: str | None = Field(default=None, max_length=200)
     restart: Restart | None = None
-    attempts: int | None = Field(default=None, ge=0, le=1_000_000)
+    attempts: int | None = Field(default=None, ge=0, le=1_000_000, strict=True)
     keep_age: Seconds | None = None
     keep_bytes: Bytes | None = None
     dead_letters: KeepLetters | None = None

@@ -21,7 +21,7 @@ from server import encode
 from server.chaining import PREFIX
 from server.guard import Handler, decoded, parse_json, read_body
 from server.job import Job
-from server.job_spec import TRANSITIONS, Priority, Spec, Workers
+from server.job_spec import STATES, TRANSITIONS, Priority, Spec, Workers
 from server.jobs import JOBS, Jobs, unknown_job
 from server.life import Expect, KeepLetters, Limits, Positive, Schedule
 from server.problems import Problem, Refusal, of_query, refuse
@@ -31,7 +31,7 @@ from server.routes.flow import STREAM_TYPES, cursor_of, flow, is_over_cursor, pe
 from server.routes.hidden import check_nothing_hidden
 from server.routes.queries import CURSOR, RESUME, STREAMED, check_readers, json_answer, known
 from server.routes.route import ARROW, CSV, JSON, LINES, Answer, Parameter, Route
-from server.routes.tables import table_answer
+from server.routes.tables import NEXT, table_answer
 from server.settings import Bytes, Seconds
 from server.shared import shared_of
 from server.sinks import AnySink
@@ -76,7 +76,7 @@ class HowToRun(Said):
     guarantee: Guarantee | None = None
     checkpoint_every: Annotated[Seconds, Field(ge=0.02, le=3_600)] | None = None
     restart: Restart | None = None
-    attempts: int | None = Field(default=None, ge=0, le=1_000_000)
+    attempts: int | None = Field(default=None, ge=0, le=1_000_000, strict=True)
     keep_age: Seconds | None = None
     keep_bytes: Bytes | None = None
     dead_letters: KeepLetters | None = None
@@ -91,7 +91,9 @@ class HowToRun(Said):
     priority: Priority | None = Field(
         default=None, description="who goes first, and loses last, where there is too much to do: normal where left out"
     )
-    start: bool | None = Field(default=None, description="at once; where there is a schedule, when its time comes")
+    start: bool | None = Field(
+        default=None, strict=True, description="at once; where there is a schedule, when its time comes"
+    )
 
     def told(self) -> dict[str, Any]:
         return {name: value for name in SAID if (value := getattr(self, name)) is not None}
@@ -206,7 +208,10 @@ class LogLines(BaseModel):
 async def list_jobs(request: web.Request) -> web.Response:
     """All jobs, or those with a label: `?label=team=playback`, `?state=running`, `?template=error-rate`."""
     wanted = [pair.partition("=") for pair in request.query.getall("label", [])]
-    state, template, owner = (request.query.get(name) for name in ("state", "template", "owner"))
+    if not all(sign for _, sign, _ in wanted):
+        raise refuse(422, "invalid-parameter", "a label is asked for by name and value", "Write ?label=team=playback.")
+    state = word(request, "state", STATES)
+    template, owner = (request.query.get(name) for name in ("template", "owner"))
     jobs = request.app[JOBS]
 
     def found() -> list[dict[str, Any]]:
@@ -282,7 +287,10 @@ def make_all(jobs: Jobs, said: NewJobs, template: Template, of: Mapping[str, Any
         for at, params in enumerate(many):
             spec = Spec.model_validate({**common, "params": params})
             name = name_for(template.name, said.name, at, len(many))
-            made.append(jobs.create(name, spec, start=said.starts(spec.schedule)))
+            try:
+                made.append(jobs.create(name, spec, start=said.starts(spec.schedule)))
+            except BadParams as error:
+                raise (error.at(at) if isinstance(said.params, list) else error) from None
     except BaseException:
         for job in made:
             jobs.delete(job.name)
@@ -375,7 +383,8 @@ class Columns:
 
 
 async def job_results(request: web.Request) -> web.StreamResponse:
-    """Stored rows, by their numbers (`from=0&to=100`) or by when they were stored (`from=2026-01-31T12:00:00Z`)."""
+    """Stored rows, by their numbers (`from=0&to=100`) or by when they were stored (`from=2026-01-31T12:00:00Z`). Where
+    there are more than `limit`, `next` and the header `MQL-Next` have the number of the next one."""
     shared = shared_of(request)
     kind = format_of(request, (JSON, LINES, CSV, ARROW), JSON)
     most = number_in(request, "limit", 10_000, 1, ROWS_MAX)
@@ -383,14 +392,15 @@ async def job_results(request: web.Request) -> web.StreamResponse:
     last, until_us = point(request, "to", 2**62, 2**62)
     job = await job_of(request)
 
-    def read() -> tuple[Any, Any]:
+    def read() -> tuple[Any, Any, int | None]:
         columns = refusing(job.columns)
-        tables, _ = job.log.tables(range(first, last), since_us, until_us, most)
+        tables, after = job.log.tables(range(first, last), since_us, until_us, most)
         empty = encode.schema_of(columns).empty_table()
-        return joined(tables) if tables else empty, columns
+        is_cut = sum(table.num_rows for table in tables) == most and after < min(last, job.log.length.rows)
+        return joined(tables) if tables else empty, columns, after if is_cut else None
 
-    table, columns = await shared.call(read)
-    return await table_answer(request, table, kind, columns)
+    table, columns, next_row = await shared.call(read)
+    return await table_answer(request, table, kind, columns, next_row)
 
 
 def joined(tables: list[pa.Table]) -> pa.Table:
@@ -562,7 +572,7 @@ ROUTES = (
         (Answer(200, "The jobs.", JobList),),
         (
             Parameter("label", "Only jobs with this label: `team=playback`.", STRING),
-            Parameter("state", "Only jobs in this state.", STRING),
+            choice("state", "Only jobs in this state.", STATES),
             Parameter("owner", "Only jobs of this owner.", STRING),
             Parameter("template", "Only jobs of this template.", STRING),
         ),
@@ -668,11 +678,11 @@ ROUTES = (
         job_results,
         "Read a job's stored results",
         "job",
-        (Answer(200, "The rows.", types=(JSON, LINES, CSV, ARROW)),),
+        (Answer(200, "The rows.", types=(JSON, LINES, CSV, ARROW), headers=(NEXT,)),),
         (
             Parameter("from", "The first row's number, or a moment.", MOMENT),
             Parameter("to", "The number behind the last row's, or a moment.", MOMENT),
-            count("limit", "At most so many rows.", 1, ROWS_MAX),
+            count("limit", "At most so many rows [10,000].", 1, ROWS_MAX),
             format_parameter("json", "ndjson", "csv", "arrow"),
             INT64,
         ),

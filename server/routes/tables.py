@@ -15,21 +15,30 @@ from server.routes.route import ARROW, CSV, JSON, LINES
 from server.shared import shared_of
 from server.stream import coding_of
 
+NEXT = "MQL-Next"
+"""The header with the number of the row at which to go on reading."""
 TABLE_TYPES = (JSON, LINES, CSV, ARROW)
 COMPRESS_FROM_BYTES = 4096
 ROWS_A_TURN = 20_000
 
 
 async def table_answer(
-    request: web.Request, table: pa.Table, kind: str, columns: Sequence[tuple[str, str]] = ()
+    request: web.Request,
+    table: pa.Table,
+    kind: str,
+    columns: Sequence[tuple[str, str]] = (),
+    next_row: int | None = None,
 ) -> web.StreamResponse:
-    """The table, encoded on a thread a part at a time, so that a large one does not block the loop."""
+    """The table, encoded on a thread a part at a time, so that a large one does not block the loop. `next_row`: where
+    to go on reading, where it is not all."""
     shared = shared_of(request)
     int64_text = one_of(request, "int64", ("number", "string")) == "string"
     look = encode.look_of(columns, int64_text)
     types = encode.columns_of(table, columns)
-    parts = table_parts(table, kind, look, types)
+    parts = table_parts(table, kind, look, types, next_row)
     headers = {"Vary": "Accept, Accept-Encoding"}
+    if next_row is not None:
+        headers[NEXT] = str(next_row)
     first = await shared.call(next, parts, b"")
     second = await shared.call(next, parts, None)
     if second is None:
@@ -52,12 +61,14 @@ def small_answer(request: web.Request, body: bytes, kind: str, headers: dict[str
     return web.Response(body=body, headers={**headers, "Content-Type": kind})
 
 
-def table_parts(table: pa.Table, kind: str, look: Look, columns: Sequence[tuple[str, str]]) -> Iterator[bytes]:
+def table_parts(
+    table: pa.Table, kind: str, look: Look, columns: Sequence[tuple[str, str]], next_row: int | None
+) -> Iterator[bytes]:
     """The table's bytes in parts; a table of few rows is one part."""
     slices = [table.slice(at, ROWS_A_TURN) for at in range(0, table.num_rows, ROWS_A_TURN)] or [table]
     match kind:
         case "application/json":
-            yield from json_parts(slices, look, columns)
+            yield from json_parts(slices, look, columns, next_row)
         case "application/x-ndjson":
             for each in slices:
                 yield encode.rows_lines(each, look)
@@ -69,14 +80,17 @@ def table_parts(table: pa.Table, kind: str, look: Look, columns: Sequence[tuple[
             yield arrow_bytes(table, columns)
 
 
-def json_parts(slices: Sequence[pa.Table], look: Look, columns: Sequence[tuple[str, str]]) -> Iterator[bytes]:
-    """One document: `{"columns": […], "rows": […]}`."""
+def json_parts(
+    slices: Sequence[pa.Table], look: Look, columns: Sequence[tuple[str, str]], next_row: int | None
+) -> Iterator[bytes]:
+    """One document: `{"columns": […], "rows": […]}`, with `next` where it is not all."""
     told = [{"name": name, "type": str(type)} for name, type in columns]
+    end = b"]}" if next_row is None else b'],"next":%d}' % next_row
     before = b'{"columns":' + encode.dumps(told) + b',"rows":['
     for at, each in enumerate(slices):
         inner = b",".join(encode.rows_inner(each, look))
         last = at == len(slices) - 1
-        yield before + inner + (b"]}" if last else b"")
+        yield before + inner + (end if last else b"")
         before = b","
 
 

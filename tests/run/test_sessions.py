@@ -208,3 +208,19 @@ def test_windows_of_events_and_sliding_ones_are_revised() -> None:
         [(6, 11, 2, "insert", 0, True), (7, 12, 3, "update", 1, True), (15, 20, 1, "insert", 0, True)],
         [(25, 30, 1, "insert", 0, True)],
     ]
+
+
+def test_a_session_that_comes_back_after_it_was_taken_back_goes_on_with_its_revisions() -> None:
+    for emit in ("EMIT CHANGES", "EMIT FINAL WITH EARLY 1s WITH REVISIONS"):
+        text = f"SELECT count(*) AS n FROM events WINDOW SESSION 5s MAX 4s {emit}"
+        told = told_early(text, [10, 13, 8, 5.5], lateness_s=100)
+        assert [sorted(rows) for rows in told[1:4]] == [
+            [(10, 14, 2, "update", 1, False)],
+            [(8, 12, 2, "insert", 0, False), (10, 14, 2, "delete", 2, False), (13, 17, 1, "insert", 0, False)],
+            [
+                (5, 9, 2, "insert", 0, False),
+                (8, 12, 2, "delete", 1, False),
+                (10, 14, 2, "insert", 3, False),
+                (13, 17, 1, "delete", 1, False),
+            ],
+        ]

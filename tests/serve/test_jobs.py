@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,23 +117,6 @@ def test_a_job_over_what_ends_is_completed() -> None:
         assert server.post("/v1/jobs/j:start").json()["code"] == "wrong-state"
 
 
-def test_a_job_goes_on_when_its_template_is_deleted(tmp_path: Path) -> None:
-    with served(home=tmp_path) as server:
-        server.send("PUT", "/v1/templates/big-orders", TEMPLATE.encode(), {"Content-Type": "application/yaml"})
-        server.events("orders", {"id": 1, "total": 5})
-        assert server.post("/v1/templates/big-orders/jobs", {"name": "x", "params": {"least": 1}}).status == 201
-        assert server.send("DELETE", "/v1/templates/big-orders").status == 204
-        assert server.post("/v1/jobs/x:restart").status == 200
-        wait_for_state(server, "x", "running")
-        assert server.send("PATCH", "/v1/jobs/x", {"params": {"least": 4}}).status == 200
-        assert server.post("/v1/templates/big-orders/jobs", {"name": "y", "params": {"least": 1}}).status == 404
-    with served(home=tmp_path) as server:
-        server.events("orders", {"id": 1, "total": 5})
-        wait_for_state(server, "x", "running")
-        server.events("orders", {"id": 2, "total": 3}, {"id": 3, "total": 4})
-        wait_for(lambda: {"id": 3} in rows_of(server, "x"))
-
-
 def test_many_jobs_of_one_template() -> None:
     with served() as server:
         server.send("PUT", "/v1/templates/big-orders", TEMPLATE.encode(), {"Content-Type": "application/yaml"})
@@ -143,12 +127,69 @@ def test_many_jobs_of_one_template() -> None:
         wrong = server.post("/v1/templates/big-orders/jobs", {"params": [{"least": 1}, {"leest": 9}]})
         assert wrong.status == 422
         assert 'Did you mean "least"?' in wrong.json()["errors"][0]["message"]
+        assert wrong.json()["errors"][0]["pointer"] == "/params/1/leest"
         assert len(server.get("/v1/jobs").json()["jobs"]) == 2
         for name in ("x-1", "x-2"):
             wait_for_state(server, name, "running")
         server.events("orders", {"id": 2, "total": 5}, {"id": 3, "total": 50})
         wait_for(lambda: len(rows_of(server, "x-1")) == 2)
         wait_for(lambda: rows_of(server, "x-2") == [{"id": 3}])
+
+
+def test_a_job_outlives_its_template() -> None:
+    yaml = {"Content-Type": "application/yaml"}
+    with tempfile.TemporaryDirectory() as home:
+        with served(home=Path(home)) as server:
+            server.send("PUT", "/v1/templates/big-orders", TEMPLATE.encode(), yaml)
+            server.events("orders", {"id": 1, "total": 5})
+            server.post("/v1/templates/big-orders/jobs", {"name": "x", "params": {"least": 1}})
+            wait_for_state(server, "x", "running")
+            server.events("orders", {"id": 2, "total": 5})
+            wait_for(lambda: rows_of(server, "x") == [{"id": 2}])
+            assert server.send("DELETE", "/v1/templates/big-orders").status == 204
+            wait_for_state(server, server.post("/v1/jobs/x:restart").json()["name"], "running")
+            again = server.post("/v1/jobs/x:restart")
+            assert again.status == 200, again.body
+        with served(home=Path(home)) as server:
+            wait_for_state(server, "x", "running")
+            assert rows_of(server, "x") == [{"id": 2}]
+            made = server.send("PATCH", "/v1/jobs/x", {"version": 2})
+            assert (made.status, made.json()["code"]) == (404, "unknown-template")
+            assert server.post("/v1/templates/big-orders/jobs", {"params": {"least": 1}}).status == 404
+            server.send("PUT", "/v1/templates/big-orders", TEMPLATE.replace(">=", ">").encode(), yaml)
+            assert server.get("/v1/templates/big-orders").json()["versions"] == [2]
+            assert server.send("PATCH", "/v1/jobs/x", {"version": 2, "state": "discard"}).status == 200
+            wait_for(lambda: server.get("/v1/jobs/x").json()["version"] == 2)
+
+
+def test_stored_rows_beyond_the_limit_are_told_of() -> None:
+    with served() as server:
+        server.events("orders", {"id": 0})
+        server.post("/v1/jobs", {"name": "j", "query": "SELECT id FROM orders"})
+        wait_for_state(server, "j", "running")
+        server.events("orders", *({"id": at} for at in range(1, 8)))
+        wait_for(lambda: len(rows_of(server, "j")) == 7)
+        first = server.get("/v1/jobs/j/results?limit=3")
+        assert (first.json()["next"], first.headers["mql-next"]) == (3, "3")
+        rest = server.get(f"/v1/jobs/j/results?from={first.json()['next']}&limit=4")
+        assert [row["id"] for row in first.json()["rows"] + rest.json()["rows"]] == list(range(1, 8))
+        assert "next" not in rest.json()
+        assert "mql-next" not in rest.headers
+        assert server.get("/v1/jobs/j/results?to=2&limit=2&format=csv").headers.get("mql-next") is None
+        assert server.get("/v1/jobs/j/results?limit=2&format=csv").headers["mql-next"] == "2"
+
+
+def test_filters_that_nobody_knows_are_refused() -> None:
+    with served() as server:
+        for asked, hint in (
+            ("lable=team=a", 'Did you mean "label"?'),
+            ("state=runing", None),
+            ("label=team", "Write ?label=team=playback."),
+        ):
+            found = server.get(f"/v1/jobs?{asked}")
+            assert (found.status, found.json()["code"]) == (422, "invalid-parameter"), asked
+            assert found.json().get("hint") == hint
+        assert server.get("/v1/jobs?state=running").json()["jobs"] == []
 
 
 def test_a_running_query_becomes_a_job_with_all_of_its_rows() -> None:

@@ -32,7 +32,7 @@ def test_rows_are_signed_and_sent_again_with_the_same_key_until_they_are_taken(m
         assert headers["x-mql-signature"] == signature("hush", int(headers["x-mql-timestamp"]), body)
         told = wait_for(lambda: server.get("/v1/jobs/j").json()["sinks"][0]["sent"] and server.get("/v1/jobs/j").json())
         told["sinks"][0].pop("behind")
-        counts = {"number": 0, "sent": 2, "dead": 0, "lost": 0, "trouble": None}
+        counts = {"number": 0, "sent": 2, "dead": 0, "lost": 0, "trouble": None, "leaving": False}
         assert told["sinks"] == [{"kind": "webhook", "url": other.url, **counts}]
         assert "hush" not in json.dumps(told)
 

@@ -84,6 +84,7 @@ class HeldOperator(Base):
             return
         yield from self._speaker.final(self._over(until_us))
         self._keep(until_us)
+        self._speaker.forget(until_us - self._spec.ready_us)
         self._next_us = self._ready_us = MAX_US
         self._expect(until_us + 1)
 
@@ -98,6 +99,7 @@ class HeldOperator(Base):
                 settled = self._over(settled_us)
             yield from self._speaker.look(over, settled.column(KEY), lambda: self._over(MAX_US))
             self._keep(settled_us)
+            self._speaker.forget(settled_us - self._spec.ready_us)
         self._speaker.looked_us = max(self._speaker.looked_us, us)
 
     def _over(self, until_us: int) -> pa.Table:

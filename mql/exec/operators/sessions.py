@@ -95,6 +95,7 @@ class SessionsOperator(Base):
         rows = self._over(spans, until_us)
         self._fold(spans, until_us)
         yield from self._speaker.final(rows)
+        self._speaker.forget(until_us - self._gap_us)
 
     def _look(self, us: int) -> Iterable[Item]:
         """Tell the sessions that are over by now, and those that late rows have changed."""
@@ -103,6 +104,7 @@ class SessionsOperator(Base):
             over = self._over(spans, us)
             settled = self._until(over, settled_us).column(KEY)
             yield from self._speaker.look(over, settled, lambda: self._over(spans, MAX_US))
+            self._speaker.forget(settled_us - self._gap_us)
             self._gone_us = settled_us
             if self._earliest_us + 2 * self._gap_us <= settled_us:
                 self._fold(spans, settled_us)

@@ -43,6 +43,11 @@ class Speaker:
         """Something came: open windows are no longer as they were told."""
         self._changed = True
 
+    def forget(self, until_us: int) -> None:
+        """Where windows are cut, one that was taken back may come again by the same key. No row can come any more that
+        would be the first of a window, or part it from another, at or before `until_us`."""
+        self._told.forget_gone(until_us)
+
     # --- early -------------------------------------------------------------------------------------------
 
     def is_due(self, us: int) -> bool:
@@ -63,7 +68,6 @@ class Speaker:
             yield from self._revise(over, lambda: rows)
             fresh = _marked(_kept(_without(rows, over)), final=False)
             yield from self._tell(self._told.changes(fresh, "false", final=None, again=self._spec.again))
-        self._told.keep(KEY, rows.column(KEY))
         self._changed = False
 
     # --- final -------------------------------------------------------------------------------------------
@@ -75,7 +79,7 @@ class Speaker:
             yield from self._tell(kept.drop_columns([KEY]))
         elif rows.num_rows:
             yield from self._tell(self._told.changes(kept, "false", final=True, again=True))
-            self._told.drop(KEY, kept.column(KEY))
+            self._told.drop(KEY, rows.column(KEY))
             self._changed = True
 
     def ended(self, rows: pa.Table) -> Iterable[Batch]:
@@ -114,14 +118,11 @@ class Speaker:
 
     def _revise(self, over: pa.Table, rows: Callable[[], pa.Table]) -> Iterable[Batch]:
         """Tell what is over and was not told so; what is open stays as it was told."""
-        fresh, known = _marked(_kept(over), final=True), over.column(KEY)
-        if self._told.has_others(known):
-            still_open = _without(rows(), over)
-            standing = self._told.standing(_kept(still_open).column(KEY))
+        fresh = _marked(_kept(over), final=True)
+        if self._told.has_others(over.column(KEY)):
+            standing = self._told.standing(_kept(_without(rows(), over)).column(KEY))
             fresh = pa.concat_tables([fresh, standing.select(fresh.column_names).cast(fresh.schema)])
-            known = pa.chunked_array([*known.chunks, *still_open.column(KEY).chunks], known.type)
         yield from self._tell(self._told.changes(fresh, "true", final=None, again=False))
-        self._told.keep(KEY, known)
 
     # --- state -------------------------------------------------------------------------------------------
 

@@ -73,6 +73,12 @@ class Told:
         if self._rows is not None:
             self._rows = self._rows.filter(pc.greater(self._rows.column("__we"), until_us)).combine_chunks()
 
+    def forget_gone(self, until_us: int) -> None:
+        """What was taken back of windows that began at or before does not come again: its revision is not needed."""
+        if self._rows is not None:
+            gone = pc.and_(self._rows.column(_GONE), pc.less_equal(self._rows.column("__ws"), until_us))
+            self._rows = self._rows.filter(pc.invert(gone)).combine_chunks()
+
     def keep(self, column: str, values: pa.ChunkedArray) -> None:
         """Only the rows with one of these values."""
         if self._rows is not None:
