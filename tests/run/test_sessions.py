@@ -224,3 +224,33 @@ def test_a_session_that_comes_back_after_it_was_taken_back_goes_on_with_its_revi
                 (13, 17, 1, "delete", 1, False),
             ],
         ]
+
+
+def test_what_was_not_told_when_a_snapshot_was_taken_is_told_after_it() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 9s EMIT CHANGES EVERY 5s"
+    assert told_around_a_restart(text, [1, 2, 3, 4], 6) == [(1, "insert", False), (4, "update", False)]
+
+
+def test_what_was_told_as_final_stays_so_after_a_restart() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW SESSION 9s EMIT FINAL WITH EARLY 1s WITH REVISIONS"
+    assert told_around_a_restart(text, [1, 50], 3) == [
+        (1, "insert", False),
+        (1, "update", True),
+        (1, "insert", False),
+    ]
+
+
+def told_around_a_restart(text: str, times: list[float], seconds: int) -> list[tuple[object, ...]]:
+    """What is told of these events, of a snapshot behind them, and for so long after it."""
+    plan = plan_of(text, catalog(SHAPE, bounded=False, lateness_us=0, unit="s"))
+    driver = Driver(plan, KERNEL)
+    driver.expect([0])
+    for at, time in enumerate(times):
+        driver.feed(raws([(0, at, f'{{"ts": {time}}}')]))
+    again = Driver(plan, KERNEL, now_us=driver.now_us, restored=driver.snapshot(1))
+    for _ in range(seconds):
+        again.feed([], watermarks=False)
+    rows = [row for one in (driver, again) for table in one.out.tables for row in table.to_pylist()]
+    driver.close()
+    again.close()
+    return [(row["n"], row["_op"], row["final"]) for row in rows]

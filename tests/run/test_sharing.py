@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from support.random_queries import SHAPE, normal, random_query, random_stream
-from support.routes import catalog, random_rounds, settled, streamed
+from support.routes import catalog, random_rounds, raws, settled, streamed
 from support.siblings import sibling
 
 from mql.errors import MqlError
@@ -21,7 +21,9 @@ from mql.exec.drive import Driver, Round
 from mql.exec.family import roster_table, shown_of
 from mql.exec.items import Roster
 from mql.exec.kernel import Kernel
+from mql.exec.state import snapshot_from_bytes
 from mql.planner.compile import Compiled, compile_forms
+from mql.planner.physical import Final
 from mql.planner.sharing import QUERY, Sibling, family_plan
 
 FAMILIES = int(os.environ.get("MQL_FAMILIES", "75"))
@@ -97,7 +99,25 @@ def together(
     return rows
 
 
-def roster_of(siblings: Sequence[Sibling]) -> Roster:
-    numbers = range(len(siblings))
-    table = roster_table(siblings[0].skeleton.types, list(numbers), [one.values for one in siblings])
-    return Roster(1, table)
+def test_what_is_kept_of_queries_that_have_left_goes_once_they_are_many() -> None:
+    known = catalog(SHAPE, bounded=False, lateness_us=0, unit="s")
+    texts = [f"SELECT k, count(*) AS n FROM events WHERE n = {n} WINDOW 10s GROUP BY k" for n in range(8)]
+    siblings = [form.sibling for text in texts if (form := compiled(text, known)) is not None and form.sibling]
+    plan = family_plan(siblings[0].skeleton)
+    final = next(spec for stage in plan.stages for spec in stage.operators if isinstance(spec, Final))
+    driver = Driver(plan, KERNEL)
+    driver.introduce(roster_of(siblings))
+    driver.expect([0])
+    driver.feed(raws([(0, n, f'{{"ts": 1, "k": "a", "n": {n}}}') for n in range(8)]))
+    for stay, kept in ((range(7), range(8)), (range(1, 6), range(1, 6)), (range(2, 6), range(1, 6)), ([3], [3])):
+        driver.introduce(roster_of(siblings, stay, version=10 - len(stay)))
+        tasks = snapshot_from_bytes(driver.snapshot(10 - len(stay))).tasks
+        held = [state["rows"] for task in tasks.values() for state in task.values() if "rows" in state]
+        assert sorted(number for table in held for number in table.column(final.query).to_pylist()) == list(kept)
+    driver.close()
+
+
+def roster_of(siblings: Sequence[Sibling], stay: Sequence[int] | None = None, version: int = 1) -> Roster:
+    numbers = range(len(siblings)) if stay is None else stay
+    values = [siblings[number].values for number in numbers]
+    return Roster(version, roster_table(siblings[0].skeleton.types, list(numbers), values))
