@@ -254,3 +254,8 @@ def told_around_a_restart(text: str, times: list[float], seconds: int) -> list[t
     driver.close()
     again.close()
     return [(row["n"], row["_op"], row["final"]) for row in rows]
+
+
+def test_windows_of_events_are_told_again_when_they_change_and_else_not() -> None:
+    text = "SELECT count(*) AS n FROM events WINDOW 3 EVENTS EMIT CHANGES"
+    assert told_around_a_restart(text, [1, 2], 2) == [(1, "insert", False), (2, "update", False)]

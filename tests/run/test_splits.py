@@ -171,3 +171,23 @@ def test_while_nobody_listens_nobody_is_silent() -> None:
     assert splits.frontier(10 * IDLE - 1) == 0
     splits.not_heard([0], 100 * IDLE, 10 * IDLE)  # no later than now
     assert splits.frontier(11 * IDLE + 1) > 0
+
+
+def test_a_split_that_speaks_again_is_waited_for_again() -> None:
+    splits = Splits(IDLE, AHEAD)
+    splits.earlier(0, np.array([10]), 10)
+    splits.earlier(1, np.array([10]), 10)
+    splits.earlier(1, np.array([50]), 50)
+    assert splits.frontier(50) == 50  # the first has been left out
+    splits.earlier(0, np.array([51]), 51)
+    splits.earlier(1, np.array([60]), 60)
+    assert splits.frontier(60) == 51
+
+
+def test_silent_are_those_that_have_never_spoken_for_so_long() -> None:
+    splits = Splits(IDLE, AHEAD)
+    splits.expect([0, 1], 0)
+    assert not splits.silent(IDLE - 1)
+    assert splits.silent(IDLE)
+    splits.earlier(0, np.array([40]), 40)
+    assert not splits.silent(40 + IDLE)
