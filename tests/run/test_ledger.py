@@ -111,12 +111,27 @@ HUNDRED = [{"ts": at, "k": "ab"[at % 2], "v": at} for at in range(100)]
 )
 def test_what_became_of_a_hundred_events(query: str, emitted_from: int, filtered: int, route: str) -> None:
     stored = MemorySource("stored", HUNDRED, time=TimeRule(("ts",), "s"), splits=3)
-    engine = Engine([stored], tables=[memory_table("names", [{"k": "a"}])])
+    engine = Engine([stored])
     try:
         running = engine.start(query, options=Options(route=route))
         read_all(running.subscribe())
         ledger = checked(running)
         assert (ledger["emitted_from"], ledger["filtered"]) == (emitted_from, filtered)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("kind", ["SEMI", "ANTI"])
+def test_what_a_table_leaves_out_is_filtered(kind: str) -> None:
+    stored = MemorySource("stored", HUNDRED[:99], time=TimeRule(("ts",), "s"))
+    engine = Engine([stored], tables=[memory_table("names", [{"k": "a"}])])
+    try:
+        query = f"SELECT v FROM stored {kind} JOIN names ON stored.k = names.k"
+        running = engine.start(query, options=Options(route="stream"))
+        read_all(running.subscribe())
+        ledger = checked(running)
+        kept = {"SEMI": 50, "ANTI": 49}[kind]
+        assert (ledger["emitted_from"], ledger["filtered"]) == (kept, 99 - kept)
     finally:
         engine.close()
 
