@@ -12,7 +12,7 @@ import pytest
 from support.reading import read_all, rows_of
 
 from mql.catalog import TimeRule
-from mql.exec import direct, engine
+from mql.exec import direct, launching
 from mql.exec.engine import Engine, Options
 from mql.exec.survey import BLOCK, BYTES_AT_ONCE, Survey, look
 from mql.schema import BIGINT, DOUBLE, VARCHAR, Field, Shape
@@ -63,7 +63,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         told.append(original(*args))
         return told[-1]
 
-    monkeypatch.setattr(engine, "answered", answered)
+    monkeypatch.setattr(launching, "answered", answered)
     monkeypatch.setattr(direct, "LEAST_BYTES", 0)
     return told
 
