@@ -13,7 +13,7 @@ from server.problems import CONTENT_TYPE
 from server.routes.route import EVENTS, JSON, Answer, Parameter, Route
 
 REFERENCE = "#/components/schemas/{model}"
-ALWAYS = (400, 401, 403, 406, 408, 413, 421, 429, 431, 503)
+ALWAYS = (400, 401, 403, 406, 408, 413, 421, 422, 429, 431, 503)
 """Problems that any route may answer with: broken requests, foreign callers, limits, a server that is stopping."""
 
 PROBLEM_SCHEMA: Mapping[str, Any] = {

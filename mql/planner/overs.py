@@ -101,13 +101,15 @@ class Overs:
                 raise MqlError(f'"{call.name}" needs OVER', call.span, hint)
             return self._inner.claim(call, scope)
         if self._within or (isinstance(self._inner, Collector) and self._inner.inside):
-            hint = "Compute the inner one in a query in FROM."
-            raise MqlError("a window function stands inside another function of rows", call.span, hint)
+            raise _nested(call)
         self._within = True
         try:
             bound = _bind(call, call.over, scope, self._around)
         finally:
             self._within = False
+        parts = [*bound.call.args, *bound.partition, *(key.expression for key in bound.order)]
+        if any(_is_over(part) for part in (*parts, *((bound.call.filter,) if bound.call.filter is not None else ()))):
+            raise _nested(call)
         if bound not in self.calls:
             self.calls.append(bound)
         return Output(f"w{self.calls.index(bound)}", bound.call.type)
@@ -151,7 +153,7 @@ def bind_qualify(
 
 def check_having(having: Bound | None, query: syntax.Query) -> None:
     """Refuses names of window functions in HAVING, which comes before them."""
-    if having is not None and any(isinstance(part, Output) and _NAMED.fullmatch(part.name) for part in walk(having)):
+    if having is not None and _is_over(having):
         assert query.having is not None
         raise MqlError("a window function can not stand in HAVING", query.having.span, BEHIND_GROUPS)
 
@@ -182,6 +184,16 @@ def told_of_forgetting(over: Over) -> tuple[str, ...]:
         f"a partition that is silent for more than {show_us(over.ttl_us)} begins anew; SETTINGS state_ttl = '2h' "
         "says how long it is remembered",
     )
+
+
+def _is_over(bound: Bound) -> bool:
+    """Whether it goes by what a window function gives, under the name that it has in the select list."""
+    return any(isinstance(part, Output) and _NAMED.fullmatch(part.name) for part in walk(bound))
+
+
+def _nested(call: syntax.Call) -> MqlError:
+    hint = "Compute the inner one in a query in FROM."
+    return MqlError("a window function stands inside another function of rows", call.span, hint)
 
 
 # --- one call -----------------------------------------------------------------------------------------

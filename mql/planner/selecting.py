@@ -53,17 +53,29 @@ def bind_plain(
 
 
 def select_items(select: tuple[syntax.SelectItem, ...], scope: Scope) -> tuple[tuple[str, Bound], ...]:
-    """Names and expressions; of two of one name the last one counts, as in the Mantis dialect."""
+    """Names and expressions; of two of one name the last one counts, as in the Mantis dialect. What an earlier one is
+    called may stand in a later one, where nothing that is read has that name."""
     found: dict[str, Bound] = {}
     spelled: dict[str, str] = {}
+    named: dict[str, Bound] = {}
     for item in select:
-        for name, bound in _expanded(item, scope):
+        for name, bound in _expanded(item, replace(scope, outputs={**scope.outputs, **named}) if named else scope):
             plain = _in_any_case(name)
             other = spelled.setdefault(plain, name)
             if other != name or plain in scope.told or plain.startswith(HIDDEN):
                 name = _apart(name, other, item, found)
             found[name] = _presentable(bound)
+            if item.alias is not None and not _is_read(name, scope):
+                named[name] = found[name]
     return tuple(found.items())
+
+
+def _is_read(name: str, scope: Scope) -> bool:
+    """Whether a name is that of something else: a property, or what an earlier step gave. Of events that are not known
+    whole, any name may be."""
+    sides = (scope.shape.type_of((side,)) for side in scope.sides)
+    fields = {field for type in sides if isinstance(type, StructOf) for field, _ in type.fields}
+    return scope.shape.open or scope.shape.field(name) is not None or name in scope.outputs or name in fields
 
 
 def _apart(name: str, other: str, item: syntax.SelectItem, found: Collection[str]) -> str:
